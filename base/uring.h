@@ -1,0 +1,28 @@
+/* The I/O boundary on Linux io_uring: what only a daemon's main() sees. */
+#ifndef QBD_BASE_URING_H
+#define QBD_BASE_URING_H
+
+#include "base/io.h"
+
+struct uring_options {
+    uint64_t arena_limit_bytes;
+    unsigned spin_us; /* poll for completions this long before sleeping; 0: never */
+};
+
+/* Makes the reactor of the calling thread. -errno; on failure *ret_why (static or leaked once) is one line for an operator: what is missing and how to enable it
+ * (ENOSYS, EPERM by seccomp or kernel.io_uring_disabled, ENOMEM by memlock, kernel too old for a flag). */
+MUST_USE int uring_reactor_new(const struct uring_options *opt, struct reactor **ret, const char **ret_why);
+/* Runs until reactor->stopping. */
+int uring_reactor_run(struct reactor *r);
+void uring_reactor_free(struct reactor *r);
+/* Calls fn in the loop for each of the signals that arrives (they are blocked for the process). */
+MUST_USE int uring_on_signals(struct reactor *r, const int *signals, unsigned n, void (*fn)(int signo, void *user), void *user);
+
+/* A data directory. Devices are opened O_DIRECT and flock(LOCK_EX)ed on the descriptor that does the I/O; a lock that another process holds is waited for up to lock_wait_ms
+ * (a killed daemon's I/O may still be landing), then -EWOULDBLOCK. */
+MUST_USE int uring_dir_open(struct reactor *r, const char *path, struct dir **ret);
+void uring_dir_close(struct dir *d);
+MUST_USE int uring_dev_open(struct dir *d, const char *name, unsigned lock_wait_ms, struct dev **ret);
+void uring_dev_close(struct dev *dev);
+
+#endif

@@ -1,0 +1,139 @@
+/* The acceptor of one group: rules A1-A8 of protocol.md.
+ *
+ * What always holds (acceptor_check):
+ *  - promised never goes down; an answer that depends on a record is released only when that record is durable (effect.after).
+ *  - commit <= last slot of the log + base; no CUT at or below commit.
+ *  - match is meaningful only under promised, and only for the stream (link) that opened it.
+ *  - durable <= last; no LOST slot <= durable beyond the log's base; Accepted(through): through = min(match, durable).
+ *
+ * The driver (replica/) owns values: the acceptor sees entries only while it is handed them. Each PERSIST effect (PROMISE, CUT, APPEND, REFILL) becomes WAL records in
+ * the order of the effects; when the batch that holds it is durable, batches in order, the driver reports the largest seq with ACCEPTOR_DURABLE. */
+#ifndef QBD_CONSENSUS_ACCEPTOR_H
+#define QBD_CONSENSUS_ACCEPTOR_H
+
+#include "consensus/paxos.h"
+
+#define ACCEPTOR_PENDING_MAX 128u /* runs of consecutive appends not yet durable */
+#define ACCEPTOR_NO_LINK UINT32_MAX
+
+/* How the group's space and log room look to the store; copied into answers. The driver keeps it current. */
+struct acceptor {
+    /* durable */
+    uint64_t group;
+    struct uuid identity;
+    uint64_t size_blocks;
+    struct ballot promised;
+    uint64_t max_lease_ns; /* the largest ever granted */
+    struct paxos_log log;  /* from the log's floor (at or below the checkpoint) to its last entry, LOST ones included */
+    uint32_t n_lost;
+    uint64_t lost[LOST_MAX]; /* ascending slots whose value was lost (rot) */
+    struct membership committed, uncommitted;
+    bool has_uncommitted;
+    bool needs_copy; /* the log does not reach what peers still hold: no voting */
+    /* volatile */
+    uint64_t commit;
+    uint64_t durable; /* all slots <= durable are durable here and not LOST */
+    uint64_t seq, durable_seq;
+    bool match_valid;
+    uint64_t match;      /* match[promised] */
+    uint64_t acked;      /* last `through` sent */
+    uint32_t stream;     /* link of the opened stream; ACCEPTOR_NO_LINK: none */
+    struct uuid holder;  /* of the lease; zero: none */
+    uint64_t lease_until_ns;
+    bool released;       /* the promised ballot was released: no more leases for it */
+    char holder_name[NAME_MAX_BYTES];
+    uint64_t restart_until_ns; /* A8: until then only promised's proposer is promised anything */
+    struct uuid force_proposer;
+    uint64_t force_until_ns;
+    struct credits credits;
+    struct {
+        uint64_t first_slot, first_seq, n;
+    } pending[ACCEPTOR_PENDING_MAX];
+    uint32_t n_pending;
+};
+
+/* What was found on disk (or made by CREATE). log, lost and memberships are copied. */
+struct acceptor_state {
+    uint64_t group;
+    struct uuid identity;
+    uint64_t size_blocks;
+    struct ballot promised;
+    uint64_t max_lease_ns;
+    const struct paxos_log *log;
+    uint32_t n_lost;
+    const uint64_t *lost;
+    struct membership committed;
+    const struct membership *uncommitted; /* or NULL */
+    uint64_t commit;
+    bool restarted; /* false for a group just created: no restart wait */
+    bool needs_copy;
+};
+
+void acceptor_init(struct acceptor *a, const struct acceptor_state *s, uint64_t now_ns);
+
+enum acceptor_event_type {
+    ACCEPTOR_MSG,       /* a consensus message from link (QUERY, PREPARE, OPEN, ACCEPT, BEAT, RELEASE, FORCE) */
+    ACCEPTOR_DURABLE,   /* all persist effects with seq <= durable_seq are durable */
+    ACCEPTOR_LINK_DOWN, /* the link is gone: its stream too */
+    ACCEPTOR_CAUGHT_UP, /* A7: entries (from.slot+1 .. through.slot), all committed at a peer */
+    ACCEPTOR_TRIM,      /* the log's floor rises to `trim` (<= commit) */
+};
+
+struct acceptor_event {
+    enum acceptor_event_type type;
+    uint64_t now_ns;
+    uint32_t link;
+    const struct msg *msg;
+    uint64_t durable_seq;
+    struct log_pos from, through; /* CAUGHT_UP: from is the own commit's position as it was asked for */
+    struct entry *const *entries;
+    uint32_t n_entries;
+    uint64_t trim;
+};
+
+enum acceptor_effect_type {
+    /* persist, in this order */
+    ACCEPTOR_PROMISE, /* record promised and max_lease_ns */
+    ACCEPTOR_CUT,     /* slots >= slot are gone */
+    ACCEPTOR_APPEND,  /* entry stands at entry->slot (new last) */
+    ACCEPTOR_REFILL,  /* entry's value for a LOST slot */
+    /* then */
+    ACCEPTOR_SEND,   /* msg to link, once everything with seq <= after is durable (at once when after <= durable_seq). Pointers inside point into the acceptor: encode it now. */
+    ACCEPTOR_COMMIT, /* slots <= slot are committed AND locally durable: apply them in order */
+    ACCEPTOR_BEHIND, /* the group has chosen `target`, which is not matched here: catch up from peers */
+    ACCEPTOR_MEMBERSHIP, /* the committed or uncommitted membership changed */
+};
+
+struct acceptor_effect {
+    enum acceptor_effect_type type;
+    uint64_t seq;   /* of a persist effect */
+    uint64_t after; /* SEND */
+    uint32_t link;
+    uint64_t slot;
+    struct log_pos target;
+    struct entry *entry;
+    struct msg msg;
+};
+
+struct acceptor_effects {
+    uint32_t n, cap; /* cap >= 16, and >= n_entries + 16 for CAUGHT_UP */
+    struct acceptor_effect *effect;
+};
+
+/* One step. Refused messages yield a NACK or nothing, never an error: the sender's view is its own matter. effects->n is reset first. */
+void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct acceptor_effects *effects);
+/* False while the pending table is nearly full: hold back ACCEPTs until the next DURABLE. */
+bool acceptor_has_room(const struct acceptor *a);
+
+enum acceptor_read_verdict {
+    ACCEPTOR_READ_OK,     /* serve when applied >= watermark (it will be without further messages) */
+    ACCEPTOR_READ_BEHIND, /* the watermark is not matched under this ballot */
+    ACCEPTOR_READ_NACK,   /* ballot < promised (effects hold the NACK), or needs_copy */
+};
+/* P8 at the acceptor: the watermark is an announced commit as well (A6), so a COMMIT effect may follow. */
+enum acceptor_read_verdict acceptor_read(struct acceptor *a, uint64_t now_ns, uint32_t link, const struct msg *read, struct acceptor_effects *effects);
+
+/* The whole state's invariants; aborts with a message on violation. Called after every step in debug builds. */
+void acceptor_check(const struct acceptor *a);
+
+#endif

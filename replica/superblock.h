@@ -1,0 +1,14 @@
+/* Superblock and format of a data directory. */
+#ifndef QBD_REPLICA_SUPERBLOCK_H
+#define QBD_REPLICA_SUPERBLOCK_H
+
+#include "base/io.h"
+#include "replica/disk_format.h"
+
+void superblock_seal(struct superblock *s); /* magic, version, crc */
+/* The newest valid of the copies in the 64 KiB at image. NULL, or why there is none: no qbd data, damaged, unknown version, unknown incompat feature, half formatted. */
+const char *superblock_pick(const void *image, struct superblock *ret);
+/* Writes all copies, one after the other, durably. dev is the superblock device. done(err). */
+void superblock_write(struct dev *dev, const struct superblock *s, void (*done)(void *user, int err), void *user);
+
+#endif

@@ -1,0 +1,95 @@
+/* The write-ahead log of one replica daemon, shared by all its groups (store.md §2 "WAL", "Recovery").
+ *
+ * Records are collected in the open batch; a batch is closed and written (IO_DURABLE) at the end of a loop turn when fewer than WAL_IN_FLIGHT_MAX are in flight, or when it is full. Batches are
+ * reported durable strictly in sequence order.
+ *
+ * What always holds:
+ *  - bytes [tail_lsn, head_lsn) of the ring are never overwritten; [redo_lsn, head_lsn) is what recovery needs.
+ *  - a batch never wraps; per group it holds one contiguous append range of one ballot, and a CUT only before it.
+ *  - payload is written from the entries' own buffers: no copy.
+ */
+#ifndef QBD_REPLICA_WAL_H
+#define QBD_REPLICA_WAL_H
+
+#include "base/io.h"
+#include "replica/disk_format.h"
+
+struct wal;
+
+/* Where an entry stands, for reading its value again. */
+struct wal_place {
+    uint64_t desc_lsn;    /* of its record's body (entry_format) */
+    uint64_t payload_lsn; /* of its first payload page; 0 for entries without */
+};
+
+struct wal_callbacks {
+    /* All records with token <= `token` are durable. Called in order. */
+    void (*on_durable)(void *user, uint64_t token);
+    /* entry got its place: called when its batch is closed (the place can be read once it is durable). */
+    void (*on_placed)(void *user, const struct entry *e, struct wal_place place);
+    /* A write failed: the WAL is dead, the daemon must exit (store.md §2 "Errors"). */
+    void (*on_error)(void *user, int err);
+    void *user;
+};
+
+/* What is found at start, in log order, told to the caller of wal_recover. */
+struct wal_replay {
+    void (*on_group)(void *user, const struct wal_group *g);
+    void (*on_promise)(void *user, const struct wal_promise *p);
+    void (*on_cut)(void *user, uint64_t group, uint64_t slot);
+    void (*on_entry)(void *user, struct entry *e, struct wal_place place, bool refill); /* ref it to keep it */
+    /* Slots first..last were appended under e and their values are lost (rot). cut as in wal_summary (0: none). */
+    void (*on_lost)(void *user, uint64_t group, uint64_t cut, uint64_t first, uint64_t last, const struct ballot *e);
+    void (*on_commit)(void *user, uint64_t group, uint64_t slot);
+    void (*on_fuzzy)(void *user, uint64_t group, uint64_t slot);
+    void (*on_needs_copy)(void *user, uint64_t group, bool on);
+    /* err 0: the START batch is durable and the WAL accepts appends. Else -errno and why. */
+    void (*on_done)(void *user, int err, const char *why);
+    void *user;
+};
+
+struct wal_stats {
+    uint64_t head_lsn, durable_lsn, redo_lsn, tail_lsn;
+    uint64_t batches, bytes, records;
+    uint64_t torn_batches, rotten_batches, lost_slots; /* by the last recovery */
+    uint64_t write_ns_ewma; /* latency of a batch */
+    unsigned in_flight;
+};
+
+MUST_USE struct wal *wal_new(struct reactor *r, struct dev *dev, const uint8_t salt[16], const struct wal_callbacks *cb);
+void wal_free(struct wal *w);
+
+/* Recovery (store.md §2, steps 2-6), from the root's tail. With a fresh store tail_lsn = 0, tail_seq = 1, prev 0. Asynchronous. */
+void wal_recover(struct wal *w, const struct root *root, const struct wal_replay *replay);
+
+/* Appends. `token` numbers the caller's records: it never decreases. The WAL takes its own references on entries. Never fails: room was checked before (wal_room).
+ * `refill`: the entry's slot was named before (A4 refill, A7 fill, or copied forward): not part of a batch's contiguous range. */
+void wal_append_entry(struct wal *w, uint64_t token, struct entry *e, bool refill);
+void wal_append_promise(struct wal *w, uint64_t token, uint64_t group, const struct ballot *b, uint64_t max_lease_ns);
+void wal_append_cut(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
+void wal_append_commit(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
+void wal_append_fuzzy(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
+void wal_append_needs_copy(struct wal *w, uint64_t token, uint64_t group, bool on);
+void wal_append_group(struct wal *w, uint64_t token, const struct wal_group *g);
+
+/* Bytes that can still be appended before the tail must move (records in the open batch are counted). */
+uint64_t wal_room(const struct wal *w);
+/* LSN of the next batch to be closed: all records appended so far with an earlier token lie below the LSN that it will have after closing. */
+uint64_t wal_head_lsn(const struct wal *w);
+/* Closes the open batch even when it is empty of records' need, so that a checkpoint has a definite position: returns the LSN (and its seq and chain) at which the next batch begins. */
+struct wal_position {
+    uint64_t lsn, seq, prev_lsn;
+    uint32_t prev_crc;
+};
+struct wal_position wal_cut_position(struct wal *w);
+/* The position of the oldest batch beginning at or after lsn (kept in memory for every batch from tail on). */
+struct wal_position wal_position_at(const struct wal *w, uint64_t lsn);
+/* A root with these positions is durable: space before tail may be reused. */
+void wal_trim(struct wal *w, const struct wal_position *tail, uint64_t redo_lsn);
+
+/* Reads a durable entry again: calls fn with a new entry (one reference, the receiver's), or NULL and -errno (-EBADMSG: rotten, -ESTALE: overwritten meanwhile). */
+void wal_read_entry(struct wal *w, struct wal_place place, void (*fn)(void *user, struct entry *e, int err), void *user);
+
+void wal_get_stats(const struct wal *w, struct wal_stats *ret);
+
+#endif
