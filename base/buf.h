@@ -11,13 +11,15 @@
 #define BUF_MAX_BYTES (2u << 20)
 
 struct arena;
+struct buf_slab;
 
 struct buf {
     uint8_t *data;
     uint32_t cap;  /* bytes at data: the class's size */
     uint32_t refs; /* 0: free, in the arena's list */
     struct arena *arena;
-    struct buf *next; /* the arena's, while free */
+    struct buf *next;      /* the arena's, while free */
+    struct buf_slab *slab; /* the memory that it was carved from */
 };
 
 /* Bytes to be sent. With a buf, the reference is shared: whoever takes the segment takes a reference of its own for as
@@ -31,6 +33,8 @@ struct segment {
 /* limit_bytes: the sum of capacities in use above which buf_alloc fails. NULL when out of memory. */
 struct arena *arena_new(uint64_t limit_bytes);
 void arena_free(struct arena *a); /* asserts that no buffer is in use */
+/* Frees the arena and every buffer of it, in use or not: what a crash does to a process. For simulated processes. */
+void arena_drop(struct arena *a);
 uint64_t arena_used_bytes(const struct arena *a);
 uint64_t arena_limit_bytes(const struct arena *a);
 

@@ -60,6 +60,9 @@ static inline uint32_t entry_payload_bytes(const struct entry *e)
 /* The payload against the CRCs. Returns the first bad block's index, or -1. */
 MUST_USE int entry_verify(const struct entry *e);
 
+/* Counts in range, identities non-zero and distinct, and everything unused zero. */
+MUST_USE bool membership_is_valid(const struct membership *m);
+
 /* The fixed form of an entry on the wire and in the WAL (docs/formats.md). CRCs or the membership follow it. */
 struct entry_format {
     uint64_t group;
@@ -77,7 +80,7 @@ static_assert(sizeof(struct entry_format) == 56, "entry_format has no padding");
 /* Bytes of the encoded form: entry_format and what follows it (always a multiple of 4). */
 size_t entry_encoded_bytes(const struct entry *e);
 void entry_encode(const struct entry *e, uint8_t *to);
-/* Validates everything (kind, ranges, lengths). On success *ret is a new entry without payload (set ret->payload, adopting the reference), and *ret_used the bytes taken. -EBADMSG: malformed; -ENOMEM: arena at its limit. */
+/* Validates everything (kind, ranges, lengths; a slot and a ballot that an entry can have). On success *ret is a new entry without payload (set ret->payload, adopting the reference), and *ret_used the bytes taken. -EBADMSG: malformed; -ENOMEM: arena at its limit. */
 MUST_USE int entry_decode(struct arena *a, const uint8_t *from, size_t len, struct entry **ret, size_t *ret_used);
 
 #endif
