@@ -20,8 +20,10 @@ struct export_request {
     uint64_t offset;
     uint32_t length;
     /* WRITE: the payload, in whole pieces: piece i is at data[i]->data + data_off[i], data_len[i] bytes; their sum is length. The pieces are cut so that entries can share
-     * them: the payload byte of a 4 KiB-aligned volume offset lies at a 4 KiB-aligned buffer address, and no piece crosses a 1 MiB boundary of the volume. References are the request's owner's.
-     * READ: the volume fills data[] with its own buffers (same rule), one reference each for the request's owner; zero[] says of each piece that it is all zero (data[i] is NULL then). */
+     * them: the payload byte of a 4 KiB-aligned volume offset lies at a 4 KiB-aligned buffer address, and no piece crosses a 1 MiB boundary of the volume. Each buffer has room for the whole
+     * blocks that its piece touches (data_off is the offset within the first block), so that a sub-block end can be completed in place. References are the request's owner's.
+     * READ: the volume fills data[] with its own buffers (same rule), one reference each for the request's owner; a piece that is all zero has data[i] NULL (data_len[i] may be anything then).
+     * n_pieces is 0 when a READ is submitted; with an error the references of data[0..n_pieces) are dropped unread. */
 #define EXPORT_PIECES_MAX 34 /* 32 MiB at any offset */
     uint32_t n_pieces;
     struct buf *data[EXPORT_PIECES_MAX];
@@ -44,6 +46,7 @@ struct export {
     uint64_t size_bytes;
     bool read_only;
     bool attached; /* false: connections are refused or wait (attach under way); see state */
+    bool refused;  /* while not attached: waiting is in vain for now (another live front end holds the volume): clients are told state at once */
     char state[160]; /* a sentence for people: "held by nbdserver-1 (lease ends in 1.2 s)" */
     void (*submit)(struct export *x, struct export_request *r);
 };

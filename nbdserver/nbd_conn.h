@@ -10,23 +10,40 @@
 struct nbd_server {
     struct reactor *reactor;
     struct export_list exports;
-    uint64_t payload_limit_bytes; /* of all connections: above it sockets are not read */
+    /* Limits; nbd_server_init sets defaults that may be changed before the first connection. */
+    uint64_t payload_limit_bytes; /* of all connections: payload and replies held in memory; above it sockets are not read. A quarter of the arena's limit is safe. */
     uint32_t connections_max;
     uint64_t handshake_timeout_ns;
+    uint64_t attach_wait_ns;   /* how long a client waits for an export that is not attached (yet) */
+    uint64_t unsent_max_bytes; /* of one connection: above it its socket is not read */
+    uint32_t in_flight_max;    /* requests of one connection; at it its socket is not read */
     /* state */
     struct list connections;
     uint32_t n_connections;
     uint64_t payload_bytes;
     bool shutting_down;
     uint64_t requests, errors; /* counters for status */
+    void (*drained)(struct nbd_server *s);
+    struct list memory_waiters; /* connections in the order in which payload_limit_bytes or the arena stopped them */
+    struct turn_hook hook;      /* gives memory to waiters once per turn; ends a shutdown */
+    struct timer stall_timer;   /* runs while somebody waits for memory */
+    struct buf zeroes;          /* what zero pieces are sent from; its reference count never ends */
+    struct list free_requests;  /* the pool: requests outlive their connections */
+    struct nbd_request_slab *slabs;
+    uint32_t requests_out; /* taken from the pool */
 };
 
+/* Once per reactor; s lives as long as the reactor (a turn hook points to it). */
 void nbd_server_init(struct nbd_server *s, struct reactor *r);
+/* Gives back the pool. No connection and no request may be left; runs after the reactor's last turn. */
+void nbd_server_free(struct nbd_server *s);
 /* Takes over an accepted connection. Never fails: a refused one is closed with a log line. */
 void nbd_server_accept(struct nbd_server *s, struct conn *c);
+/* attached, refused or state of x changed: clients that wait for it are looked at now (a slow poll finds out otherwise). */
+void nbd_server_export_changed(struct nbd_server *s, const struct export *x);
 /* Closes all transmission-phase connections of this export (fenced: P7). NULL: of all. */
 void nbd_server_drop(struct nbd_server *s, const struct export *x, const char *why);
-/* Graceful: new requests get ESHUTDOWN, requests under way complete, then connections close; drained is called once. */
+/* Graceful: new requests get ESHUTDOWN, requests under way complete, then connections close; drained is called once, at the end of a loop turn. */
 void nbd_server_shutdown(struct nbd_server *s, void (*drained)(struct nbd_server *s));
 
 #endif
