@@ -49,20 +49,25 @@ struct wire_peer {
     struct conn *conn;
     const struct wire_handler *handler;
     void *user;
-    bool verify_payload;
+    bool verify_payload; /* the owner's: set it at any time */
     /* wire.c's own */
+    bool paused, closing, refusing;
     struct wire_header header;
     bool have_header;
     struct buf *body;
     struct buf *payload;
     const char *violation;
+    struct msg msg;
 };
 
 void wire_peer_accept(struct wire_peer *p, struct conn *c, const struct wire_handler *h, void *user);
 MUST_USE int wire_peer_connect(struct wire_peer *p, struct reactor *r, const char *address, const struct wire_handler *h, void *user);
 void wire_peer_send(struct wire_peer *p, const struct msg *m); /* no-op when closed */
+/* Drops the connection; the handler's on_closed follows in a later turn, nothing else does. No-op when closed. */
 void wire_peer_close(struct wire_peer *p);
-/* Sends REFUSED with the reason, then closes. */
+/* As conn_recv_pause, effective at once: called in on_msg, no further message is handed over. */
+void wire_peer_pause(struct wire_peer *p, bool on);
+/* Sends REFUSED with the reason, then closes; wire_peer_close() cuts that short for a peer that does not read. */
 void wire_peer_refuse(struct wire_peer *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Encoding apart from connections, for tests and fuzzers. wire_encode writes header and body (not the payload) and returns their length; to has room for
@@ -70,7 +75,12 @@ void wire_peer_refuse(struct wire_peer *p, const char *fmt, ...) PRINTF_LIKE(2, 
 size_t wire_encode(const struct msg *m, uint32_t payload_len, uint8_t *to);
 /* Checks magic, CRC and bounds. NULL, or what is wrong. */
 const char *wire_check_header(const struct wire_header *h);
-/* Decodes a body (its CRC is checked here). Entries are made in arena. NULL, or what is wrong. */
+/* Decodes a body of a header that was checked (the body's CRC is checked here); body is aligned to 8 bytes and ret points into it. An entry in the message
+ * (wire_msg_entry) is made in arena, beyond its limit too, without payload: its one reference is the caller's. NULL, or what is wrong. */
 const char *wire_decode(struct arena *a, const struct wire_header *h, const uint8_t *body, struct msg *ret);
+/* The entry that a VALUE, an ACCEPT or a CATCHUP_ENTRY carries, or NULL. */
+struct entry *wire_msg_entry(const struct msg *m);
+/* "ACCEPT" and so on, for messages to people; NULL for a type that does not exist. */
+const char *wire_type_name(uint16_t type);
 
 #endif
