@@ -1,0 +1,362 @@
+/* Catch-up from a peer's log (protocol.md A7), piece by piece: ask for what follows the own commit, hand each piece to the acceptor, ask on until nothing more comes.
+ *
+ * A piece ends at an entry that is committed at the donor, so each is an A7 of its own. States: IDLE; CONNECTING (a peer's connection is being made); RECEIVING (a request is
+ * under way); BLOCKED (the store has no room; catchup_continue goes on); PAUSING (nobody could help; tried again after a while). When every peer that answers
+ * says that its log no longer reaches back, this replica is "behind, needs copy": it keeps out of the stream and goes on asking, slowly. */
+#include "replica/replica_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static void set_timer(struct replica_group *g, uint64_t in_ns)
+{
+    timer_set(g->replica->reactor, &g->catchup.timer, io_now(g->replica->reactor) + in_ns);
+}
+
+static void drop_piece(struct catchup *c)
+{
+    for (uint32_t i = 0; i < c->n_entries; i++)
+        entry_unref(c->entries[i]);
+    c->n_entries = 0;
+    c->received_bytes = 0;
+}
+
+static void become_idle(struct replica_group *g)
+{
+    struct catchup *c = &g->catchup;
+    drop_piece(c);
+    timer_cancel(g->replica->reactor, &c->timer);
+    c->state = CATCHUP_IDLE;
+    c->peer = NULL;
+    c->cookie = 0;
+}
+
+static struct log_pos own_commit(const struct replica_group *g)
+{
+    struct log_pos at = {.slot = g->acceptor.commit};
+    if (!paxos_log_at(&g->acceptor.log, at.slot, &at.e)) {
+        assert(at.slot == g->acceptor.log.base.slot);
+        at.e = g->acceptor.log.base.e;
+    }
+    return at;
+}
+
+static void ask(struct replica_group *g)
+{
+    struct catchup *c = &g->catchup;
+    drop_piece(c);
+    c->state = CATCHUP_RECEIVING;
+    c->cookie = g->replica->next_cookie++;
+    c->from = own_commit(g);
+    struct msg m = {.type = MSG_CATCHUP,
+                    .cookie = c->cookie,
+                    .group = g->id,
+                    .target = c->peer->config->identity,
+                    .u.catchup = {.from = c->from, .max_bytes = CATCHUP_PIECE_BYTES}};
+    wire_peer_send(&c->peer->wire, &m);
+    set_timer(g, CATCHUP_TIMEOUT_NS);
+}
+
+static void pause_or_give_up(struct replica_group *g)
+{
+    struct catchup *c = &g->catchup;
+    bool needs_copy = c->too_old_peers > 0 && c->too_old_peers + 1 >= membership_majority(&g->acceptor.committed);
+    if (needs_copy && !c->needs_copy)
+        log_error("group %llu: behind at slot %llu, and no peer's log reaches back that far: needs copy", (unsigned long long)g->id,
+                  (unsigned long long)g->acceptor.commit);
+    c->needs_copy = needs_copy;
+    drop_piece(c);
+    c->peer = NULL;
+    c->cookie = 0;
+    c->failed_peers = 0;
+    c->too_old_peers = 0;
+    if (c->target.slot <= g->acceptor.commit) {
+        become_idle(g);
+        return;
+    }
+    c->state = CATCHUP_PAUSING;
+    set_timer(g, needs_copy ? 10 * CATCHUP_RETRY_NS : CATCHUP_RETRY_NS);
+}
+
+static void try_next_peer(struct replica_group *g);
+
+static void try_peer(struct replica_group *g, struct peer *p)
+{
+    struct catchup *c = &g->catchup;
+    c->peer = p;
+    if (p->state == PEER_UP) {
+        ask(g);
+        return;
+    }
+    peer_want(p);
+    if (p->state != PEER_CONNECTING) {
+        c->failed_peers++;
+        try_next_peer(g);
+        return;
+    }
+    c->state = CATCHUP_CONNECTING;
+    set_timer(g, PEER_CONNECT_TIMEOUT_NS);
+}
+
+static void try_next_peer(struct replica_group *g)
+{
+    struct catchup *c = &g->catchup;
+    unsigned n = peers_of_group(g);
+    drop_piece(c);
+    c->cookie = 0;
+    if (n == 0 || c->failed_peers >= n) {
+        pause_or_give_up(g);
+        return;
+    }
+    try_peer(g, peer_of_group(g, c->next_peer++ % n));
+}
+
+static void peer_failed(struct replica_group *g)
+{
+    g->catchup.failed_peers++;
+    try_next_peer(g);
+}
+
+static void on_timer(struct timer *t)
+{
+    struct replica_group *g = container_of(t, struct replica_group, catchup.timer);
+    struct catchup *c = &g->catchup;
+    if (c->state == CATCHUP_PAUSING)
+        try_next_peer(g);
+    else if (c->state == CATCHUP_CONNECTING || c->state == CATCHUP_RECEIVING)
+        peer_failed(g);
+}
+
+void catchup_init(struct replica_group *g)
+{
+    g->catchup.timer.fn = on_timer;
+    g->catchup.next_peer = g->replica->superblock.identity.b[0]; /* not everybody asks the same peer first */
+}
+
+void catchup_wanted(struct replica_group *g, const struct log_pos *target)
+{
+    struct catchup *c = &g->catchup;
+    if (target->slot > c->target.slot)
+        c->target = *target;
+    if (c->state != CATCHUP_IDLE || g->replica->closing)
+        return;
+    c->failed_peers = 0;
+    c->too_old_peers = 0;
+    try_next_peer(g);
+}
+
+void catchup_peer_changed(struct replica_group *g, struct peer *p)
+{
+    struct catchup *c = &g->catchup;
+    if (c->peer != p)
+        return;
+    if (p->state == PEER_UP && c->state == CATCHUP_CONNECTING)
+        ask(g);
+    else if (p->state == PEER_DOWN && (c->state == CATCHUP_CONNECTING || c->state == CATCHUP_RECEIVING))
+        peer_failed(g);
+}
+
+/* ---- receiving ---- */
+
+static void take_entry(struct replica_group *g, const struct msg *m)
+{
+    struct catchup *c = &g->catchup;
+    struct entry *e = m->u.catchup_entry.entry;
+    bool fits = e->block <= g->acceptor.size_blocks && e->nblocks <= g->acceptor.size_blocks - e->block;
+    if (e->group != g->id || e->slot != c->from.slot + 1 + c->n_entries || c->n_entries == CATCHUP_PIECE_ENTRIES || !fits) {
+        log_warning("group %llu: %s sent an entry out of order; dropping it as a donor for now", (unsigned long long)g->id, c->peer->config->name);
+        wire_peer_close(&c->peer->wire); /* peer_failed follows */
+        return;
+    }
+    c->entries[c->n_entries++] = entry_ref(e);
+    c->received_bytes += entry_payload_bytes(e);
+    set_timer(g, CATCHUP_TIMEOUT_NS);
+}
+
+static void take_piece(struct replica_group *g, const struct msg *m)
+{
+    struct catchup *c = &g->catchup;
+    struct replica *r = g->replica;
+    const struct entry *last = c->entries[c->n_entries - 1];
+    if (m->u.catchup_end.through.slot != last->slot || !ballot_equal(&m->u.catchup_end.through.e, &last->e)) {
+        wire_peer_close(&c->peer->wire);
+        return;
+    }
+    struct acceptor_event ev = {
+        .type = ACCEPTOR_CAUGHT_UP,
+        .from = c->from,
+        .through = m->u.catchup_end.through,
+        .entries = c->entries,
+        .n_entries = c->n_entries,
+    };
+    uint64_t before = g->acceptor.commit;
+    replica_step(g, &ev);
+    if (g->acceptor.commit == before) {
+        peer_failed(g); /* stale by now, or not usable: don't ask for the same again and again */
+        return;
+    }
+    r->n_catchup_entries += c->n_entries;
+    c->total_entries += c->n_entries;
+    c->failed_peers = 0;
+    c->too_old_peers = 0;
+    c->needs_copy = false;
+    drop_piece(c);
+    if (store_has_room(r->store)) {
+        ask(g);
+        return;
+    }
+    c->state = CATCHUP_BLOCKED;
+    timer_cancel(r->reactor, &c->timer);
+}
+
+static void on_end(struct replica_group *g, const struct msg *m)
+{
+    struct catchup *c = &g->catchup;
+    if (m->u.catchup_end.status == CATCHUP_OK && c->n_entries > 0) {
+        take_piece(g, m);
+        return;
+    }
+    if (m->u.catchup_end.status == CATCHUP_TOO_OLD)
+        c->too_old_peers++;
+    if (m->u.catchup_end.status == CATCHUP_OK && g->acceptor.commit >= c->target.slot) {
+        if (c->total_entries)
+            log_info("group %llu: caught up through slot %llu (%llu entries from peers)", (unsigned long long)g->id,
+                     (unsigned long long)g->acceptor.commit, (unsigned long long)c->total_entries);
+        c->total_entries = 0;
+        become_idle(g);
+        return;
+    }
+    peer_failed(g); /* it has no more than we have, or can't help */
+}
+
+void catchup_on_msg(struct replica_group *g, struct peer *p, const struct msg *m)
+{
+    struct catchup *c = &g->catchup;
+    if (c->state != CATCHUP_RECEIVING || c->peer != p || m->cookie != c->cookie)
+        return; /* of a request that was given up */
+    if (m->type == MSG_CATCHUP_ENTRY)
+        take_entry(g, m);
+    else if (m->type == MSG_CATCHUP_END)
+        on_end(g, m);
+    else if (m->type == MSG_NACK)
+        peer_failed(g); /* the group is unknown there */
+}
+
+void catchup_continue(struct replica_group *g)
+{
+    if (g->catchup.state != CATCHUP_BLOCKED || !store_has_room(g->replica->store))
+        return;
+    if (g->catchup.peer && g->catchup.peer->state == PEER_UP)
+        ask(g);
+    else
+        try_next_peer(g);
+}
+
+void catchup_stop(struct replica_group *g)
+{
+    become_idle(g);
+}
+
+/* ---- donating ---- */
+
+struct donation {
+    struct replica *replica;
+    uint64_t group;
+    uint32_t session;
+    uint64_t cookie;
+    struct log_pos sent; /* through here */
+    uint64_t through;    /* the commit when it began */
+    uint64_t bytes, max_bytes;
+    uint32_t n;
+    bool in_fetch, fetched; /* store_value may answer before it returns: loop instead of recursing */
+    bool failed;
+};
+
+static void donation_end(struct donation *d, struct replica_group *g, struct session *s, enum catchup_status status)
+{
+    if (s) {
+        struct msg m = {.type = MSG_CATCHUP_END, .cookie = d->cookie, .group = d->group, .u.catchup_end = {.status = status, .through = d->sent}};
+        if (g)
+            m.u.catchup_end.commit = own_commit(g);
+        wire_peer_send(&s->peer, &m);
+        s->catchup_busy = false;
+    }
+    free(d);
+}
+
+static void on_value(void *user, struct entry *e, int err);
+
+static void donation_run(struct donation *d)
+{
+    for (;;) {
+        struct session *s = replica_find_session(d->replica, d->session);
+        struct replica_group *g = replica_find_group(d->replica, d->group);
+        bool done = d->failed || d->sent.slot >= d->through || d->bytes >= d->max_bytes || d->n >= CATCHUP_PIECE_ENTRIES;
+        if (!s || !g || done || d->replica->closing) {
+            donation_end(d, g, s, CATCHUP_OK);
+            return;
+        }
+        d->in_fetch = true;
+        d->fetched = false;
+        store_value(d->replica->store, d->group, d->sent.slot + 1, on_value, d);
+        d->in_fetch = false;
+        if (!d->fetched)
+            return; /* on_value goes on */
+    }
+}
+
+static void on_value(void *user, struct entry *e, int err)
+{
+    struct donation *d = user;
+    struct session *s = replica_find_session(d->replica, d->session);
+    if (e && s) {
+        struct msg m = {.type = MSG_CATCHUP_ENTRY, .cookie = d->cookie, .group = d->group, .u.catchup_entry.entry = e};
+        wire_peer_send(&s->peer, &m);
+        d->sent = (struct log_pos){.slot = e->slot, .e = e->e};
+        d->bytes += entry_payload_bytes(e) + BLOCK_SIZE / 8;
+        d->n++;
+        d->replica->n_donated_entries++;
+    } else {
+        d->failed = true; /* lost here, or overwritten meanwhile: what was sent so far is a piece of its own */
+    }
+    (void)err;
+    entry_unref(e);
+    d->fetched = true;
+    if (!d->in_fetch)
+        donation_run(d);
+}
+
+void catchup_donate(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    struct donation *d = calloc(1, sizeof *d);
+    if (!d || s->catchup_busy) {
+        free(d);
+        return; /* one at a time; the requester's timer asks again */
+    }
+    s->catchup_busy = true;
+    *d = (struct donation){
+        .replica = g->replica,
+        .group = g->id,
+        .session = s->id,
+        .cookie = m->cookie,
+        .sent = m->u.catchup.from,
+        .through = g->acceptor.commit,
+        .max_bytes = m->u.catchup.max_bytes < CATCHUP_PIECE_BYTES ? m->u.catchup.max_bytes : CATCHUP_PIECE_BYTES,
+    };
+    const struct log_pos *from = &m->u.catchup.from;
+    struct ballot e;
+    if (g->acceptor.needs_copy || from->slot > g->acceptor.commit) {
+        donation_end(d, g, s, CATCHUP_UNMATCHED);
+        return;
+    }
+    if (from->slot < g->acceptor.log.base.slot) {
+        donation_end(d, g, s, CATCHUP_TOO_OLD);
+        return;
+    }
+    bool known = from->slot == g->acceptor.log.base.slot ? (e = g->acceptor.log.base.e, true) : paxos_log_at(&g->acceptor.log, from->slot, &e);
+    if (!known || !ballot_equal(&e, &from->e)) {
+        donation_end(d, g, s, CATCHUP_UNMATCHED);
+        return;
+    }
+    donation_run(d);
+}

@@ -1,0 +1,326 @@
+/* The data directory of a replica on the host: making it, opening it, refusing one that is somebody else's. */
+#include "replica/datadir.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "replica/superblock.h"
+
+#define LOCK_WAIT_MS 10000u /* a killed daemon's I/O may still be landing; the lock is free when it has */
+#define META_PAGES 8192u    /* 64 MiB of meta: 16 TiB of slabs, about 4 TiB of scattered regions */
+#define EXTENTS_MAX 65536u
+
+/* ---- reading the superblock ---- */
+
+struct reading {
+    struct reactor *reactor;
+    struct io_op op;
+};
+
+static void on_read(struct io_op *op)
+{
+    container_of(op, struct reading, op)->reactor->stopping = true;
+}
+
+/* Runs the reactor for one operation: nothing else lives in it yet. */
+static int read_superblock(struct dev *dev, struct superblock *ret, const char **why)
+{
+    struct buf *b = buf_alloc_must(dev->reactor->arena, SUPERBLOCK_BYTES);
+    struct iovec iov = {.iov_base = b->data, .iov_len = SUPERBLOCK_BYTES};
+    struct reading rd = {.reactor = dev->reactor, .op.fn = on_read};
+    *why = "it can't be read";
+    int err = -EIO;
+    if (dev->size_bytes >= SUPERBLOCK_BYTES) {
+        dev_read(dev, &iov, 1, 0, &rd.op);
+        dev->reactor->stopping = false;
+        uring_reactor_run(dev->reactor);
+        dev->reactor->stopping = false;
+        if (rd.op.result == SUPERBLOCK_BYTES) {
+            *why = superblock_pick(b->data, ret);
+            err = *why ? -EBADMSG : 0;
+        }
+    }
+    buf_unref(b);
+    return err;
+}
+
+/* ---- format ---- */
+
+struct format {
+    struct reactor *reactor;
+    struct dir *dir;
+    struct superblock sb;
+    struct store_devices devices;
+    struct dev *extent;
+    struct dev_create_op create;
+    unsigned step;
+    int err;
+    const char *what;
+};
+
+static void format_next(struct format *f);
+
+static void on_formatted(void *user, int err)
+{
+    struct format *f = user;
+    f->err = err;
+    f->what = "write its first checkpoint";
+    f->reactor->stopping = true;
+}
+
+static void on_created(struct io_op *op)
+{
+    struct format *f = container_of(op, struct format, create.op);
+    if (op->result < 0) {
+        f->err = (int)op->result;
+        f->reactor->stopping = true;
+        return;
+    }
+    switch (f->step++) {
+    case 0:
+        f->devices.wal = f->create.dev;
+        break;
+    case 1:
+        f->devices.meta = f->create.dev;
+        break;
+    case 2:
+        f->extent = f->create.dev;
+        break;
+    default:
+        f->devices.superblock = f->create.dev;
+        break;
+    }
+    format_next(f);
+}
+
+static void create(struct format *f, const char *name, uint64_t bytes)
+{
+    f->what = name;
+    f->create.op.fn = on_created;
+    dev_create(f->dir, name, bytes, &f->create);
+}
+
+/* The superblock is made last: until it says `complete`, the directory counts as half formatted. */
+static void format_next(struct format *f)
+{
+    switch (f->step) {
+    case 0:
+        create(f, "wal", f->sb.wal_bytes);
+        return;
+    case 1:
+        create(f, "meta", (2 + 2 * (uint64_t)f->sb.meta_pages) * BLOCK_SIZE);
+        return;
+    case 2:
+        create(f, "extents/00000", f->sb.extent_bytes);
+        return;
+    case 3:
+        create(f, "superblock", SUPERBLOCK_BYTES);
+        return;
+    default:
+        f->devices.dir = f->dir;
+        f->devices.extents = &f->extent;
+        f->devices.n_extents = 1;
+        store_format(f->reactor, &f->devices, &f->sb, on_formatted, f);
+    }
+}
+
+static int check_geometry(const struct datadir_geometry *g, char why[256])
+{
+    const uint64_t mib = 1 << 20, min = 64 * mib, max = 65536 * mib;
+    if (g->wal_bytes < min || g->wal_bytes > max || g->wal_bytes % mib) {
+        snprintf(why, 256, "the WAL's size must be a multiple of 1 MiB from 64 MiB to 64 GiB");
+        return -EINVAL;
+    }
+    if (g->extent_bytes < min || g->extent_bytes > max || g->extent_bytes % mib) {
+        snprintf(why, 256, "the extents' size must be a multiple of 1 MiB from 64 MiB to 64 GiB");
+        return -EINVAL;
+    }
+    if (g->capacity_bytes && g->capacity_bytes < g->extent_bytes) {
+        snprintf(why, 256, "the capacity must be at least one extent");
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* 0 when there is nothing, or only what an interrupted format left. */
+static int check_vacant(struct dir *dir, const char *path, char why[256])
+{
+    char file[512];
+    struct stat st;
+    snprintf(file, sizeof file, "%s/superblock", path);
+    if (stat(file, &st) < 0)
+        return 0;
+    struct dev *dev;
+    int err = uring_dev_open(dir, "superblock", 0, &dev);
+    if (err) {
+        snprintf(why, 256, "%s: %s", path, err == -EWOULDBLOCK ? "a running daemon holds it" : strerror(-err));
+        return err;
+    }
+    struct superblock sb;
+    const char *text;
+    err = read_superblock(dev, &sb, &text);
+    uring_dev_close(dev);
+    if (!err) {
+        char id[37];
+        snprintf(why, 256, "%s holds the data of %s (identity %s) already; remove the directory to destroy them", path, sb.name,
+                 uuid_format(&sb.identity, id));
+        return -EEXIST;
+    }
+    return 0;
+}
+
+int datadir_format(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
+                   const struct datadir_geometry *g, char why[256])
+{
+    int err = check_geometry(g, why);
+    if (err)
+        return err;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) {
+        err = -errno;
+        snprintf(why, 256, "can't make %s: %s", path, strerror(-err));
+        return err;
+    }
+    struct format f = {.reactor = r};
+    err = uring_dir_open(r, path, &f.dir);
+    if (err) {
+        snprintf(why, 256, "can't open %s: %s", path, strerror(-err));
+        return err;
+    }
+    err = check_vacant(f.dir, path, why);
+    if (err)
+        return err;
+    f.sb.cluster = *cluster;
+    f.sb.identity = *identity;
+    strncpy(f.sb.name, name, sizeof f.sb.name - 1);
+    io_random(r, f.sb.salt, sizeof f.sb.salt);
+    f.sb.shard_count = 1;
+    f.sb.n_extents = 1;
+    f.sb.wal_bytes = g->wal_bytes;
+    f.sb.extent_bytes = g->extent_bytes;
+    f.sb.capacity_bytes = g->capacity_bytes;
+    f.sb.meta_pages = META_PAGES;
+    f.sb.formatted_at = io_wall_clock(r) / NS_PER_S;
+    f.sb.generation = 1;
+    format_next(&f);
+    r->stopping = false;
+    uring_reactor_run(r);
+    r->stopping = false;
+    if (f.err)
+        snprintf(why, 256, "formatting %s failed at %s: %s", path, f.what, strerror(-f.err));
+    return f.err;
+}
+
+/* ---- open ---- */
+
+static int open_dev(struct dir *d, const char *path, const char *name, struct dev **ret, char why[256])
+{
+    int err = uring_dev_open(d, name, LOCK_WAIT_MS, ret);
+    if (err == -EWOULDBLOCK)
+        snprintf(why, 256, "%s: a running daemon holds it (%s is locked)", path, name);
+    else if (err == -ENOENT)
+        snprintf(why, 256, "%s/%s is missing", path, name);
+    else if (err)
+        snprintf(why, 256, "can't open %s/%s: %s", path, name, strerror(-err));
+    return err;
+}
+
+static int check_owner(const struct superblock *sb, const char *path, const struct uuid *cluster, const struct uuid *identity,
+                       const char *name, char why[256])
+{
+    char id[37];
+    if (!uuid_equal(&sb->cluster, cluster)) {
+        snprintf(why, 256, "%s belongs to another cluster (%s)", path, uuid_format(&sb->cluster, id));
+        return -EPERM;
+    }
+    if (strcmp(sb->name, name) != 0) {
+        snprintf(why, 256, "%s belongs to another replica: it is %s's, not %s's", path, sb->name, name);
+        return -EPERM;
+    }
+    if (identity && !uuid_equal(&sb->identity, identity)) {
+        snprintf(why, 256, "%s has identity %s, which is not the one that the configuration gives %s: a wiped or foreign disk", path,
+                 uuid_format(&sb->identity, id), name);
+        return -EPERM;
+    }
+    return 0;
+}
+
+static int open_data(struct datadir *d, const char *path, char why[256])
+{
+    const struct superblock *sb = &d->superblock;
+    int err = open_dev(d->dir, path, "wal", &d->devices.wal, why);
+    if (!err)
+        err = open_dev(d->dir, path, "meta", &d->devices.meta, why);
+    if (err)
+        return err;
+    if (d->devices.wal->size_bytes < sb->wal_bytes || d->devices.meta->size_bytes < (2 + 2 * (uint64_t)sb->meta_pages) * BLOCK_SIZE) {
+        snprintf(why, 256, "%s: wal or meta is shorter than the superblock says", path);
+        return -EBADMSG;
+    }
+    if (sb->n_extents == 0 || sb->n_extents > EXTENTS_MAX) {
+        snprintf(why, 256, "%s: the superblock counts %u extents", path, sb->n_extents);
+        return -EBADMSG;
+    }
+    d->devices.extents = calloc(sb->n_extents, sizeof *d->devices.extents);
+    if (!d->devices.extents)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < sb->n_extents; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "extents/%05u", i);
+        err = open_dev(d->dir, path, name, &d->devices.extents[i], why);
+        if (err)
+            return err;
+        d->devices.n_extents = i + 1;
+        if (d->devices.extents[i]->size_bytes < sb->extent_bytes) {
+            snprintf(why, 256, "%s/%s is shorter than the superblock says", path, name);
+            return -EBADMSG;
+        }
+    }
+    return 0;
+}
+
+int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
+                 struct datadir *ret, char why[256])
+{
+    struct datadir d = {0};
+    int err = uring_dir_open(r, path, &d.dir);
+    if (err) {
+        snprintf(why, 256, "can't open the data directory %s: %s", path, strerror(-err));
+        return err;
+    }
+    d.devices.dir = d.dir;
+    err = open_dev(d.dir, path, "superblock", &d.devices.superblock, why);
+    if (!err) {
+        const char *text;
+        err = read_superblock(d.devices.superblock, &d.superblock, &text);
+        if (err)
+            snprintf(why, 256, "%s: superblock: %s", path, text);
+    }
+    if (!err)
+        err = check_owner(&d.superblock, path, cluster, identity, name, why);
+    if (!err)
+        err = open_data(&d, path, why);
+    if (err) {
+        datadir_close(&d);
+        return err;
+    }
+    *ret = d;
+    return 0;
+}
+
+void datadir_close(struct datadir *d)
+{
+    for (uint32_t i = 0; i < d->devices.n_extents; i++)
+        uring_dev_close(d->devices.extents[i]);
+    free(d->devices.extents);
+    struct dev *devs[] = {d->devices.meta, d->devices.wal, d->devices.superblock};
+    for (unsigned i = 0; i < ARRAY_LEN(devs); i++)
+        if (devs[i])
+            uring_dev_close(devs[i]);
+    if (d->dir)
+        uring_dir_close(d->dir);
+    memset(d, 0, sizeof *d);
+}

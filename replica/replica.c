@@ -1,0 +1,430 @@
+/* The replica's life and its groups: the acceptor's effects become records and answers, the store's reports become events.
+ *
+ * The order of things is the acceptor's: persist effects are handed to the store as they come, answers wait in `deferred` until the record they depend on is durable. */
+#include "replica/replica_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct replica_group *replica_find_group(struct replica *r, uint64_t group)
+{
+    list_for_each(p, &r->groups)
+    {
+        struct replica_group *g = container_of(p, struct replica_group, link);
+        if (g->id == group)
+            return g;
+    }
+    return NULL;
+}
+
+struct session *replica_find_session(struct replica *r, uint32_t id)
+{
+    list_for_each(p, &r->sessions)
+    {
+        struct session *s = container_of(p, struct session, link);
+        if (s->id == id)
+            return s;
+    }
+    return NULL;
+}
+
+/* ---- answers ---- */
+
+static void send_or_defer(struct replica_group *g, const struct acceptor_effect *e)
+{
+    struct replica *r = g->replica;
+    if (e->after <= g->acceptor.durable_seq && list_empty(&g->deferred)) {
+        struct session *s = replica_find_session(r, e->link);
+        if (s)
+            wire_peer_send(&s->peer, &e->msg);
+        return;
+    }
+    /* The answer is built now, as the log stands at the record's place (A1), and leaves when that is durable. */
+    size_t n = wire_encode(&e->msg, 0, r->scratch);
+    struct deferred *d = calloc(1, sizeof *d);
+    if (!d) {
+        log_error("out of memory for an answer; exiting");
+        abort();
+    }
+    d->after = e->after;
+    d->session = e->link;
+    d->frame = buf_alloc_must(r->reactor->arena, n);
+    memcpy(d->frame->data, r->scratch, n);
+    d->frame_len = (uint32_t)n;
+    list_push_back(&g->deferred, &d->link);
+}
+
+static void deferred_free(struct deferred *d)
+{
+    buf_unref(d->frame);
+    free(d);
+}
+
+
+static void release_deferred(struct replica_group *g)
+{
+    while (!list_empty(&g->deferred)) {
+        struct deferred *d = container_of(g->deferred.next, struct deferred, link);
+        if (d->after > g->acceptor.durable_seq)
+            break;
+        list_remove(&d->link);
+        struct session *s = replica_find_session(g->replica, d->session);
+        if (s && s->peer.conn) {
+            struct segment seg = {.buf = d->frame, .ptr = d->frame->data, .len = d->frame_len};
+            conn_send(s->peer.conn, &seg, 1);
+        }
+        deferred_free(d);
+    }
+}
+
+/* ---- effects and events ---- */
+
+static void run_effect(struct replica_group *g, const struct acceptor_effect *e)
+{
+    struct replica *r = g->replica;
+    switch (e->type) {
+    case ACCEPTOR_PROMISE:
+        store_promise(r->store, g->id, &g->acceptor.promised, g->acceptor.max_lease_ns, e->seq);
+        break;
+    case ACCEPTOR_CUT:
+        store_cut(r->store, g->id, e->slot, e->seq);
+        break;
+    case ACCEPTOR_APPEND:
+        store_append(r->store, e->entry, e->seq);
+        break;
+    case ACCEPTOR_REFILL:
+        store_refill(r->store, e->entry, e->seq);
+        break;
+    case ACCEPTOR_SEND:
+        send_or_defer(g, e);
+        break;
+    case ACCEPTOR_COMMIT:
+        store_commit(r->store, g->id, e->slot);
+        break;
+    case ACCEPTOR_BEHIND:
+        r->n_behind++;
+        catchup_wanted(g, &e->target);
+        break;
+    case ACCEPTOR_MEMBERSHIP:
+        log_info("group %llu: membership changed: %u voters, %u learners committed%s", (unsigned long long)g->id,
+                 g->acceptor.committed.n_voters, g->acceptor.committed.n_learners,
+                 g->acceptor.has_uncommitted ? "; another one is under way" : "");
+        break;
+    }
+}
+
+/* Nothing that an effect calls reports back before it returns (the store reports from its turn hook or completions), so the acceptor is never stepped in here. */
+void replica_run_effects(struct replica_group *g)
+{
+    struct acceptor_effects *fx = &g->replica->effects;
+    for (uint32_t i = 0; i < fx->n; i++)
+        run_effect(g, &fx->effect[i]);
+    fx->n = 0;
+}
+
+void replica_step(struct replica_group *g, struct acceptor_event *ev)
+{
+    assert(g->replica->effects.n == 0); /* never from inside an effect */
+    ev->now_ns = io_now(g->replica->reactor);
+    acceptor_step(&g->acceptor, ev, &g->replica->effects);
+    replica_run_effects(g);
+}
+
+void replica_update_pause(struct replica *r)
+{
+    bool room = store_has_room(r->store);
+    list_for_each(p, &r->groups)
+    {
+        struct replica_group *g = container_of(p, struct replica_group, link);
+        room = room && acceptor_has_room(&g->acceptor);
+    }
+    if (room && !r->sessions_paused)
+        return;
+    list_for_each_safe(p, &r->sessions)
+    {
+        struct session *s = container_of(p, struct session, link);
+        bool pause = !room && s->greeted && s->role == ROLE_FRONTEND;
+        if (pause == s->paused || !s->peer.conn)
+            continue;
+        s->paused = pause;
+        r->sessions_paused += pause ? 1 : -1u;
+        conn_recv_pause(s->peer.conn, pause);
+    }
+    if (room) {
+        list_for_each(p, &r->groups)
+        {
+            catchup_continue(container_of(p, struct replica_group, link));
+        }
+    }
+}
+
+/* ---- what the store reports ---- */
+
+static void on_store_group(void *user, const struct store_group_state *st)
+{
+    struct replica *r = user;
+    struct acceptor_state s = {
+        .group = st->group,
+        .identity = r->superblock.identity,
+        .size_blocks = st->size_blocks,
+        .promised = st->promised,
+        .max_lease_ns = st->max_lease_ns,
+        .log = st->log,
+        .n_lost = st->n_lost,
+        .lost = st->lost,
+        .committed = st->committed,
+        .uncommitted = st->uncommitted.n_voters ? &st->uncommitted : NULL,
+        .commit = st->commit,
+        .restarted = true,
+        .needs_copy = st->needs_copy,
+    };
+    struct replica_group *g = replica_add_group(r, &s);
+    g->created_durable = true;
+    struct log_pos last = paxos_log_last(st->log);
+    log_info("group %llu: recovered: committed and applied through slot %llu, log %llu..%llu%s%s", (unsigned long long)g->id,
+             (unsigned long long)st->commit, (unsigned long long)st->log->base.slot + 1, (unsigned long long)last.slot,
+             st->n_lost ? ", with lost entries (to be refilled by peers)" : "", st->needs_copy ? ", needs copy" : "");
+}
+
+static void on_store_ready(void *user, int err, const char *why)
+{
+    struct replica *r = user;
+    if (!err) {
+        err = io_listen(r->reactor, r->listen_address, session_accept, r, &r->listener);
+        if (err)
+            why = err == -EADDRINUSE ? "the listen address is in use by another process" : "can't listen on the given address";
+    }
+    r->ready = !err;
+    r->cb.on_ready(r->cb.user, err, why);
+    if (err)
+        return;
+    struct log_pos unknown = {0};
+    list_for_each(p, &r->groups)
+    {
+        catchup_wanted(container_of(p, struct replica_group, link), &unknown);
+    }
+}
+
+static void on_store_durable(void *user, uint64_t group, uint64_t seq)
+{
+    struct replica *r = user;
+    struct replica_group *g = replica_find_group(r, group);
+    if (!g)
+        return;
+    if (seq > g->acceptor.durable_seq) {
+        struct acceptor_event ev = {.type = ACCEPTOR_DURABLE, .durable_seq = seq};
+        replica_step(g, &ev);
+    }
+    release_deferred(g);
+    replica_update_pause(r);
+}
+
+static void on_store_applied(void *user, uint64_t group, uint64_t slot)
+{
+    (void)slot;
+    struct replica_group *g = replica_find_group(user, group);
+    if (g)
+        serve_waiting_reads(g);
+}
+
+static void on_store_trimmed(void *user, uint64_t group, uint64_t floor)
+{
+    struct replica_group *g = replica_find_group(user, group);
+    if (!g)
+        return;
+    struct acceptor_event ev = {.type = ACCEPTOR_TRIM, .trim = floor};
+    replica_step(g, &ev);
+    replica_update_pause(g->replica);
+}
+
+static void on_store_credits(void *user, uint64_t group, const struct credits *c)
+{
+    struct replica_group *g = replica_find_group(user, group);
+    if (!g)
+        return;
+    g->acceptor.credits = *c;
+    if (g->replica->ready)
+        replica_update_pause(g->replica);
+}
+
+static void on_store_bad(void *user, uint64_t group, uint64_t block, uint32_t nblocks)
+{
+    struct replica_group *g = replica_find_group(user, group);
+    if (!g)
+        return;
+    log_error("group %llu: blocks %llu..%llu are damaged on this disk; repairing them from a peer", (unsigned long long)group,
+              (unsigned long long)block, (unsigned long long)(block + nblocks - 1));
+    repair_wanted(g, block, nblocks);
+}
+
+static void on_store_fatal(void *user, int err, const char *what)
+{
+    struct replica *r = user;
+    r->cb.on_fatal(r->cb.user, err, what);
+}
+
+/* ---- groups ---- */
+
+struct replica_group *replica_add_group(struct replica *r, const struct acceptor_state *s)
+{
+    struct replica_group *g = calloc(1, sizeof *g);
+    if (!g) {
+        log_error("out of memory for group %llu; exiting", (unsigned long long)s->group);
+        abort();
+    }
+    g->replica = r;
+    g->id = s->group;
+    list_init(&g->deferred);
+    list_init(&g->waiting_reads);
+    acceptor_init(&g->acceptor, s, io_now(r->reactor));
+    catchup_init(g);
+    list_push_back(&r->groups, &g->link);
+    return g;
+}
+
+static int refuse_create(struct replica *r, const struct replica_group *g, const struct msg *m)
+{
+    const struct membership *want = &m->u.create.membership;
+    if (g) {
+        bool same = g->acceptor.size_blocks == m->u.create.size_blocks && g->acceptor.committed.n_voters == want->n_voters;
+        for (unsigned i = 0; same && i < want->n_voters; i++)
+            same = membership_has_voter(&g->acceptor.committed, &want->voter[i]);
+        return same ? 0 : EEXIST;
+    }
+    if (m->group == 0 || m->u.create.size_blocks == 0 || want->slot != 0 || want->n_voters == 0)
+        return EINVAL;
+    if (!membership_has_voter(want, &r->superblock.identity))
+        return EPERM;
+    unsigned n = 0;
+    list_for_each(p, &r->groups)
+        n++;
+    return n >= GROUPS_MAX ? ENOSPC : 0;
+}
+
+/* CREATE is answered when the group's record is durable: until then nothing else is answered for it either, as all of it depends on later records. */
+void replica_create_group(struct session *s, const struct msg *m)
+{
+    struct replica *r = s->replica;
+    struct replica_group *g = replica_find_group(r, m->group);
+    int err = refuse_create(r, g, m);
+    struct msg answer = {.type = MSG_CREATED, .cookie = m->cookie, .group = m->group, .u.created = {.error = err}};
+    if (err || (g && g->created_durable)) {
+        wire_peer_send(&s->peer, &answer);
+        return;
+    }
+    if (!g) {
+        struct wal_group rec = {.group = m->group, .size_blocks = m->u.create.size_blocks, .membership = m->u.create.membership};
+        static const struct paxos_log empty;
+        struct acceptor_state st = {
+            .group = m->group,
+            .identity = r->superblock.identity,
+            .size_blocks = rec.size_blocks,
+            .log = &empty,
+            .committed = rec.membership,
+        };
+        g = replica_add_group(r, &st);
+        g->created_durable = true; /* what follows in the WAL depends on it in order */
+        g->acceptor.seq++;         /* its record is the group's first */
+        store_create_group(r->store, &rec, g->acceptor.seq);
+        log_info("group %llu: created: %llu bytes, %u voters", (unsigned long long)g->id,
+                 (unsigned long long)rec.size_blocks * BLOCK_SIZE, rec.membership.n_voters);
+    }
+    struct acceptor_effect e = {.type = ACCEPTOR_SEND, .after = g->acceptor.seq, .link = s->id, .msg = answer};
+    send_or_defer(g, &e);
+}
+
+/* ---- life ---- */
+
+int replica_open(struct reactor *reactor, const struct replica_options *o, const struct replica_callbacks *cb, struct replica **ret)
+{
+    struct replica *r = calloc(1, sizeof *r);
+    if (!r)
+        return -ENOMEM;
+    r->reactor = reactor;
+    r->config = o->config;
+    r->superblock = *o->superblock;
+    r->cb = *cb;
+    r->pid = o->pid;
+    r->started_ns = io_now(reactor);
+    r->next_session = 1;
+    r->next_cookie = 1;
+    strncpy(r->listen_address, o->listen_address, sizeof r->listen_address - 1);
+    list_init(&r->sessions);
+    list_init(&r->groups);
+    r->scratch = malloc(sizeof(struct wire_header) + WIRE_BODY_MAX);
+    r->effects.cap = EFFECTS_MAX;
+    r->effects.effect = malloc(sizeof *r->effects.effect * EFFECTS_MAX);
+    if (!r->scratch || !r->effects.effect) {
+        replica_free(r);
+        return -ENOMEM;
+    }
+    peers_init(r);
+    repair_init(r);
+    struct store_callbacks scb = {
+        .on_group = on_store_group,
+        .on_ready = on_store_ready,
+        .on_durable = on_store_durable,
+        .on_applied = on_store_applied,
+        .on_trimmed = on_store_trimmed,
+        .on_credits = on_store_credits,
+        .on_bad = on_store_bad,
+        .on_fatal = on_store_fatal,
+        .user = r,
+    };
+    *ret = r; /* callbacks may come before store_open returns */
+    int err = store_open(reactor, &o->devices, &r->superblock, &o->store, &scb, &r->store);
+    if (err) {
+        *ret = NULL;
+        replica_free(r);
+    }
+    return err;
+}
+
+static void on_store_closed(void *user)
+{
+    struct replica *r = user;
+    r->closed(r->closed_user);
+}
+
+void replica_close(struct replica *r, void (*done)(void *user), void *user)
+{
+    assert(!r->closing);
+    r->closing = true;
+    r->closed = done;
+    r->closed_user = user;
+    if (r->listener)
+        listener_close(r->listener);
+    r->listener = NULL;
+    timer_cancel(r->reactor, &r->repair_timer);
+    list_for_each(p, &r->groups)
+    {
+        catchup_stop(container_of(p, struct replica_group, link));
+    }
+    peers_close(r);
+    list_for_each_safe(p, &r->sessions)
+    {
+        wire_peer_close(&container_of(p, struct session, link)->peer);
+    }
+    store_close(r->store, on_store_closed, r);
+}
+
+static void group_free(struct replica_group *g)
+{
+    while (!list_empty(&g->deferred)) {
+        struct deferred *d = container_of(list_pop_front(&g->deferred), struct deferred, link);
+        deferred_free(d);
+    }
+    serve_drop_reads(g);
+    free(g);
+}
+
+void replica_free(struct replica *r)
+{
+    while (!list_empty(&r->groups))
+        group_free(container_of(list_pop_front(&r->groups), struct replica_group, link));
+    if (r->store)
+        store_free(r->store);
+    free(r->effects.effect);
+    free(r->scratch);
+    free(r);
+}

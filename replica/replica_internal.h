@@ -1,0 +1,185 @@
+/* What the files of the replica daemon's glue share. */
+#ifndef QBD_REPLICA_REPLICA_INTERNAL_H
+#define QBD_REPLICA_REPLICA_INTERNAL_H
+
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "base/wire.h"
+#include "consensus/acceptor.h"
+#include "replica/replica.h"
+
+#define CATCHUP_PIECE_BYTES (4u << 20)
+#define CATCHUP_PIECE_ENTRIES 1024u
+#define EFFECTS_MAX (CATCHUP_PIECE_ENTRIES + 16u)
+#define CATCHUP_RETRY_NS (200 * NS_PER_MS)
+#define CATCHUP_TIMEOUT_NS (5 * NS_PER_S)
+#define PEER_CONNECT_TIMEOUT_NS (2 * NS_PER_S)
+#define REPAIRS_MAX 256u
+#define REPAIR_RETRY_NS (500 * NS_PER_MS)
+#define READS_WAITING_MAX 4096u
+
+/* ---- an incoming connection: a front end, a peer or a tool ---- */
+struct session {
+    struct list link; /* in replica.sessions */
+    struct wire_peer peer;
+    struct replica *replica;
+    uint32_t id; /* the acceptor's `link`; never reused while the process lives */
+    bool greeted;
+    bool paused;
+    bool catchup_busy;
+    enum node_role role;
+    struct uuid identity;
+    char name[NAME_MAX_BYTES];
+};
+
+/* An answer that waits for a record to become durable (acceptor_effect.after). */
+struct deferred {
+    struct list link;
+    uint64_t after;
+    uint32_t session;
+    struct buf *frame;
+    uint32_t frame_len;
+};
+
+/* A read whose watermark is not applied yet, or that the store works on. */
+struct pending_read {
+    struct list link;
+    struct replica_group *group;
+    uint32_t session;
+    uint64_t cookie;
+    uint64_t watermark;
+    struct ballot ballot;
+    bool peer;
+    struct store_read read;
+};
+
+/* ---- an outgoing connection to another replica, made when there is something to ask ---- */
+struct peer {
+    struct wire_peer wire;
+    struct replica *replica;
+    const struct replica_config *config;
+    enum { PEER_DOWN, PEER_CONNECTING, PEER_UP } state;
+    uint64_t retry_at_ns;
+    struct timer timeout;
+};
+
+struct catchup {
+    enum { CATCHUP_IDLE, CATCHUP_CONNECTING, CATCHUP_RECEIVING, CATCHUP_BLOCKED, CATCHUP_PAUSING } state;
+    struct peer *peer;
+    unsigned next_peer;       /* index of the peer to be tried next */
+    unsigned failed_peers;    /* tried in a row without progress */
+    unsigned too_old_peers;   /* ... of them, those whose logs no longer reach back */
+    uint64_t cookie;          /* of the request under way */
+    struct log_pos from;
+    struct log_pos target;    /* where the group is known to be */
+    uint64_t received_bytes, total_entries;
+    uint32_t n_entries;
+    struct entry *entries[CATCHUP_PIECE_ENTRIES];
+    struct timer timer;
+    bool needs_copy; /* nobody's log reaches back: said in status; this replica stays out of the stream */
+};
+
+struct repair {
+    struct list link;
+    struct replica_group *group;
+    uint64_t block;
+    uint32_t nblocks;
+    uint64_t cookie; /* of the peer read under way; 0: none */
+    struct peer *peer;
+    unsigned tries;
+    uint32_t open; /* blocks handed to the store and not yet installed */
+};
+
+struct replica_group {
+    struct list link;
+    struct replica *replica;
+    uint64_t id;
+    bool created_durable;
+    struct acceptor acceptor;
+    struct list deferred;      /* struct deferred, in order of `after` */
+    struct list waiting_reads; /* struct pending_read */
+    uint32_t n_waiting_reads;
+    struct catchup catchup;
+};
+
+struct replica {
+    struct reactor *reactor;
+    const struct cluster_config *config;
+    struct superblock superblock;
+    char listen_address[CONFIG_ADDRESS_MAX];
+    struct replica_callbacks cb;
+    struct store *store;
+    struct listener *listener;
+    struct list sessions;
+    struct list groups;
+    uint32_t next_session;
+    uint32_t sessions_paused;
+    uint64_t next_cookie;
+    uint64_t started_ns;
+    int pid;
+    bool ready, closing;
+    struct acceptor_effects effects;
+    uint8_t *scratch; /* for encoding: a header and WIRE_BODY_MAX */
+    struct peer peers[CONFIG_REPLICAS_MAX];
+    uint32_t n_peers;
+    struct list repairs;
+    uint32_t n_repairs;
+    struct timer repair_timer;
+    void (*closed)(void *user);
+    void *closed_user;
+    /* counters for status */
+    uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused;
+};
+
+/* replica.c */
+struct replica_group *replica_find_group(struct replica *r, uint64_t group);
+struct session *replica_find_session(struct replica *r, uint32_t id);
+/* Carries out replica->effects, in order. */
+void replica_run_effects(struct replica_group *g);
+/* Steps the group's acceptor and carries out what comes of it. */
+void replica_step(struct replica_group *g, struct acceptor_event *ev);
+struct replica_group *replica_add_group(struct replica *r, const struct acceptor_state *s);
+/* CREATE: idempotent for the same content. Answered when the group's record is durable. */
+void replica_create_group(struct session *s, const struct msg *m);
+/* Holds back or lets in the streams, as the acceptor's and the store's room demand. */
+void replica_update_pause(struct replica *r);
+
+/* session.c */
+void session_accept(struct listener *l, struct conn *c);
+void session_hello(const struct replica *r, struct msg *m);
+
+/* serve_read.c */
+void serve_read(struct session *s, struct replica_group *g, const struct msg *m);
+void serve_waiting_reads(struct replica_group *g);
+void serve_drop_reads(struct replica_group *g);
+
+/* peer.c */
+void peers_init(struct replica *r);
+void peers_close(struct replica *r);
+/* The group's i-th other voter that the configuration knows, or NULL. */
+struct peer *peer_of_group(struct replica_group *g, unsigned i);
+unsigned peers_of_group(const struct replica_group *g);
+/* Begins to connect when down (unless it failed just now). */
+void peer_want(struct peer *p);
+
+/* catchup.c */
+void catchup_init(struct replica_group *g);
+/* The group has chosen `target`, which this replica lacks; target.slot 0: ask whether there is more. */
+void catchup_wanted(struct replica_group *g, const struct log_pos *target);
+void catchup_peer_changed(struct replica_group *g, struct peer *p);
+void catchup_on_msg(struct replica_group *g, struct peer *p, const struct msg *m);
+void catchup_continue(struct replica_group *g); /* there is room again */
+void catchup_stop(struct replica_group *g);
+void catchup_donate(struct session *s, struct replica_group *g, const struct msg *m);
+
+/* repair.c */
+void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks);
+void repair_on_data(struct peer *p, const struct msg *m, struct buf *payload);
+void repair_peer_changed(struct peer *p);
+void repair_run(struct replica *r);
+void repair_init(struct replica *r);
+
+/* status.c: the daemon's state as JSON; malloc'ed, for the caller to free. */
+char *replica_status_json(struct replica *r);
+
+#endif

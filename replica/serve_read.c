@@ -1,0 +1,187 @@
+/* READ: an image of blocks at an applied slot at or above the watermark (P8), with the checksums that the front end gave them. */
+#include "replica/replica_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static void answer_status(struct session *s, const struct pending_read *p, enum data_status status)
+{
+    struct msg m = {.type = MSG_DATA,
+                    .cookie = p->cookie,
+                    .group = p->group->id,
+                    .u.data = {.status = status, .nblocks = p->read.nblocks, .block = p->read.block}};
+    wire_peer_send(&s->peer, &m);
+}
+
+static bool any_bit(const uint64_t *map)
+{
+    uint64_t any = 0;
+    for (unsigned i = 0; i < ENTRY_MAX_BLOCKS / 64; i++)
+        any |= map[i];
+    return any != 0;
+}
+
+static bool bit(const uint64_t *map, uint32_t i)
+{
+    return map[i / 64] >> (i % 64) & 1;
+}
+
+/* The blocks that are not zero, as slices of the read buffer: neighbours go as one. */
+static unsigned payload_segments(const struct store_read *r, struct segment *segs, uint32_t *ret_bytes)
+{
+    unsigned n = 0;
+    *ret_bytes = 0;
+    for (uint32_t i = 0; i < r->nblocks; i++) {
+        if (bit(r->zero, i))
+            continue;
+        if (i > 0 && n > 0 && !bit(r->zero, i - 1))
+            segs[n - 1].len += BLOCK_SIZE;
+        else
+            segs[n++] = (struct segment){.buf = r->buf, .ptr = r->buf->data + (size_t)i * BLOCK_SIZE, .len = BLOCK_SIZE};
+        *ret_bytes += BLOCK_SIZE;
+    }
+    return n;
+}
+
+static void answer_data(struct session *s, struct pending_read *p)
+{
+    struct store_read *r = &p->read;
+    struct segment segs[ENTRY_MAX_BLOCKS / 2 + 1];
+    uint32_t bytes;
+    unsigned n = payload_segments(r, segs, &bytes);
+    struct msg m = {.type = MSG_DATA,
+                    .cookie = p->cookie,
+                    .group = p->group->id,
+                    .u.data = {.status = DATA_OK,
+                               .nblocks = r->nblocks,
+                               .block = r->block,
+                               .applied = r->applied,
+                               .crc = r->crc,
+                               .zero = r->zero,
+                               .payload_len = bytes}};
+    if (s->peer.conn)
+        wire_send(s->peer.conn, &m, segs, n);
+}
+
+static void on_read(struct store_read *r)
+{
+    struct pending_read *p = container_of(r, struct pending_read, read);
+    struct session *s = replica_find_session(p->group->replica, p->session);
+    if (s) {
+        if (r->err || any_bit(r->bad) || any_bit(r->lost))
+            answer_status(s, p, DATA_BAD);
+        else
+            answer_data(s, p);
+    }
+    buf_unref(r->buf);
+    free(p);
+}
+
+static void start(struct pending_read *p)
+{
+    p->read.fn = on_read;
+    p->read.group = p->group->id;
+    p->group->replica->n_reads++;
+    store_read(p->group->replica->store, &p->read);
+}
+
+static struct pending_read *pending_new(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    struct pending_read *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->group = g;
+    p->session = s->id;
+    p->cookie = m->cookie;
+    p->ballot = m->ballot;
+    p->peer = m->u.read.peer != 0;
+    p->watermark = m->u.read.watermark;
+    p->read.block = m->u.read.block;
+    p->read.nblocks = m->u.read.nblocks;
+    list_init(&p->link);
+    return p;
+}
+
+static bool in_bounds(const struct replica_group *g, const struct msg *m)
+{
+    return m->u.read.block < g->acceptor.size_blocks && m->u.read.nblocks <= g->acceptor.size_blocks - m->u.read.block;
+}
+
+static void refuse_status(struct session *s, struct replica_group *g, const struct msg *m, enum data_status status)
+{
+    struct pending_read p = {.group = g, .cookie = m->cookie, .read = {.block = m->u.read.block, .nblocks = m->u.read.nblocks}};
+    answer_status(s, &p, status);
+}
+
+void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    struct replica *r = g->replica;
+    if (!in_bounds(g, m)) {
+        wire_peer_refuse(&s->peer, "%s: a read beyond the end of group %llu", r->superblock.name, (unsigned long long)g->id);
+        return;
+    }
+    if (m->u.read.peer) {
+        /* A repair read: no lease is needed, as the image is only used at the slot that it names. */
+        if (g->acceptor.needs_copy || store_applied(r->store, g->id) < m->u.read.watermark) {
+            refuse_status(s, g, m, DATA_BEHIND);
+            return;
+        }
+    } else {
+        assert(r->effects.n == 0);
+        enum acceptor_read_verdict v = acceptor_read(&g->acceptor, io_now(r->reactor), s->id, m, &r->effects);
+        replica_run_effects(g);
+        if (v == ACCEPTOR_READ_NACK)
+            return;
+        if (v == ACCEPTOR_READ_BEHIND || g->n_waiting_reads >= READS_WAITING_MAX) {
+            refuse_status(s, g, m, DATA_BEHIND);
+            return;
+        }
+    }
+    struct pending_read *p = pending_new(s, g, m);
+    if (!p) {
+        refuse_status(s, g, m, DATA_BEHIND);
+        return;
+    }
+    if (store_applied(r->store, g->id) >= p->watermark) {
+        start(p);
+        return;
+    }
+    list_push_back(&g->waiting_reads, &p->link);
+    g->n_waiting_reads++;
+}
+
+/* A read that waited was checked against the ballot when it arrived. A higher ballot since then does no harm to the answer's freshness, but the image could hold a
+ * successor's entries that the asking front end's clients must not see mixed with older ones (A8 "Reads with a ballot < promised are refused"): they are sent back. */
+static bool is_superseded(const struct pending_read *p)
+{
+    return !p->peer && ballot_compare(&p->ballot, &p->group->acceptor.promised) < 0;
+}
+
+void serve_waiting_reads(struct replica_group *g)
+{
+    uint64_t applied = store_applied(g->replica->store, g->id);
+    list_for_each_safe(l, &g->waiting_reads)
+    {
+        struct pending_read *p = container_of(l, struct pending_read, link);
+        if (p->watermark > applied)
+            continue;
+        list_remove(l);
+        g->n_waiting_reads--;
+        if (!is_superseded(p)) {
+            start(p);
+            continue;
+        }
+        struct session *s = replica_find_session(g->replica, p->session);
+        if (s)
+            answer_status(s, p, DATA_BEHIND);
+        free(p);
+    }
+}
+
+void serve_drop_reads(struct replica_group *g)
+{
+    struct list *l;
+    while ((l = list_pop_front(&g->waiting_reads)))
+        free(container_of(l, struct pending_read, link));
+    g->n_waiting_reads = 0;
+}
