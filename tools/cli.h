@@ -1,0 +1,31 @@
+/* What every sub-command of qbd shares: how it fails, how it reads the clock, small file helpers. */
+#ifndef QBD_TOOLS_CLI_H
+#define QBD_TOOLS_CLI_H
+
+#include "base/types.h"
+
+#define WHY_MAX 512
+
+/* What went wrong, for the one line that a failing command prints. */
+struct why {
+    char text[WHY_MAX];
+};
+
+/* Sets the text; returns -1, so that "return because(why, ...)" reads well. */
+int because(struct why *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+uint64_t now_ms(void); /* CLOCK_MONOTONIC */
+void sleep_ms(unsigned ms);
+void random_uuid(struct uuid *ret);
+
+/* Replaces path with the text, durably (written beside it, synced, renamed). 0 or -errno. */
+MUST_USE int file_replace(const char *path, const char *text);
+/* Removes path and all below it; nothing there is fine. 0 or -errno. */
+MUST_USE int file_remove_tree(const char *path);
+/* fsync of a directory, so that what was created or renamed in it stays. 0 or -errno. */
+MUST_USE int file_sync_dir(const char *path);
+
+int command_local(int argc, char **argv);
+int command_status(int argc, char **argv);
+
+#endif

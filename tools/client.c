@@ -1,0 +1,307 @@
+/* Blocking clients of the daemons' two protocols. Everything received is untrusted: frames go through wire_check_header and wire_decode, NBD replies are bounded here. */
+#include "tools/client.h"
+
+#include "base/wire.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define CLIENT_ARENA_BYTES (8u << 20)
+
+static void set_timeouts(int fd, unsigned timeout_ms)
+{
+    struct timeval t = { .tv_sec = timeout_ms / 1000, .tv_usec = (timeout_ms % 1000) * 1000 };
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t); /* bounds connect() too */
+}
+
+static int connect_unix(const char *path, unsigned timeout_ms, struct why *why)
+{
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    if (strlen(path) >= sizeof a.sun_path)
+        return because(why, "the socket path %s is too long (%zu bytes at most)", path, sizeof a.sun_path - 1);
+    memcpy(a.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return because(why, "cannot make a socket: %s", strerror(errno));
+    set_timeouts(fd, timeout_ms);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0) {
+        because(why, "cannot connect to %s: %s", path, strerror(errno));
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int connect_tcp(const char *address, unsigned timeout_ms, struct why *why)
+{
+    char host[256];
+    const char *colon = strrchr(address, ':');
+    if (!colon || (size_t)(colon - address) >= sizeof host)
+        return because(why, "%s is no address (unix:PATH or HOST:PORT)", address);
+    const char *from = address;
+    size_t len = (size_t)(colon - address);
+    if (len >= 2 && from[0] == '[' && from[len - 1] == ']') {
+        from++;
+        len -= 2;
+    }
+    memcpy(host, from, len);
+    host[len] = '\0';
+    struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM }, *found = NULL;
+    int err = getaddrinfo(host, colon + 1, &hints, &found);
+    if (err)
+        return because(why, "cannot resolve %s: %s", address, gai_strerror(err));
+    int fd = -1, last = 0;
+    for (struct addrinfo *ai = found; ai && fd < 0; ai = ai->ai_next) {
+        fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0) {
+            last = errno;
+            continue;
+        }
+        set_timeouts(fd, timeout_ms);
+        if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
+            last = errno;
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(found);
+    return fd >= 0 ? fd : because(why, "cannot connect to %s: %s", address, strerror(last == EINPROGRESS ? ETIMEDOUT : last));
+}
+
+static int connect_to(const char *address, unsigned timeout_ms, struct why *why)
+{
+    return strncmp(address, "unix:", 5) == 0 ? connect_unix(address + 5, timeout_ms, why) : connect_tcp(address, timeout_ms, why);
+}
+
+static int send_all(int fd, const void *p, size_t n, struct why *why)
+{
+    for (const char *c = p; n;) {
+        ssize_t w = send(fd, c, n, MSG_NOSIGNAL);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w < 0)
+            return because(why, "cannot send: %s", strerror(errno == EAGAIN ? ETIMEDOUT : errno));
+        c += w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
+static int recv_all(int fd, void *p, size_t n, struct why *why)
+{
+    for (char *c = p; n;) {
+        ssize_t r = recv(fd, c, n, 0);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0)
+            return because(why, "cannot receive: %s", errno == EAGAIN ? "no answer in time" : strerror(errno));
+        if (r == 0)
+            return because(why, "the daemon closed the connection");
+        c += r;
+        n -= (size_t)r;
+    }
+    return 0;
+}
+
+static int client_send(struct client *c, const struct msg *m, struct why *why)
+{
+    uint8_t *frame = malloc(sizeof(struct wire_header) + WIRE_BODY_MAX);
+    if (!frame)
+        return because(why, "out of memory");
+    size_t len = wire_encode(m, 0, frame);
+    int err = send_all(c->fd, frame, len, why);
+    free(frame);
+    return err;
+}
+
+/* One frame. Payload (none of the answers that a tool asks for has any) is refused. */
+static int client_recv(struct client *c, struct msg *ret, struct why *why)
+{
+    struct wire_header h;
+    if (recv_all(c->fd, &h, sizeof h, why) < 0)
+        return -1;
+    const char *wrong = wire_check_header(&h);
+    if (!wrong && h.payload_len)
+        wrong = "a payload where none belongs";
+    if (wrong)
+        return because(why, "not understood: %s", wrong);
+    if (recv_all(c->fd, c->body, h.body_len, why) < 0)
+        return -1;
+    wrong = wire_decode(c->arena, &h, c->body, ret);
+    if (wrong)
+        return because(why, "not understood: %s", wrong);
+    if (ret->type == MSG_REFUSED)
+        return because(why, "refused: %.255s", ret->u.refused.reason);
+    return 0;
+}
+
+int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms, struct why *why)
+{
+    *c = (struct client){ .fd = connect_to(address, timeout_ms, why), .target = *target };
+    if (c->fd < 0)
+        return -1;
+    c->arena = arena_new(CLIENT_ARENA_BYTES);
+    c->body = malloc(WIRE_BODY_MAX);
+    struct msg hello = { .type = MSG_HELLO, .target = *target }, answer;
+    hello.u.hello.version = WIRE_VERSION;
+    hello.u.hello.role = ROLE_TOOL;
+    hello.u.hello.cluster = *cluster;
+    random_uuid(&hello.u.hello.identity);
+    snprintf(hello.u.hello.name, sizeof hello.u.hello.name, "qbd");
+    int err = c->arena && c->body ? client_send(c, &hello, why) : because(why, "out of memory");
+    if (!err)
+        err = client_recv(c, &answer, why);
+    if (!err && answer.type != MSG_HELLO)
+        err = because(why, "the daemon did not greet");
+    if (!err && !uuid_is_zero(target) && !uuid_equal(&answer.u.hello.identity, target))
+        err = because(why, "another replica answers at %s (%.63s)", address, answer.u.hello.name);
+    if (err)
+        client_close(c);
+    return err;
+}
+
+int client_call(struct client *c, const struct msg *m, enum msg_type answer, struct msg *ret, struct why *why)
+{
+    if (client_send(c, m, why) < 0)
+        return -1;
+    do {
+        if (client_recv(c, ret, why) < 0)
+            return -1;
+    } while (ret->type != answer || ret->cookie != m->cookie);
+    return 0;
+}
+
+void client_close(struct client *c)
+{
+    close(c->fd);
+    free(c->body);
+    if (c->arena)
+        arena_free(c->arena);
+}
+
+json_t *client_status(const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms, struct why *why)
+{
+    struct client c;
+    if (client_open(&c, address, cluster, target, timeout_ms, why) < 0)
+        return NULL;
+    struct msg m = { .type = MSG_STATUS, .cookie = 1, .target = *target }, answer;
+    json_t *status = NULL;
+    if (client_call(&c, &m, MSG_STATUS_REPLY, &answer, why) == 0) {
+        json_error_t e;
+        status = json_loadb(answer.u.status_reply.json, answer.u.status_reply.len, 0, &e);
+        if (!json_is_object(status)) {
+            because(why, "its status is not understood: %s", status ? "not an object" : e.text);
+            json_decref(status);
+            status = NULL;
+        }
+    }
+    client_close(&c);
+    return status;
+}
+
+/* NBD: the fixed newstyle handshake (nbd-facts.md; all integers big-endian). */
+#define NBD_MAGIC UINT64_C(0x4e42444d41474943)
+#define NBD_OPT_MAGIC UINT64_C(0x49484156454f5054)
+#define NBD_REPLY_MAGIC UINT64_C(0x0003e889045565a9)
+#define NBD_OPT_GO 7u
+#define NBD_REP_ACK 1u
+#define NBD_REP_ERROR 0x80000000u
+#define NBD_FLAG_FIXED_NEWSTYLE 1u
+#define NBD_FLAG_NO_ZEROES 2u
+
+struct nbd_reply {
+    uint64_t magic;
+    uint32_t option, type, len;
+} __attribute__((packed));
+
+static int nbd_go(int fd, const char *export, struct why *why)
+{
+    struct { uint64_t magic, option_magic; uint16_t flags; } __attribute__((packed)) greeting;
+    if (recv_all(fd, &greeting, sizeof greeting, why) < 0)
+        return -1;
+    if (be64toh(greeting.magic) != NBD_MAGIC || be64toh(greeting.option_magic) != NBD_OPT_MAGIC ||
+        !(be16toh(greeting.flags) & NBD_FLAG_FIXED_NEWSTYLE))
+        return because(why, "what answers there is no NBD server of today");
+    uint32_t name_len = (uint32_t)strlen(export);
+    uint8_t go[4 + 16 + 4 + NAME_MAX_BYTES + 2], *p = go;
+    uint32_t client_flags = htobe32(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+    uint64_t magic = htobe64(NBD_OPT_MAGIC);
+    uint32_t option[2] = { htobe32(NBD_OPT_GO), htobe32(4 + name_len + 2) }, be_name_len = htobe32(name_len);
+    p = mempcpy(p, &client_flags, 4);
+    p = mempcpy(p, &magic, 8);
+    p = mempcpy(p, option, 8);
+    p = mempcpy(p, &be_name_len, 4);
+    p = mempcpy(p, export, name_len);
+    p = mempcpy(p, "\0", 2); /* no information requests */
+    if (send_all(fd, go, (size_t)(p - go), why) < 0)
+        return -1;
+    for (;;) {
+        struct nbd_reply r;
+        char text[4097];
+        if (recv_all(fd, &r, sizeof r, why) < 0)
+            return -1;
+        uint32_t type = be32toh(r.type), len = be32toh(r.len);
+        if (be64toh(r.magic) != NBD_REPLY_MAGIC || len >= sizeof text)
+            return because(why, "the NBD server's answer is malformed");
+        if (recv_all(fd, text, len, why) < 0)
+            return -1;
+        text[len] = '\0';
+        if (type == NBD_REP_ACK)
+            return 0;
+        if (type & NBD_REP_ERROR && len)
+            return because(why, "%s", text);
+        if (type & NBD_REP_ERROR)
+            return because(why, "the NBD server refuses the volume (error 0x%x)", type);
+    }
+}
+
+int nbd_probe(const char *address, const char *export, unsigned timeout_ms, struct why *why)
+{
+    assert(strlen(export) < NAME_MAX_BYTES);
+    int fd = connect_to(address, timeout_ms, why);
+    if (fd < 0)
+        return -1;
+    int err = nbd_go(fd, export, why);
+    if (!err) {
+        /* NBD_CMD_DISC, so that the server need not wonder. */
+        struct { uint32_t magic; uint16_t flags, type; uint64_t cookie, offset; uint32_t len; } __attribute__((packed))
+        disc = { .magic = htobe32(0x25609513), .type = htobe16(2) };
+        struct why ignored;
+        if (send_all(fd, &disc, sizeof disc, &ignored) < 0)
+            err = 0; /* GO succeeded, that is what was asked */
+    }
+    close(fd);
+    return err;
+}
+
+static void percent_encode(const char *s, char *buf, size_t cap)
+{
+    size_t n = 0;
+    for (; *s && n + 4 < cap; s++) {
+        unsigned char c = (unsigned char)*s;
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("/-._~", c))
+            buf[n++] = (char)c;
+        else
+            n += (size_t)snprintf(buf + n, cap - n, "%%%02X", c);
+    }
+    buf[n] = '\0';
+}
+
+void nbd_uri(const char *address, const char *export, char *buf, size_t cap)
+{
+    char name[3 * NAME_MAX_BYTES + 4], path[3 * 128 + 4];
+    percent_encode(export, name, sizeof name);
+    if (strncmp(address, "unix:", 5) == 0) {
+        percent_encode(address + 5, path, sizeof path);
+        snprintf(buf, cap, "nbd+unix:///%s?socket=%s", name, path);
+    } else {
+        snprintf(buf, cap, "nbd://%s/%s", address, name);
+    }
+}

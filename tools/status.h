@@ -1,0 +1,49 @@
+/* Asking the daemons how they are, and saying it to people.
+ *
+ * What a daemon says of itself is shown as its own word; what follows from comparing them (how far behind, how much redundancy is left) is worked out here. Keys that a
+ * daemon does not send are left out, never guessed. */
+#ifndef QBD_TOOLS_STATUS_H
+#define QBD_TOOLS_STATUS_H
+
+#include "tools/client.h"
+#include "tools/cluster_dir.h"
+
+/* One replica's part in one volume. */
+struct replica_view {
+    const struct replica_config *config;
+    struct process process; /* known for a local cluster only */
+    bool local;
+    json_t *status; /* what it says, or NULL */
+    json_t *group;  /* of status: its entry of the volume's group, borrowed, or NULL */
+    struct why why; /* no status: why */
+};
+
+struct volume_view {
+    const struct volume_config *config;
+    uint32_t n_up_to_date;
+    uint64_t commit; /* the highest that any replica knows */
+    const char *holder; /* "" : nobody */
+    int64_t lease_ms;
+};
+
+/* d: NULL for a cluster that is not local. Unpaused local processes and all remote ones are asked. */
+void replica_view_take(struct replica_view *r, const struct cluster_config *conf, const struct replica_config *config, const struct cluster_dir *d, uint64_t group);
+void replica_view_drop(struct replica_view *r);
+/* A word or few: "up to date", "stopped", "lost its data", "not a member", "paused", "unreachable". */
+const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d);
+bool replica_view_up_to_date(const struct replica_view *r);
+/* Slots it lacks of `commit`; -1 when unknown. */
+int64_t replica_view_behind(const struct replica_view *r, uint64_t commit);
+int64_t replica_view_position(const struct replica_view *r); /* durable through; -1 when unknown */
+
+void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct cluster_config *conf, const struct replica_view *replicas);
+/* "3 of 3 replicas up to date; any 1 may fail" */
+void volume_view_redundancy(const struct volume_view *v, char *buf, size_t cap);
+
+int64_t json_number_or(json_t *o, const char *key, int64_t otherwise);
+const char *json_text_or(json_t *o, const char *key, const char *otherwise);
+
+/* A table of plain aligned columns; rows are n cells each. */
+void print_table(const char *const *headings, unsigned n_columns, char *const *cells, unsigned n_rows);
+
+#endif
