@@ -1,0 +1,224 @@
+/* The volume session's insides, shared by volume*.c alone.
+ *
+ * A volume is a row of groups (one for now: S = 1); each group has its proposer, the writes on their way into its log and the reads on their way to its replicas. All groups share the links,
+ * one per replica; messages find their group by its id.
+ *
+ * Life of a write: a request is cut into ops, one entry each. An op takes the lock of its blocks (LOCK), a sub-block op then reads its block (READ) and merges, the op waits in order for a
+ * slot (QUEUED), and for its slot to be chosen (INFLIGHT). The request is answered when its last op is done.
+ *
+ * What always holds:
+ *  - `inflight` is in ascending order of slots; every op in it has its entry in the proposer's ring.
+ *  - queue and inflight together hold the entries of any one block in the order in which they will take effect (an op is queued only with its lock held, and slots are assigned in the queue's order).
+ *  - an op whose request was answered early (request == NULL) is INFLIGHT: what has a slot is never withdrawn (P10), and it keeps its lock until it is chosen.
+ *  - events only note what happened; volume_pump() acts. So no step of the proposer happens inside another, and no callback of a request inside a loop over requests. */
+#ifndef QBD_NBDSERVER_VOLUME_INTERNAL_H
+#define QBD_NBDSERVER_VOLUME_INTERNAL_H
+
+#include <errno.h>
+
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "consensus/proposer.h"
+#include "nbdserver/block_lock.h"
+#include "nbdserver/replica_link.h"
+#include "nbdserver/volume.h"
+
+#define VOLUME_GROUPS_MAX 1u       /* stripes; more come with striping (P6: serve when ALL groups' session starts are chosen) */
+#define VOLUME_RING_SLOTS_MIN 1024u
+#define VOLUME_RING_SLOTS_MAX 65536u
+#define VOLUME_TICK_BUSY_NS (20 * NS_PER_MS) /* while not serving */
+
+#define READ_ATTEMPTS_MAX 4096u     /* READs under way, to all replicas together, those that nobody waits for included */
+#define READ_PER_LINK_MAX 1024u     /* ... to one replica */
+#define READ_HEDGE_MIN_NS (2 * NS_PER_MS)
+#define READ_HEDGE_UNKNOWN_NS (10 * NS_PER_MS) /* for a replica not measured yet */
+#define READ_RETRY_MIN_NS (2 * NS_PER_MS)
+#define READ_RETRY_MAX_NS (100 * NS_PER_MS)
+#define READ_TIMER_GRAIN_NS (500u * 1000u)
+
+static_assert(READ_PER_LINK_MAX < READ_ATTEMPTS_MAX, "one replica that hangs does not use up all attempts");
+static_assert(MEMBERS_MAX <= 32, "replicas of a volume fit a bit mask");
+
+struct volume_read;
+
+/* One READ sent to one replica. It outlives its read when another replica was faster. */
+struct read_attempt {
+    struct list link; /* in the replica's outstanding ones (oldest first), or in the free list */
+    struct volume_read *read; /* NULL: nobody waits for it any more */
+    uint64_t sent_ns;
+    uint32_t replica;
+    uint32_t generation; /* with the index, the cookie: a stale answer finds nothing */
+    bool in_use, large;
+};
+
+/* What is known of a replica's answers, by size: 1 MiB takes longer than 4 KiB, which says nothing about its health. */
+struct read_latency {
+    uint64_t mean_ns, deviation_ns, sampled_ns; /* mean 0: none yet */
+};
+
+struct read_replica {
+    struct list outstanding; /* struct read_attempt */
+    uint32_t n_outstanding;
+    struct read_latency latency[2]; /* small, large */
+    uint64_t answers, bad, hedged;
+};
+
+/* Blocks wanted from any replica. Embedded in its owner. */
+struct volume_read {
+    struct list link; /* in the group's reads_waiting, reads_retry or reads_active */
+    struct volume_group *group;
+    uint64_t block;
+    uint32_t nblocks;
+    void (*done)(struct volume_read *read, int error); /* error 0: buf holds the blocks (reference the owner's), or is NULL: all zero. Else EIO. */
+    struct buf *buf;
+    /* volume_read.c's own */
+    uint32_t tried, bad; /* replicas, as bits; bad: they said BAD (or their answer was) for the range being asked for in this round */
+    uint32_t n_attempts;
+    struct read_attempt *attempt[MEMBERS_MAX];
+    uint64_t hedge_at_ns, retry_at_ns, retry_delay_ns;
+    bool active;
+    bool by_block; /* every replica has some bad block in the range: block by block each may be had from another */
+    uint32_t at;   /* by_block: the one being read */
+};
+
+enum op_state { OP_LOCK, OP_READ, OP_QUEUED, OP_INFLIGHT };
+
+/* One entry's way into the log, or one piece of a READ. */
+struct volume_op {
+    struct list link;       /* granted, queue, unplaced or inflight */
+    struct list of_request; /* in its request's ops */
+    struct export_request *request; /* NULL: answered already */
+    struct volume_group *group;
+    enum op_state state;
+    enum entry_kind kind; /* 0: a READ's piece */
+    uint32_t piece;
+    uint64_t block;
+    uint32_t nblocks;
+    struct buf *payload; /* WRITE: own reference until the entry has it */
+    uint32_t payload_off;
+    bool sub_block;
+    uint32_t sub_off, sub_len; /* sub-block: the bytes of the block that change ... */
+    const uint8_t *sub_data;   /* ... to these, in the request's payload; NULL: to zeroes */
+    struct entry *entry;       /* QUEUED: a reference, NULL until it is tried first; INFLIGHT: the proposer's, for comparison only */
+    uint64_t slot;
+    struct block_lock lock;
+    struct volume_read read;
+};
+
+struct op_chunk {
+    struct op_chunk *next;
+    struct volume_op op[];
+};
+
+/* In export_request.scratch. */
+struct request_state {
+    struct list ops;
+    uint64_t submitted_ns;
+};
+static_assert(sizeof(struct request_state) <= sizeof(((struct export_request *)0)->scratch), "request_state fits the request's scratch");
+
+static inline struct request_state *request_state(struct export_request *r)
+{
+    return (struct request_state *)r->scratch;
+}
+
+struct volume_group {
+    struct volume *volume;
+    uint64_t id;
+    struct proposer *proposer;
+    struct proposer_slot *ring;
+    uint32_t ring_slots;
+    struct proposer_sink sink;
+    /* noted by the sink, acted upon by the pump */
+    uint64_t chosen;       /* highest that the sink told */
+    uint32_t disconnect;   /* links, as bits */
+    bool want_session, state_changed;
+    /* writes */
+    struct block_locks locks;
+    struct list granted;  /* got their lock */
+    struct list queue;    /* want a slot, in order */
+    struct list unplaced; /* P7: had one that the new log does not hold; they go before the queue */
+    struct list inflight;
+    bool no_space; /* said in the log */
+    /* reads */
+    struct list reads_waiting; /* for the lease */
+    struct list reads_retry;   /* for a replica: until retry_at_ns */
+    struct list reads_active;
+    struct read_replica replica[MEMBERS_MAX];
+    struct read_attempt *attempts;
+    struct list attempts_free;
+    struct timer read_timer;
+    uint64_t read_timer_ns; /* 0: not set */
+    uint64_t reads, hedges, read_retries, writes;
+};
+
+struct volume {
+    struct reactor *reactor;
+    struct volume_options options;
+    struct volume_callbacks cb;
+    const struct volume_config *config;
+    char name[NAME_MAX_BYTES];
+    char frontend_name[NAME_MAX_BYTES];
+    struct export export;
+    struct uuid proposer_id;
+    uint64_t lease_ns, beat_ns;
+    uint64_t random_state;
+    uint32_t n_links;
+    struct replica_link link[MEMBERS_MAX];
+    uint32_t n_groups;
+    struct volume_group group[VOLUME_GROUPS_MAX];
+    struct list requests; /* not answered, in the order of arrival */
+    uint64_t n_requests;
+    struct list ops_free;
+    struct op_chunk *op_chunks; /* all the ops' memory */
+    struct timer tick;
+    bool pumping, pump_again;
+    bool fencing; /* failing everything: requests that come in between belong to the old attachment */
+    bool closing;
+    uint32_t links_open; /* closing: links not stopped yet */
+    void (*close_done)(void *user);
+    void *close_user;
+    bool served; /* since the session began */
+    uint64_t sessions, requests_failed;
+};
+
+/* ---- volume.c ---- */
+uint64_t volume_random(struct volume *v);
+/* Acts upon everything that was noted, until nothing is left. Inside itself it only notes that there is more. */
+void volume_pump(struct volume *v);
+/* Submits for a slot; deals with the proposer's effects. */
+MUST_USE int group_propose(struct volume_group *g, struct entry *e);
+/* Answers a request: takes it off the list and calls done. No op refers to it any more. */
+void request_done(struct export_request *r, struct volume *v);
+
+/* ---- volume_write.c ---- */
+struct volume_op *op_new(struct volume *v, struct volume_group *g, struct export_request *r);
+/* The op is over: out of its lists, lock and references given up. Its request is answered with the last one. */
+void op_finish(struct volume *v, struct volume_op *op, int error);
+void write_submit(struct volume *v, struct export_request *r);
+/* Ops whose lock was granted go on; ops in the queue get slots. */
+void write_pump(struct volume_group *g);
+/* Slots <= g->chosen are chosen: their ops are done. */
+void write_chosen(struct volume_group *g);
+/* P7: the entry of an op in flight is not in the new log. Its reference is the op's again. */
+void write_unplaced(struct volume_group *g, struct entry *e);
+/* Drops the request's ops that have no slot yet; it is answered with this error when the others are done, at once if there are none. */
+void request_refuse(struct volume *v, struct export_request *r, int error);
+/* Answers the request now; what has a slot goes on without it. */
+void request_fail(struct volume *v, struct export_request *r, int error);
+
+/* ---- volume_read.c ---- */
+void read_init(struct volume_group *g);
+void read_submit(struct volume *v, struct export_request *r);
+/* Begins; read->done is called later, from a message or timer, never from inside. */
+void volume_read_start(struct volume_group *g, struct volume_read *read, uint64_t block, uint32_t nblocks, void (*done)(struct volume_read *, int));
+/* Forgets it; done is not called, late answers are dropped. */
+void volume_read_cancel(struct volume_read *read);
+void read_pump(struct volume_group *g);
+void read_timer_fn(struct timer *t);
+void read_link_down(struct volume_group *g, uint32_t replica);
+/* A DATA, or a NACK that answers a READ. Returns what is wrong with it, if it violates the protocol, else NULL. */
+const char *read_answer(struct volume_group *g, uint32_t replica, const struct msg *m, struct buf *payload);
+struct buf *read_payload_buf(struct volume_group *g, uint32_t replica, const struct msg *m, uint32_t len);
+
+#endif
