@@ -1,0 +1,426 @@
+#include "tests/sim/cluster/cluster.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "replica/replica_internal.h"
+#include "replica/superblock.h"
+
+#define META_PAGES 256u
+#define NODE_ARENA_BYTES (256 * SIM_MIB)
+
+void cluster_fail(struct cluster *c, const char *fmt, ...)
+{
+    if (c->broken)
+        return; /* the first is the cause */
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(c->broken_text, sizeof c->broken_text, fmt, ap);
+    va_end(ap);
+    c->broken = c->broken_text;
+}
+
+static void make_uuid(struct uuid *u, uint64_t a, uint64_t b)
+{
+    memcpy(u->b, &a, 8);
+    memcpy(u->b + 8, &b, 8);
+}
+
+/* ---- disks ---- */
+
+static struct dev *open_disk(struct node *n, const char *name)
+{
+    struct sim_disk *d = sim_dir_find(n->dir, name);
+    struct dev *dev;
+    assert(d);
+    int err = sim_dev_open(n->reactor, d, &dev);
+    assert(err == 0);
+    return dev;
+}
+
+static void open_devices(struct node *n, const struct superblock *sb, struct store_devices *ret)
+{
+    static struct dev *extents[4096];
+    *ret = (struct store_devices){.dir = sim_dir_open(n->reactor, n->dir),
+                                  .superblock = open_disk(n, "superblock"),
+                                  .wal = open_disk(n, "wal"),
+                                  .meta = open_disk(n, "meta"),
+                                  .extents = extents,
+                                  .n_extents = sb->n_extents};
+    for (uint32_t i = 0; i < sb->n_extents; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "extents/%05u", i);
+        extents[i] = open_disk(n, name);
+    }
+}
+
+static void on_formatted(void *user, int err)
+{
+    struct node *n = user;
+    if (err)
+        cluster_fail(n->cluster, "%s: format failed: %s", n->host, strerror(-err));
+    n->ready = true;
+}
+
+static bool is_ready(void *user)
+{
+    return ((struct node *)user)->ready;
+}
+
+static void format_node(struct node *n)
+{
+    struct cluster *c = n->cluster;
+    struct superblock sb = {.cluster = c->config.id,
+                            .identity = c->config.replicas[n->index].identity,
+                            .generation = 1,
+                            .shard_count = 1,
+                            .n_extents = 1,
+                            .wal_bytes = c->wal_bytes,
+                            .extent_bytes = c->extent_bytes,
+                            .meta_pages = META_PAGES};
+    memcpy(sb.name, c->config.replicas[n->index].name, sizeof sb.name);
+    for (unsigned i = 0; i < sizeof sb.salt; i++)
+        sb.salt[i] = (uint8_t)sim_rand(c->world);
+    n->dir = sim_dir_new(c->world, n->host, 1024 * SIM_MIB);
+    sim_disk_new(c->world, n->dir, "superblock", SUPERBLOCK_BYTES);
+    sim_disk_new(c->world, n->dir, "wal", c->wal_bytes);
+    sim_disk_new(c->world, n->dir, "meta", (2 + 2 * META_PAGES) * (uint64_t)BLOCK_SIZE);
+    sim_disk_new(c->world, n->dir, "extents/00000", c->extent_bytes);
+    n->reactor = sim_reactor_new(c->world, n->host, NODE_ARENA_BYTES);
+    struct store_devices d;
+    open_devices(n, &sb, &d);
+    store_format(sim_reactor_io(n->reactor), &d, &sb, on_formatted, n);
+    sim_run_until(c->world, is_ready, n, 60 * NS_PER_S);
+    assert(n->ready);
+    n->ready = false;
+    sim_reactor_crash(n->reactor, SIM_POWER); /* what format says is done is durable */
+    n->reactor = NULL;
+}
+
+/* ---- replicas ---- */
+
+static void on_ready(void *user, int err, const char *why)
+{
+    struct node *n = user;
+    if (err)
+        cluster_fail(n->cluster, "%s can't serve after its restart: %s (%s)", n->host, why ? why : "?", strerror(-err));
+    n->ready = !err;
+}
+
+static void on_fatal(void *user, int err, const char *what)
+{
+    struct node *n = user;
+    n->cluster->count.fatal++;
+    cluster_fail(n->cluster, "%s: fatal: %s: %s", n->host, what, strerror(-err));
+}
+
+void cluster_start_node(struct node *n)
+{
+    struct cluster *c = n->cluster;
+    assert(!n->reactor);
+    n->restart_planned = false;
+    n->starts++;
+    c->count.restarts++;
+    n->reactor = sim_reactor_new(c->world, n->host, NODE_ARENA_BYTES);
+    static uint8_t image[SUPERBLOCK_BYTES];
+    struct superblock sb;
+    sim_disk_peek(sim_dir_find(n->dir, "superblock"), 0, image, sizeof image);
+    const char *wrong = superblock_pick(image, &sb);
+    if (wrong) {
+        cluster_fail(c, "%s: superblock: %s", n->host, wrong);
+        return;
+    }
+    struct replica_options o = {
+        .config = &c->config,
+        .superblock = &sb,
+        .listen_address = c->config.replicas[n->index].address,
+        .store = {.overlay_bytes = 4 * SIM_MIB, .leaf_cache_bytes = SIM_MIB, .checkpoint_idle_ns = 3 * NS_PER_S, .write_back_depth = 8},
+    };
+    open_devices(n, &sb, &o.devices);
+    struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = n};
+    int err = replica_open(sim_reactor_io(n->reactor), &o, &cb, &n->replica);
+    if (err)
+        cluster_fail(c, "%s: can't start: %s", n->host, strerror(-err));
+}
+
+void cluster_crash_node(struct node *n, enum sim_crash how)
+{
+    struct cluster *c = n->cluster;
+    if (!n->reactor)
+        return;
+    *(how == SIM_KILL ? &c->count.kills : &c->count.power_cuts) += 1;
+    sim_reactor_crash(n->reactor, how);
+    sim_bury(n->replica);
+    n->reactor = NULL;
+    n->replica = NULL;
+    n->ready = n->paused = false;
+}
+
+/* ---- front ends ---- */
+
+static void on_state(void *user, struct volume *v)
+{
+    struct frontend *f = user;
+    if (volume_export(v)->attached && !f->session) {
+        f->session = ++f->cluster->n_sessions;
+        f->cluster->count.attached++;
+    }
+}
+
+static void end_session(struct frontend *f)
+{
+    struct cluster *c = f->cluster;
+    if (f->session && c->on_session_ended)
+        c->on_session_ended(c->user, f->session);
+    f->session = 0;
+}
+
+static void on_fenced(void *user, struct volume *v)
+{
+    struct frontend *f = user;
+    (void)v;
+    f->cluster->count.fenced++;
+    end_session(f);
+}
+
+void cluster_start_frontend(struct frontend *f)
+{
+    struct cluster *c = f->cluster;
+    assert(!f->reactor);
+    f->restart_planned = false;
+    f->reactor = sim_reactor_new(c->world, f->host, 512 * SIM_MIB);
+    struct volume_options o = {.config = &c->config, .volume_name = "vol0", .frontend_name = f->host, .retain_bytes = 4 * SIM_MIB};
+    struct volume_callbacks cb = {.on_state = on_state, .on_fenced = on_fenced, .user = f};
+    int err = volume_open(sim_reactor_io(f->reactor), &o, &cb, &f->volume);
+    if (err)
+        cluster_fail(c, "%s: can't open the volume: %s", f->host, strerror(-err));
+}
+
+void cluster_crash_frontend(struct frontend *f)
+{
+    struct cluster *c = f->cluster;
+    if (!f->reactor)
+        return;
+    c->count.frontend_kills++;
+    sim_reactor_crash(f->reactor, SIM_KILL);
+    sim_bury(f->volume);
+    f->reactor = NULL;
+    f->volume = NULL;
+    f->paused = false;
+    end_session(f);
+    if (c->on_frontend_dead)
+        c->on_frontend_dead(c->user, f);
+}
+
+struct frontend *cluster_serving(struct cluster *c, uint64_t random)
+{
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        struct frontend *f = &c->frontend[(random + i) % SIM_FRONTENDS];
+        if (f->reactor && f->session && volume_export(f->volume)->attached)
+            return f;
+    }
+    return NULL;
+}
+
+/* ---- the cluster ---- */
+
+static void make_config(struct cluster *c)
+{
+    struct cluster_config *cfg = &c->config;
+    make_uuid(&cfg->id, 0xc1, c->seed);
+    cfg->lease_ms = 2000;
+    cfg->n_replicas = SIM_REPLICAS;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        struct replica_config *r = &cfg->replicas[i];
+        snprintf(r->name, sizeof r->name, "replica-%u", i + 1);
+        snprintf(r->address, sizeof r->address, "unix:r%u", i + 1);
+        make_uuid(&r->identity, 0xd1 + i, c->seed);
+    }
+    cfg->n_volumes = 1;
+    struct volume_config *v = &cfg->volumes[0];
+    strcpy(v->name, "vol0");
+    v->group = SIM_GROUP;
+    v->size_bytes = c->volume_bytes;
+    v->n_replicas = SIM_REPLICAS;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        v->replica[i] = i;
+}
+
+/* As `qbd local start` does with CREATE: straight to each replica. */
+struct creator {
+    struct cluster *cluster;
+    struct wire_peer peer[SIM_REPLICAS];
+    unsigned created;
+};
+
+static void creator_open(struct wire_peer *p)
+{
+    struct creator *cr = p->user;
+    struct msg m = {.type = MSG_HELLO, .u.hello = {.version = WIRE_VERSION, .role = ROLE_TOOL, .cluster = cr->cluster->config.id}};
+    strcpy(m.u.hello.name, "creator");
+    wire_peer_send(p, &m);
+}
+
+static void creator_msg(struct wire_peer *p, const struct msg *m, struct buf *payload)
+{
+    struct creator *cr = p->user;
+    struct cluster *c = cr->cluster;
+    unsigned i = (unsigned)(p - cr->peer);
+    (void)payload;
+    if (m->type == MSG_HELLO) {
+        struct msg create = {.type = MSG_CREATE, .group = SIM_GROUP, .target = c->config.replicas[i].identity};
+        create.u.create.size_blocks = c->volume_bytes / BLOCK_SIZE;
+        create.u.create.membership.n_voters = SIM_REPLICAS;
+        for (unsigned k = 0; k < SIM_REPLICAS; k++)
+            create.u.create.membership.voter[k] = c->config.replicas[k].identity;
+        wire_peer_send(p, &create);
+    } else if (m->type == MSG_CREATED && m->u.created.error == 0) {
+        cr->created++;
+    } else {
+        cluster_fail(c, "creating the group on replica %u failed", i + 1);
+    }
+}
+
+static void creator_closed(struct wire_peer *p, int err, const char *reason)
+{
+    (void)p;
+    (void)err;
+    (void)reason;
+}
+
+static const struct wire_handler creator_handler = {.on_open = creator_open, .on_msg = creator_msg, .on_closed = creator_closed};
+
+static bool all_created(void *user)
+{
+    return ((struct creator *)user)->created == SIM_REPLICAS;
+}
+
+static void create_group(struct cluster *c)
+{
+    struct sim_reactor *r = sim_reactor_new(c->world, "tool", 16 * SIM_MIB);
+    struct creator cr = {.cluster = c};
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        int err = wire_peer_connect(&cr.peer[i], sim_reactor_io(r), c->config.replicas[i].address, &creator_handler, &cr);
+        assert(err == 0);
+    }
+    if (!sim_run_until(c->world, all_created, &cr, 60 * NS_PER_S))
+        cluster_fail(c, "the group was not created within a minute");
+    sim_reactor_crash(r, SIM_KILL);
+}
+
+struct cluster *cluster_new(struct sim_world *w, uint64_t seed, uint64_t volume_bytes)
+{
+    struct cluster *c = calloc(1, sizeof *c);
+    c->world = w;
+    c->seed = seed;
+    c->volume_bytes = volume_bytes;
+    c->wal_bytes = 24 * SIM_MIB + (seed % 3) * 8 * SIM_MIB;
+    c->extent_bytes = 16 * SIM_MIB;
+    make_config(c);
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        struct node *n = &c->node[i];
+        n->cluster = c;
+        n->index = i;
+        snprintf(n->host, sizeof n->host, "r%u", i + 1);
+        format_node(n);
+        cluster_start_node(n);
+        if (!sim_run_until(w, is_ready, n, 60 * NS_PER_S))
+            cluster_fail(c, "%s was not ready within a minute", n->host);
+        if (c->broken)
+            return c;
+    }
+    create_group(c);
+    for (unsigned i = 0; i < SIM_FRONTENDS && !c->broken; i++) {
+        struct frontend *f = &c->frontend[i];
+        f->cluster = c;
+        f->index = i;
+        snprintf(f->host, sizeof f->host, "fe%u", i + 1);
+        cluster_start_frontend(f);
+    }
+    return c;
+}
+
+void cluster_free(struct cluster *c)
+{
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        cluster_crash_node(&c->node[i], SIM_KILL);
+    c->on_session_ended = NULL;
+    c->on_frontend_dead = NULL;
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        cluster_crash_frontend(&c->frontend[i]);
+    free(c);
+}
+
+/* ---- replicas against each other ---- */
+
+bool cluster_is_level(struct cluster *c)
+{
+    uint64_t applied = 0;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        struct node *n = &c->node[i];
+        if (!n->ready)
+            return false;
+        struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
+        uint64_t a = store_applied(n->replica->store, SIM_GROUP);
+        if (!g || a != g->acceptor.commit || paxos_log_last(&g->acceptor.log).slot != a || (i > 0 && a != applied))
+            return false;
+        applied = a;
+    }
+    return true;
+}
+
+struct image {
+    struct store_read read;
+    bool done;
+};
+
+static void on_image(struct store_read *r)
+{
+    container_of(r, struct image, read)->done = true;
+}
+
+static bool image_done(void *user)
+{
+    return ((struct image *)user)->done;
+}
+
+static const char *read_image(struct cluster *c, struct node *n, uint64_t block, uint32_t nblocks, struct image *im)
+{
+    *im = (struct image){.read = {.group = SIM_GROUP, .block = block, .nblocks = nblocks, .fn = on_image}};
+    store_read(n->replica->store, &im->read);
+    if (!sim_run_until(c->world, image_done, im, 60 * NS_PER_S))
+        return "a store did not answer a read within a minute";
+    return im->read.err ? "a store could not read a block" : NULL;
+}
+
+const char *cluster_compare_replicas(struct cluster *c)
+{
+    static char text[160];
+    for (uint64_t block = 0; block < c->volume_bytes / BLOCK_SIZE; block += ENTRY_MAX_BLOCKS) {
+        uint64_t left = c->volume_bytes / BLOCK_SIZE - block;
+        uint32_t n = left < ENTRY_MAX_BLOCKS ? (uint32_t)left : ENTRY_MAX_BLOCKS;
+        static struct image im[SIM_REPLICAS];
+        for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+            const char *wrong = read_image(c, &c->node[i], block, n, &im[i]);
+            if (wrong)
+                return wrong;
+        }
+        for (unsigned i = 1; i < SIM_REPLICAS; i++) {
+            for (uint32_t b = 0; b < n; b++) {
+                bool z0 = im[0].read.zero[b / 64] >> (b % 64) & 1, zi = im[i].read.zero[b / 64] >> (b % 64) & 1;
+                uint32_t c0 = z0 ? CRC32C_ZERO_BLOCK : im[0].read.crc[b], ci = zi ? CRC32C_ZERO_BLOCK : im[i].read.crc[b];
+                if (c0 != ci || im[0].read.applied != im[i].read.applied) {
+                    snprintf(text, sizeof text, "block %llu differs: replica 1 has %08x at slot %llu, replica %u has %08x at slot %llu",
+                             (unsigned long long)(block + b), c0, (unsigned long long)im[0].read.applied, i + 1, ci,
+                             (unsigned long long)im[i].read.applied);
+                    return text;
+                }
+            }
+        }
+        for (unsigned i = 0; i < SIM_REPLICAS; i++)
+            buf_unref(im[i].read.buf);
+    }
+    return NULL;
+}

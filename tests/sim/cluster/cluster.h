@@ -1,0 +1,79 @@
+/* A whole cluster in one world: three replicas with their disks, front ends, faults. The object code is the daemons'; only main() and the kernel are missing. */
+#ifndef QBD_TESTS_SIM_CLUSTER_CLUSTER_H
+#define QBD_TESTS_SIM_CLUSTER_CLUSTER_H
+
+#include "base/config.h"
+#include "nbdserver/export.h"
+#include "nbdserver/volume.h"
+#include "replica/replica.h"
+#include "tests/sim/simio.h"
+
+#define SIM_REPLICAS 3
+#define SIM_FRONTENDS 2
+#define SIM_GROUP 1
+#define SIM_MIB (UINT64_C(1) << 20)
+
+struct cluster;
+
+/* One replica's host: its directory and disks live on, processes come and go. */
+struct node {
+    struct cluster *cluster;
+    unsigned index;
+    char host[16];
+    struct sim_dir *dir;
+    struct sim_reactor *reactor; /* NULL: down */
+    struct replica *replica;
+    bool ready, paused;
+    bool restart_planned;
+    unsigned starts;
+};
+
+struct frontend {
+    struct cluster *cluster;
+    unsigned index;
+    char host[16];
+    struct sim_reactor *reactor;
+    struct volume *volume;
+    uint32_t session; /* 0: not attached since its start or fencing */
+    bool paused;
+    bool restart_planned;
+};
+
+struct cluster {
+    struct sim_world *world;
+    uint64_t seed;
+    struct cluster_config config;
+    struct node node[SIM_REPLICAS];
+    struct frontend frontend[SIM_FRONTENDS];
+    uint32_t n_sessions;
+    uint64_t volume_bytes;
+    uint64_t wal_bytes, extent_bytes;
+    const char *broken; /* what must not happen, happened */
+    char broken_text[512];
+    /* called when a session of this number ended (fenced or dead), when a front end died with requests in flight */
+    void (*on_session_ended)(void *user, uint32_t session);
+    void (*on_frontend_dead)(void *user, struct frontend *f);
+    void *user;
+    /* how often what was done */
+    struct {
+        uint64_t kills, power_cuts, restarts, frontend_kills, fenced, attached, pauses, cuts, resets, rot, fatal;
+    } count;
+};
+
+/* Formats the disks, starts the replicas, creates the group, starts the front ends. */
+struct cluster *cluster_new(struct sim_world *w, uint64_t seed, uint64_t volume_bytes);
+void cluster_free(struct cluster *c);
+
+void cluster_start_node(struct node *n);
+void cluster_crash_node(struct node *n, enum sim_crash how);
+void cluster_start_frontend(struct frontend *f);
+void cluster_crash_frontend(struct frontend *f);
+void cluster_fail(struct cluster *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* A front end that serves now, or NULL. Starts looking at a random one. */
+struct frontend *cluster_serving(struct cluster *c, uint64_t random);
+/* All replicas up and applied to the same slot. */
+bool cluster_is_level(struct cluster *c);
+/* NULL, or how two replicas at equal slots differ (reads every block of each). */
+const char *cluster_compare_replicas(struct cluster *c);
+
+#endif

@@ -1,0 +1,266 @@
+#include "tests/sim/cluster/history.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define NEVER UINT64_MAX
+#define SESSIONS_MAX 4096u
+
+struct write {
+    uint64_t invoked, answered; /* NEVER: not answered */
+    uint32_t session;
+    uint32_t first, n;
+    bool zero;
+};
+
+/* What one read saw in one cell. */
+struct seen {
+    uint64_t invoked, answered;
+    uint64_t value;
+};
+
+struct cell {
+    struct seen *seen;
+    uint32_t n_seen, cap_seen;
+    uint32_t *write;
+    uint32_t n_writes, cap_writes;
+};
+
+struct history {
+    struct cell *cell;
+    uint32_t n_cells;
+    struct write *write; /* [0] is the initial zeroing */
+    uint32_t n_writes, cap_writes;
+    uint64_t n_reads;
+    bool ended[SESSIONS_MAX];
+    uint64_t first_answer[SESSIONS_MAX]; /* NEVER: none yet */
+    uint32_t n_sessions;
+    char text[256];
+};
+
+static void *grow(void *p, uint32_t n, uint32_t *cap, size_t size)
+{
+    if (n < *cap)
+        return p;
+    *cap = *cap ? *cap * 2 : 16;
+    p = realloc(p, *cap * size);
+    if (!p)
+        abort();
+    return p;
+}
+
+struct history *history_new(uint32_t n_cells)
+{
+    struct history *h = calloc(1, sizeof *h);
+    h->cell = calloc(n_cells, sizeof *h->cell);
+    h->n_cells = n_cells;
+    for (uint32_t i = 0; i < SESSIONS_MAX; i++)
+        h->first_answer[i] = NEVER;
+    uint32_t w = history_write(h, 0, 0, 0, n_cells, true);
+    h->write[w].answered = 0;
+    return h;
+}
+
+void history_free(struct history *h)
+{
+    for (uint32_t i = 0; i < h->n_cells; i++) {
+        free(h->cell[i].seen);
+        free(h->cell[i].write);
+    }
+    free(h->cell);
+    free(h->write);
+    free(h);
+}
+
+uint32_t history_write(struct history *h, uint64_t now, uint32_t session, uint32_t first, uint32_t n, bool zero)
+{
+    assert(first + n <= h->n_cells && session < SESSIONS_MAX);
+    h->write = grow(h->write, h->n_writes, &h->cap_writes, sizeof *h->write);
+    uint32_t id = h->n_writes++;
+    h->write[id] = (struct write){.invoked = now, .answered = NEVER, .session = session, .first = first, .n = n, .zero = zero};
+    for (uint32_t i = first; i < first + n; i++) {
+        struct cell *c = &h->cell[i];
+        c->write = grow(c->write, c->n_writes, &c->cap_writes, sizeof *c->write);
+        c->write[c->n_writes++] = id;
+    }
+    return id;
+}
+
+static void note_answer(struct history *h, uint64_t now, uint32_t session)
+{
+    if (now < h->first_answer[session])
+        h->first_answer[session] = now;
+    if (session >= h->n_sessions)
+        h->n_sessions = session + 1;
+}
+
+void history_written(struct history *h, uint64_t now, uint32_t write)
+{
+    h->write[write].answered = now;
+    note_answer(h, now, h->write[write].session);
+}
+
+void history_read(struct history *h, uint64_t began, uint64_t now, uint32_t session, uint32_t first, uint32_t n, const uint64_t *value)
+{
+    assert(first + n <= h->n_cells);
+    note_answer(h, now, session);
+    h->n_reads++;
+    for (uint32_t i = 0; i < n; i++) {
+        struct cell *c = &h->cell[first + i];
+        c->seen = grow(c->seen, c->n_seen, &c->cap_seen, sizeof *c->seen);
+        c->seen[c->n_seen++] = (struct seen){.invoked = began, .answered = now, .value = value[i]};
+    }
+}
+
+void history_session_ended(struct history *h, uint32_t session)
+{
+    h->ended[session] = true;
+}
+
+/* When a write must have had its effect, if it ever had one. */
+static uint64_t deadline(const struct history *h, const struct write *w)
+{
+    if (w->answered != NEVER || !h->ended[w->session])
+        return w->answered;
+    for (uint32_t s = w->session + 1; s < h->n_sessions; s++)
+        if (h->first_answer[s] != NEVER)
+            return h->first_answer[s];
+    return NEVER;
+}
+
+/* A cluster's zone: low = earliest response, high = latest invocation. Forward when low < high. */
+struct zone {
+    uint64_t low, high;
+    uint32_t write;
+    bool read; /* somebody saw it */
+};
+
+static int by_low(const void *a, const void *b)
+{
+    const struct zone *x = a, *y = b;
+    uint64_t lx = x->low < x->high ? x->low : x->high, ly = y->low < y->high ? y->low : y->high;
+    return lx < ly ? -1 : lx > ly;
+}
+
+static const char *violation(struct history *h, uint32_t cell, const char *what, const struct zone *a, const struct zone *b)
+{
+    const struct write *wa = &h->write[a->write], *wb = b ? &h->write[b->write] : NULL;
+    snprintf(h->text, sizeof h->text, "cell %u: %s: write %u [%llu, %lld] session %u%s%u [%llu, %lld] session %u", cell, what, a->write,
+             (unsigned long long)wa->invoked, (long long)wa->answered, wa->session, b ? " and write " : " / ", b ? b->write : 0,
+             (unsigned long long)(wb ? wb->invoked : 0), (long long)(wb ? wb->answered : 0), wb ? wb->session : 0);
+    return h->text;
+}
+
+/* The one zeroing write that a read of zeroes can have seen: -1 none, -2 several. */
+static int64_t zeroing_of(const struct history *h, const struct cell *c, const struct seen *s)
+{
+    int64_t found = -1;
+    for (uint32_t i = 0; i < c->n_writes; i++) {
+        const struct write *z = &h->write[c->write[i]];
+        if (!z->zero || z->invoked > s->answered)
+            continue;
+        bool superseded = false; /* by any write that began after it was answered, and was answered before the read began */
+        for (uint32_t k = 0; k < c->n_writes && !superseded; k++) {
+            const struct write *w = &h->write[c->write[k]];
+            superseded = deadline(h, z) < w->invoked && w->answered < s->invoked;
+        }
+        if (superseded)
+            continue;
+        if (found >= 0)
+            return -2;
+        found = c->write[i];
+    }
+    return found;
+}
+
+static struct zone *zone_of(struct zone *zones, uint32_t n, uint64_t write)
+{
+    uint32_t lo = 0, hi = n; /* in the order of write numbers */
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (zones[mid].write < write)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < n && zones[lo].write == write ? &zones[lo] : NULL;
+}
+
+static const char *build_zones(struct history *h, uint32_t cell, struct zone *zones)
+{
+    struct cell *c = &h->cell[cell];
+    for (uint32_t i = 0; i < c->n_writes; i++) {
+        const struct write *w = &h->write[c->write[i]];
+        zones[i] = (struct zone){.low = w->answered, .high = w->invoked, .write = c->write[i]};
+    }
+    for (uint32_t i = 0; i < c->n_seen; i++) {
+        const struct seen *s = &c->seen[i];
+        int64_t from = s->value ? (int64_t)s->value : zeroing_of(h, c, s);
+        if (from == -2)
+            continue;
+        struct zone *z = from >= 0 ? zone_of(zones, c->n_writes, (uint64_t)from) : NULL;
+        if (!z || (s->value && h->write[z->write].zero)) {
+            snprintf(h->text, sizeof h->text, "cell %u: a read [%llu, %llu] saw value %llu, which nothing wrote there%s", cell,
+                     (unsigned long long)s->invoked, (unsigned long long)s->answered, (unsigned long long)s->value,
+                     s->value ? "" : " (zeroes were overwritten)");
+            return h->text;
+        }
+        if (s->answered < h->write[z->write].invoked)
+            return violation(h, cell, "read before it was written", z, NULL);
+        z->read = true;
+        z->low = s->answered < z->low ? s->answered : z->low;
+        z->high = s->invoked > z->high ? s->invoked : z->high;
+        uint64_t by = deadline(h, &h->write[z->write]); /* it had an effect: by its deadline at the latest */
+        z->low = by < z->low ? by : z->low;
+    }
+    return NULL;
+}
+
+static const char *check_cell(struct history *h, uint32_t cell, struct zone *zones)
+{
+    const char *wrong = build_zones(h, cell, zones);
+    if (wrong)
+        return wrong;
+    uint32_t n = 0, total = h->cell[cell].n_writes;
+    for (uint32_t i = 0; i < total; i++)
+        if (zones[i].low != NEVER) /* neither answered nor seen: it need not have happened */
+            zones[n++] = zones[i];
+    qsort(zones, n, sizeof *zones, by_low);
+    /* Sorted by the lower end: a forward zone must be over before the next forward one begins, and must contain no backward one. */
+    const struct zone *open = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct zone *z = &zones[i];
+        bool forward = z->low < z->high;
+        uint64_t begin = forward ? z->low : z->high, end = forward ? z->high : z->low;
+        if (open && forward && begin < open->high)
+            return violation(h, cell, "each was seen or answered before and after the other", open, z);
+        if (open && !forward && begin > open->low && end < open->high)
+            return violation(h, cell, "a write that happened in between was not seen", open, z);
+        if (forward)
+            open = z;
+    }
+    return NULL;
+}
+
+const char *history_check(struct history *h)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < h->n_cells; i++)
+        most = h->cell[i].n_writes > most ? h->cell[i].n_writes : most;
+    struct zone *zones = calloc(most, sizeof *zones);
+    const char *wrong = NULL;
+    for (uint32_t i = 0; i < h->n_cells && !wrong; i++)
+        wrong = check_cell(h, i, zones);
+    free(zones);
+    return wrong;
+}
+
+uint64_t history_writes(const struct history *h)
+{
+    return h->n_writes - 1;
+}
+
+uint64_t history_reads(const struct history *h)
+{
+    return h->n_reads;
+}
