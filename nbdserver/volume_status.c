@@ -118,7 +118,7 @@ size_t volume_status(const struct volume *v, char *buf, size_t cap)
     put_u64(&j, "size_bytes", v->export.size_bytes);
     put_u64(&j, "group", g->id);
     put_key_string(&j, "state", v->export.attached ? "attached" : v->export.refused ? "held" : "waiting");
-    put_key_string(&j, "text", v->export.state);
+    put_key_string(&j, "sentence", v->export.state);
     put_key_string(&j, "proposer_state", proposer_state_name(p->state));
     put_key_string(&j, "proposer", uuid_format(&v->proposer_id, id));
     put_u64(&j, "round", p->ballot.round);
