@@ -93,6 +93,8 @@ struct meta_header {
 };
 static_assert(sizeof(struct meta_header) == 64, "meta_header has no padding");
 
+#define GROUP_TAIL_RUNS 80u
+
 /* A group at checkpoint `header.checkpoint`: all of ST1 that is not in the WAL from redo on. */
 struct group_page {
     struct meta_header header;
@@ -107,8 +109,10 @@ struct group_page {
     struct membership uncommitted; /* n_voters = 0: none */
     uint64_t retired; /* 1: this replica left the group; where it went is the directory's business */
     uint32_t needs_copy;
-    uint32_t reserved;
-    uint8_t pad[3416];
+    /* The slots above `applied` as of the checkpoint, by name: what the WAL from tail on does not give of them has lost its value. More runs than fit here: the WAL from redo on names the rest. */
+    uint32_t n_tail;
+    struct run tail[GROUP_TAIL_RUNS];
+    uint8_t pad[216];
 };
 static_assert(sizeof(struct group_page) == BLOCK_SIZE, "group_page is one page");
 
@@ -146,7 +150,8 @@ struct leaf {
     uint8_t zero[LEAF_BLOCKS / 8];    /* block reads as zero */
     uint8_t lost[LEAF_BLOCKS / 8];    /* no replica has it intact: EIO */
     uint32_t crc[LEAF_BLOCKS];
-    uint8_t pad[1696];
+    uint8_t bad[LEAF_BLOCKS / 8];     /* contents unknown here (this leaf was rebuilt after rot, or its slab could not be read): to be repaired from a peer */
+    uint8_t pad[1632];
 };
 static_assert(sizeof(struct leaf) == BLOCK_SIZE, "leaf is one page");
 
@@ -155,10 +160,16 @@ static_assert(sizeof(struct leaf) == BLOCK_SIZE, "leaf is one page");
 #define WAL_MAGIC UINT64_C(0x3148435441424251) /* "QBBATCH1" */
 #define WAL_BATCH_MAX_BYTES (2u << 20)
 #define WAL_IN_FLIGHT_MAX 4u
-enum wal_flags { WAL_START = 1, WAL_PAD = 2 }; /* PAD: nothing; the ring goes on at its beginning */
+enum wal_flags {
+    WAL_START = 1,     /* the first batch of an incarnation; what lay at or beyond its LSN before is void */
+    WAL_PAD = 2,       /* nothing; its payload pages are not written; the ring goes on at its beginning */
+    WAL_AFTER_PAD = 4, /* the batch before this one is a PAD: this front names the one before the PAD once more */
+};
 
-/* At the start of a batch, followed by n_summaries wal_summary, then by n_records records (wal_record, its body, padded to 8), all within desc_pages pages; then payload_pages pages
- * of blocks, in the order of the WRITE records. The header CRC covers all descriptor pages (crc = 0), seeded with the salt. */
+/* At the start of a batch, followed by its front: n_summaries wal_summary, then echoes (records); then by records (wal_record,
+ * its body, padded to 8), all within desc_pages pages; then payload_pages pages of blocks, in the order of the WRITE records.
+ * n_records counts echoes too. The header CRC covers all descriptor pages (crc = 0), seeded with the salt.
+ * A batch ends at the ring's end or at least two pages before it, so that a PAD or START with a full front always fits. */
 struct wal_batch {
     uint64_t magic;
     uint32_t version;
@@ -170,27 +181,34 @@ struct wal_batch {
     uint32_t desc_pages, payload_pages;
     uint32_t n_summaries, n_records;
     uint64_t durable_seq; /* all batches <= it were durable when this one was closed */
-    uint64_t incarnation; /* counts starts of the daemon */
+    uint64_t incarnation; /* counts starts of the daemon: higher than that of any batch seen at the start */
+    uint64_t start_lsn;   /* of this incarnation's START: batches of lower incarnations at or beyond it are void */
     uint64_t redo_lsn;
-    uint32_t desc_bytes; /* used bytes of the descriptor pages */
-    uint32_t reserved;
+    uint32_t desc_bytes;  /* used bytes of the descriptor pages */
+    uint32_t front_bytes; /* of the summaries and echoes */
 };
-static_assert(sizeof(struct wal_batch) == 96, "wal_batch has no padding");
+static_assert(sizeof(struct wal_batch) == 104, "wal_batch has no padding");
 
-/* What the PREVIOUS batch did to a group: names what is lost when that one is rotten. A batch holds, per group, at most one contiguous range of appends, of one ballot e,
- * and a CUT only before them (otherwise the WAL closes it and begins another). */
+#define WAL_FRONT_MAX_BYTES (2u * BLOCK_SIZE - (uint32_t)sizeof(struct wal_batch))
+
+/* What the PREVIOUS batch did to a group: names what is lost when that one is rotten. A batch holds, per group, at most one
+ * contiguous range of appends, of one ballot e, and a CUT only before them (otherwise the WAL closes it and begins another).
+ * Refilled entries are named by summaries of their own (WAL_SUMMARY_REFILL: only group, first, last and e count). Group
+ * creations, FUZZY, NEEDS_COPY and MEMBER entries of the previous batch are repeated whole, as echoes. */
+enum wal_summary_flags { WAL_SUMMARY_REFILL = 1 };
 struct wal_summary {
     uint64_t group;
+    uint64_t flags;
     uint64_t cut;         /* 0: none, else slots >= cut were cut before the appends */
     uint64_t first, last; /* appended; 0: none */
     uint64_t e_round;
     uint8_t e_proposer[16];
-    uint64_t promised_round; /* as of the end of that batch */
+    uint64_t promised_round; /* as of the end of that batch; 0: no PROMISE since the WAL's tail */
     uint8_t promised_proposer[16];
     uint64_t max_lease_ns;
-    uint64_t commit;
+    uint64_t commit; /* as of the end of that batch; 0: no COMMIT since the WAL's tail */
 };
-static_assert(sizeof(struct wal_summary) == 96, "wal_summary has no padding");
+static_assert(sizeof(struct wal_summary) == 104, "wal_summary has no padding");
 
 enum wal_record_type {
     WAL_ENTRY = 1,   /* entry_format, then its CRCs or membership; its payload in the payload pages. All entry kinds: WRITE, TRIM, ZERO, SESSION, MEMBER */
@@ -204,9 +222,14 @@ enum wal_record_type {
     WAL_NEEDS_COPY = 9, /* wal_slot: slot != 0: needs copy; 0: complete */
 };
 
+enum wal_record_flags {
+    WAL_REFILL = 1, /* ENTRY: refilled or copied forward: the slot was named before */
+    WAL_ECHO = 2,   /* a record of the previous batch, repeated: counts only when that one is rotten */
+};
+
 struct wal_record {
     uint16_t type;
-    uint16_t flags; /* ENTRY: bit 0 = refill or copied forward: the slot was named before */
+    uint16_t flags;
     uint32_t body_bytes;
 };
 

@@ -25,7 +25,7 @@ struct wal_place {
 struct wal_callbacks {
     /* All records with token <= `token` are durable. Called in order. */
     void (*on_durable)(void *user, uint64_t token);
-    /* entry got its place: called when its batch is closed (the place can be read once it is durable). */
+    /* entry got its place: called when its batch is closed (the place can be read once it is durable). It appends nothing. May be NULL. */
     void (*on_placed)(void *user, const struct entry *e, struct wal_place place);
     /* A write failed: the WAL is dead, the daemon must exit (store.md §2 "Errors"). */
     void (*on_error)(void *user, int err);
@@ -37,8 +37,10 @@ struct wal_replay {
     void (*on_group)(void *user, const struct wal_group *g);
     void (*on_promise)(void *user, const struct wal_promise *p);
     void (*on_cut)(void *user, uint64_t group, uint64_t slot);
-    void (*on_entry)(void *user, struct entry *e, struct wal_place place, bool refill); /* ref it to keep it */
-    /* Slots first..last were appended under e and their values are lost (rot). cut as in wal_summary (0: none). */
+    /* ref it to keep it. A refill may fill a lost slot, repeat one that is held, or (copied forward, its first record trimmed) extend the log. */
+    void (*on_entry)(void *user, struct entry *e, struct wal_place place, bool refill);
+    /* Slots first..last were appended under e and their values are lost (rot). cut as in wal_summary (0: none), to be done first.
+     * A slot that is held already under the same e (after that cut) keeps what it holds: the rotten record was a refill or a copy. */
     void (*on_lost)(void *user, uint64_t group, uint64_t cut, uint64_t first, uint64_t last, const struct ballot *e);
     void (*on_commit)(void *user, uint64_t group, uint64_t slot);
     void (*on_fuzzy)(void *user, uint64_t group, uint64_t slot);
@@ -56,8 +58,13 @@ struct wal_stats {
     unsigned in_flight;
 };
 
+/* The ring is the whole device: at least WAL_MIN_BYTES; smaller ones (tests) hold only batches of up to 1/8 of the ring. Adds a turn hook, which writes what is open when a slot is free. */
+#define WAL_MIN_BYTES (16u << 20)
 MUST_USE struct wal *wal_new(struct reactor *r, struct dev *dev, const uint8_t salt[16], const struct wal_callbacks *cb);
+/* Takes the hook out again. Nothing of it may complete afterwards: all is durable, or the reactor runs no more. */
 void wal_free(struct wal *w);
+/* Does now what the turn hook does: for a module whose own hook, which runs later, appended something. */
+void wal_kick(struct wal *w);
 
 /* Recovery (store.md §2, steps 2-6), from the root's tail. With a fresh store tail_lsn = 0, tail_seq = 1, prev 0. Asynchronous. */
 void wal_recover(struct wal *w, const struct root *root, const struct wal_replay *replay);
@@ -72,11 +79,13 @@ void wal_append_fuzzy(struct wal *w, uint64_t token, uint64_t group, uint64_t sl
 void wal_append_needs_copy(struct wal *w, uint64_t token, uint64_t group, bool on);
 void wal_append_group(struct wal *w, uint64_t token, const struct wal_group *g);
 
-/* Bytes that can still be appended before the tail must move (records in the open batch are counted). */
+/* Bytes that can still be appended before the tail must move (records in the open batch are counted). An entry takes at most its payload and WAL_ENTRY_OVERHEAD. What wal_room leaves
+ * out (max(4 MiB, 1/16 of the ring), at most 1/4) is for refills and for all other records: these may be appended at room 0. */
+#define WAL_ENTRY_OVERHEAD (4u * BLOCK_SIZE)
 uint64_t wal_room(const struct wal *w);
 /* LSN of the next batch to be closed: all records appended so far with an earlier token lie below the LSN that it will have after closing. */
 uint64_t wal_head_lsn(const struct wal *w);
-/* Closes the open batch even when it is empty of records' need, so that a checkpoint has a definite position: returns the LSN (and its seq and chain) at which the next batch begins. */
+/* Closes the open batch, so that a checkpoint has a definite position: returns the LSN (and its seq and chain) at which the next batch begins. What lies below is durable once wal_stats.durable_lsn reaches it. */
 struct wal_position {
     uint64_t lsn, seq, prev_lsn;
     uint32_t prev_crc;
@@ -87,7 +96,8 @@ struct wal_position wal_position_at(const struct wal *w, uint64_t lsn);
 /* A root with these positions is durable: space before tail may be reused. */
 void wal_trim(struct wal *w, const struct wal_position *tail, uint64_t redo_lsn);
 
-/* Reads a durable entry again: calls fn with a new entry (one reference, the receiver's), or NULL and -errno (-EBADMSG: rotten, -ESTALE: overwritten meanwhile). */
+/* Reads a durable entry again: calls fn with a new entry (one reference, the receiver's), or NULL and -errno (-EBADMSG: rotten, -ESTALE: below the tail meanwhile, -ENOMEM: arena at its limit).
+ * May call fn before it returns. */
 void wal_read_entry(struct wal *w, struct wal_place place, void (*fn)(void *user, struct entry *e, int err), void *user);
 
 void wal_get_stats(const struct wal *w, struct wal_stats *ret);
