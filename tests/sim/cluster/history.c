@@ -33,7 +33,7 @@ struct history {
     uint32_t n_writes, cap_writes;
     uint64_t n_reads;
     bool ended[SESSIONS_MAX];
-    uint64_t first_answer[SESSIONS_MAX]; /* NEVER: none yet */
+    uint64_t first_request[SESSIONS_MAX]; /* NEVER: none yet */
     uint32_t n_sessions;
     char text[256];
 };
@@ -55,7 +55,7 @@ struct history *history_new(uint32_t n_cells)
     h->cell = calloc(n_cells, sizeof *h->cell);
     h->n_cells = n_cells;
     for (uint32_t i = 0; i < SESSIONS_MAX; i++)
-        h->first_answer[i] = NEVER;
+        h->first_request[i] = NEVER;
     uint32_t w = history_write(h, 0, 0, 0, n_cells, true);
     h->write[w].answered = 0;
     return h;
@@ -72,11 +72,20 @@ void history_free(struct history *h)
     free(h);
 }
 
+static void note_request(struct history *h, uint64_t now, uint32_t session)
+{
+    if (now < h->first_request[session])
+        h->first_request[session] = now;
+    if (session >= h->n_sessions)
+        h->n_sessions = session + 1;
+}
+
 uint32_t history_write(struct history *h, uint64_t now, uint32_t session, uint32_t first, uint32_t n, bool zero)
 {
     assert(first + n <= h->n_cells && session < SESSIONS_MAX);
     h->write = grow(h->write, h->n_writes, &h->cap_writes, sizeof *h->write);
     uint32_t id = h->n_writes++;
+    note_request(h, now, session);
     h->write[id] = (struct write){.invoked = now, .answered = NEVER, .session = session, .first = first, .n = n, .zero = zero};
     for (uint32_t i = first; i < first + n; i++) {
         struct cell *c = &h->cell[i];
@@ -86,24 +95,15 @@ uint32_t history_write(struct history *h, uint64_t now, uint32_t session, uint32
     return id;
 }
 
-static void note_answer(struct history *h, uint64_t now, uint32_t session)
-{
-    if (now < h->first_answer[session])
-        h->first_answer[session] = now;
-    if (session >= h->n_sessions)
-        h->n_sessions = session + 1;
-}
-
 void history_written(struct history *h, uint64_t now, uint32_t write)
 {
     h->write[write].answered = now;
-    note_answer(h, now, h->write[write].session);
 }
 
 void history_read(struct history *h, uint64_t began, uint64_t now, uint32_t session, uint32_t first, uint32_t n, const uint64_t *value)
 {
     assert(first + n <= h->n_cells);
-    note_answer(h, now, session);
+    note_request(h, began, session);
     h->n_reads++;
     for (uint32_t i = 0; i < n; i++) {
         struct cell *c = &h->cell[first + i];
@@ -117,14 +117,14 @@ void history_session_ended(struct history *h, uint32_t session)
     h->ended[session] = true;
 }
 
-/* When a write must have had its effect, if it ever had one. */
+/* When a write must have had its effect, if it ever had one: before its successor's first request, which was made when the successor served. */
 static uint64_t deadline(const struct history *h, const struct write *w)
 {
     if (w->answered != NEVER || !h->ended[w->session])
         return w->answered;
     for (uint32_t s = w->session + 1; s < h->n_sessions; s++)
-        if (h->first_answer[s] != NEVER)
-            return h->first_answer[s];
+        if (h->first_request[s] != NEVER)
+            return h->first_request[s] - 1;
     return NEVER;
 }
 

@@ -6,7 +6,7 @@
  *
  * Zeroes (value 0) are not unique: a read of zeroes is assigned to a zeroing write only when just one can have been meant.
  *
- * No ghosts: a write of a dead session that was never answered counts as answered when its successor first answered anything (protocol.md, design.md "No ghosts"). */
+ * No ghosts: a write of a dead session that was never answered counts as answered before its successor was first asked anything (it was asked when it served) (protocol.md, design.md "No ghosts"). */
 #ifndef QBD_TESTS_SIM_CLUSTER_HISTORY_H
 #define QBD_TESTS_SIM_CLUSTER_HISTORY_H
 
@@ -25,7 +25,7 @@ uint32_t history_write(struct history *h, uint64_t now, uint32_t session, uint32
 void history_written(struct history *h, uint64_t now, uint32_t write);
 /* A read that began at `began` and was answered now saw value[i] in cell first + i. */
 void history_read(struct history *h, uint64_t began, uint64_t now, uint32_t session, uint32_t first, uint32_t n, const uint64_t *value);
-/* Session ended (died or was fenced): its unanswered writes get their deadline from the next session's first answer. */
+/* Session ended (died or was fenced): its unanswered writes get their deadline from the next session's first request. */
 void history_session_ended(struct history *h, uint32_t session);
 
 /* NULL, or what is wrong (static text, naming the cell and the operations). */
