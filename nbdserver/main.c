@@ -80,6 +80,9 @@ static void parse_name(struct argp_state *state, const char *option, const char 
 {
     if (!*arg || strlen(arg) >= NAME_MAX_BYTES)
         argp_error(state, "%s: a name has 1 to %d bytes", option, NAME_MAX_BYTES - 1);
+    for (const char *c = arg; *c; c++)
+        if (*c == '"' || *c == '\\' || (unsigned char)*c < 0x20)
+            argp_error(state, "%s: a name has no quotes, backslashes or control characters", option);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
