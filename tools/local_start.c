@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PROBE_TIMEOUT_MS 1000
+#define PROBE_TIMEOUT_MS 2000
 #define POLL_MS 20
 #define COMPONENTS_MAX (CONFIG_REPLICAS_MAX + FRONTENDS_MAX)
 

@@ -1,6 +1,8 @@
 /* Asking the daemons how they are: views of replicas and volumes, and the command qbd status. */
 #include "tools/status.h"
 
+#include "base/log.h"
+
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -46,6 +48,20 @@ void replica_view_drop(struct replica_view *r)
     json_decref(r->status);
 }
 
+/* The membership in force is the one in the group's own log; a replica that does not tell it is believed. */
+static bool is_voter(const struct replica_view *r)
+{
+    char id[37];
+    size_t i;
+    json_t *voter, *voters = json_object_get(r->group, "voters");
+    if (!json_is_array(voters))
+        return r->group;
+    json_array_foreach(voters, i, voter)
+        if (json_is_string(voter) && strcmp(json_string_value(voter), uuid_format(&r->config->identity, id)) == 0)
+            return true;
+    return false;
+}
+
 const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d)
 {
     if (d && r->process.state == PROCESS_GONE)
@@ -57,12 +73,17 @@ const char *replica_view_state(const struct replica_view *r, const struct cluste
     const char *whole = json_text_or(r->status, "state", "up");
     if (strcmp(whole, "up") != 0)
         return whole;
-    return r->group ? json_text_or(r->group, "state", "up") : "not a member";
+    return is_voter(r) ? json_text_or(r->group, "state", "up") : "not a member";
 }
 
 bool replica_view_up_to_date(const struct replica_view *r)
 {
-    return r->group && strcmp(json_text_or(r->status, "state", "up"), "up") == 0 && strcmp(json_text_or(r->group, "state", ""), "up to date") == 0;
+    return is_voter(r) && strcmp(json_text_or(r->status, "state", "up"), "up") == 0 && strcmp(json_text_or(r->group, "state", ""), "up to date") == 0;
+}
+
+bool replica_view_joining(const struct replica_view *r)
+{
+    return json_is_false(json_object_get(r->group, "in_stream"));
 }
 
 int64_t replica_view_position(const struct replica_view *r)
@@ -78,25 +99,35 @@ int64_t replica_view_behind(const struct replica_view *r, uint64_t commit)
     return (uint64_t)position >= commit ? 0 : (int64_t)(commit - (uint64_t)position);
 }
 
-void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct cluster_config *conf, const struct replica_view *replicas)
+/* The holder is whom the newest ballot belongs to; its lease, the longest that any replica granted it. */
+static void see_holder(struct volume_view *v, const struct replica_view *r, uint64_t *round)
+{
+    json_t *holder = json_object_get(r->group, "holder");
+    const char *name = json_text_or(holder, "name", "");
+    int64_t lease_ms = json_number_or(holder, "remaining_ms", 0);
+    uint64_t promised = (uint64_t)json_number_or(r->group, "promised_round", 0);
+    if (!*name || promised < *round)
+        return;
+    if (promised > *round || lease_ms > v->lease_ms)
+        v->lease_ms = lease_ms;
+    *round = promised;
+    v->holder = name;
+}
+
+void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct replica_view *replicas)
 {
     *v = (struct volume_view){ .config = config, .holder = "" };
     uint64_t round = 0;
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &replicas[config->replica[i]];
-        uint64_t commit = (uint64_t)json_number_or(r->group, "commit", 0), promised = (uint64_t)json_number_or(r->group, "promised_round", 0);
-        v->n_up_to_date += replica_view_up_to_date(r);
+        uint64_t commit = (uint64_t)json_number_or(r->group, "commit", 0);
         if (commit > v->commit)
             v->commit = commit;
-        /* The holder is whom the newest ballot belongs to, and its lease the longest that anybody granted it. */
-        int64_t lease_ms = json_number_or(r->group, "lease_ms", 0);
-        const char *holder = json_text_or(r->group, "holder", "");
-        if (!*holder || lease_ms <= 0 || promised < round)
-            continue;
-        if (promised > round || lease_ms > v->lease_ms)
-            v->lease_ms = lease_ms;
-        round = promised;
-        v->holder = holder;
+        see_holder(v, r, &round);
+    }
+    for (uint32_t i = 0; i < config->n_replicas; i++) {
+        const struct replica_view *r = &replicas[config->replica[i]];
+        v->n_up_to_date += replica_view_up_to_date(r) && !(*v->holder && replica_view_joining(r));
     }
 }
 
@@ -153,6 +184,14 @@ static void say_size(uint64_t bytes, char *buf, size_t cap)
     snprintf(buf, cap, v == (double)(uint64_t)v ? "%.0f %s" : "%.1f %s", v, unit[u]);
 }
 
+/* A replica that holds everything but takes no part in the holder's stream does not count yet. */
+static const char *state_in(const struct status_report *s, const struct replica_view *r, const struct volume_view *v)
+{
+    if (*v->holder && replica_view_up_to_date(r) && replica_view_joining(r))
+        return "joining";
+    return replica_view_state(r, s->local ? &s->dir : NULL);
+}
+
 static void print_replicas(const struct status_report *s, const struct volume_config *config, const struct volume_view *v)
 {
     static const char *const headings[STATUS_COLUMNS] = { "REPLICA", "STATE", "POSITION", "BEHIND BY", "ADDRESS" };
@@ -161,7 +200,7 @@ static void print_replicas(const struct status_report *s, const struct volume_co
         const struct replica_view *r = &s->replicas[config->replica[i]];
         int64_t position = replica_view_position(r), behind = replica_view_behind(r, v->commit);
         char **c = &cells[i * STATUS_COLUMNS];
-        const char *state = replica_view_state(r, s->local ? &s->dir : NULL);
+        const char *state = state_in(s, r, v);
         int bad = asprintf(&c[0], "%s", r->config->name) < 0;
         bad |= (*r->why.text ? asprintf(&c[1], "%s: %s", state, r->why.text) : asprintf(&c[1], "%s", state)) < 0;
         bad |= (position < 0 ? asprintf(&c[2], "-") : asprintf(&c[2], "%" PRId64, position)) < 0;
@@ -181,7 +220,7 @@ static void print_report(const struct status_report *s)
         const struct volume_config *config = &s->dir.conf.volumes[i];
         struct volume_view v;
         char size[32], redundancy[128];
-        volume_view_take(&v, config, &s->dir.conf, s->replicas);
+        volume_view_take(&v, config, s->replicas);
         volume_view_redundancy(&v, redundancy, sizeof redundancy);
         say_size(config->size_bytes, size, sizeof size);
         printf("%s%s: %s, ", i ? "\n" : "", config->name, size);
@@ -198,13 +237,13 @@ static json_t *report_volume(const struct status_report *s, const struct volume_
 {
     struct volume_view v;
     char redundancy[128];
-    volume_view_take(&v, config, &s->dir.conf, s->replicas);
+    volume_view_take(&v, config, s->replicas);
     volume_view_redundancy(&v, redundancy, sizeof redundancy);
     json_t *replicas = json_array();
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &s->replicas[config->replica[i]];
         int64_t position = replica_view_position(r), behind = replica_view_behind(r, v.commit);
-        json_t *o = json_pack("{s:s, s:s, s:s}", "name", r->config->name, "state", replica_view_state(r, s->local ? &s->dir : NULL),
+        json_t *o = json_pack("{s:s, s:s, s:s}", "name", r->config->name, "state", state_in(s, r, &v),
                               "address", r->config->address);
         if (*r->why.text)
             json_object_set_new(o, "error", json_string(r->why.text));

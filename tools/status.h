@@ -29,14 +29,16 @@ struct volume_view {
 /* d: NULL for a cluster that is not local. Unpaused local processes and all remote ones are asked. */
 void replica_view_take(struct replica_view *r, const struct cluster_config *conf, const struct replica_config *config, const struct cluster_dir *d, uint64_t group);
 void replica_view_drop(struct replica_view *r);
-/* A word or few: "up to date", "stopped", "lost its data", "not a member", "paused", "unreachable". */
+/* A word or few: "up to date", "behind", "stopped", "lost its data", "not a member", "paused", "unreachable". */
 const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d);
+/* Says so itself, and is a voter of its group. (Being in the holder's stream is judged apart: a volume that nobody holds has none.) */
 bool replica_view_up_to_date(const struct replica_view *r);
+bool replica_view_joining(const struct replica_view *r); /* not in the holder's stream */
 /* Slots it lacks of `commit`; -1 when unknown. */
 int64_t replica_view_behind(const struct replica_view *r, uint64_t commit);
 int64_t replica_view_position(const struct replica_view *r); /* durable through; -1 when unknown */
 
-void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct cluster_config *conf, const struct replica_view *replicas);
+void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct replica_view *replicas);
 /* "3 of 3 replicas up to date; any 1 may fail" */
 void volume_view_redundancy(const struct volume_view *v, char *buf, size_t cap);
 
