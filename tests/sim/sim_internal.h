@@ -2,6 +2,7 @@
 #ifndef QBD_TESTS_SIM_SIM_INTERNAL_H
 #define QBD_TESTS_SIM_SIM_INTERNAL_H
 
+#include "base/timer.h"
 #include "tests/sim/simio.h"
 
 /* Something that happens at a time, outside of processes: a device finishes, bytes arrive, a reactor's turn begins.
@@ -26,6 +27,7 @@ struct sim_host {
     char name[NAME_MAX_BYTES];
     uint64_t clock_world_ns, clock_local_ns; /* they were equal in time when the drift was last set */
     int32_t drift_ppm;
+    bool silent; /* without power: nobody answers */
 };
 
 struct sim_net; /* sim_net.c's */
@@ -48,12 +50,6 @@ struct sim_world {
     void *trace_user;
 };
 
-struct sim_timer_slot {
-    uint64_t key_ns; /* the process's clock */
-    uint64_t seq;
-    struct timer *timer;
-};
-
 struct sim_reactor {
     struct reactor r;
     struct sim_world *world;
@@ -70,13 +66,10 @@ struct sim_reactor {
     bool in_call; /* inside of a call whose hook may end the process */
     bool gone;    /* crashed: its calls are void */
     bool reaped;  /* and nothing of it is left */
-    enum sim_crash how;
     void (*on_crash)(void *user);
     void *crash_user;
     struct list ready, batch;
-    struct sim_timer_slot *timers; /* heap, 1-based */
-    uint32_t n_timers, cap_timers;
-    uint64_t timer_seq;
+    struct timer_heap timers;
     struct list devs, dir_handles, ops, creates;
     struct list conns, listeners; /* sim_net.c's */
     struct list kick;             /* connections with something to send at the end of the turn */

@@ -20,6 +20,8 @@ static uint64_t host_clock_reaches(const struct sim_host *h, uint64_t local_ns)
 {
     if (local_ns <= h->clock_local_ns)
         return h->clock_world_ns;
+    if (local_ns == UINT64_MAX)
+        return UINT64_MAX; /* never */
     unsigned __int128 d = local_ns - h->clock_local_ns;
     unsigned __int128 rate = (unsigned __int128)(1000000 + h->drift_ppm);
     unsigned __int128 at = h->clock_world_ns + (d * 1000000 + rate - 1) / rate;
@@ -62,93 +64,31 @@ static void reactor_random(struct reactor *io, void *p, size_t n)
     }
 }
 
-/* ---- timers: a heap by (time, order of setting) ---- */
-
-static bool timer_earlier(const struct sim_timer_slot *a, const struct sim_timer_slot *b)
-{
-    return a->key_ns != b->key_ns ? a->key_ns < b->key_ns : a->seq < b->seq;
-}
-
-static void timer_put(struct sim_reactor *r, uint32_t i, struct sim_timer_slot s)
-{
-    r->timers[i] = s;
-    s.timer->heap_index = i;
-}
-
-static void timer_up(struct sim_reactor *r, uint32_t i)
-{
-    struct sim_timer_slot s = r->timers[i];
-    for (; i > 1 && timer_earlier(&s, &r->timers[i / 2]); i /= 2)
-        timer_put(r, i, r->timers[i / 2]);
-    timer_put(r, i, s);
-}
-
-static void timer_down(struct sim_reactor *r, uint32_t i)
-{
-    struct sim_timer_slot s = r->timers[i];
-    for (uint32_t child; (child = 2 * i) <= r->n_timers; i = child) {
-        if (child < r->n_timers && timer_earlier(&r->timers[child + 1], &r->timers[child]))
-            child++;
-        if (!timer_earlier(&r->timers[child], &s))
-            break;
-        timer_put(r, i, r->timers[child]);
-    }
-    timer_put(r, i, s);
-}
-
-static void timer_take(struct sim_reactor *r, struct timer *t)
-{
-    uint32_t i = t->heap_index;
-    if (!i)
-        return;
-    assert(i <= r->n_timers && r->timers[i].timer == t && "a timer's heap_index is 0 until it is first set");
-    t->heap_index = 0;
-    struct sim_timer_slot last = r->timers[r->n_timers--];
-    if (last.timer == t)
-        return;
-    timer_put(r, i, last);
-    timer_up(r, i);
-    timer_down(r, last.timer->heap_index);
-}
+/* ---- timers ---- */
 
 static void reactor_timer_set(struct reactor *io, struct timer *t, uint64_t at_ns)
 {
     struct sim_reactor *r = sim_reactor_of(io);
     if (r->gone)
         return;
-    assert(t->fn);
-    timer_take(r, t);
-    if (r->n_timers + 1 >= r->cap_timers) {
-        r->cap_timers = r->cap_timers ? 2 * r->cap_timers : 64;
-        r->timers = realloc(r->timers, r->cap_timers * sizeof r->timers[0]);
-        assert(r->timers);
-    }
-    t->at_ns = at_ns;
-    /* A time in the past counts as now: thus what is set during a turn sorts behind everything that was due in it. */
-    uint64_t now = reactor_now(io);
-    timer_put(r, ++r->n_timers, (struct sim_timer_slot){at_ns > now ? at_ns : now, ++r->timer_seq, t});
-    timer_up(r, r->n_timers);
+    timer_heap_set(&r->timers, t, at_ns);
     sim_reactor_arm(r);
 }
 
 static void reactor_timer_cancel(struct reactor *io, struct timer *t)
 {
     struct sim_reactor *r = sim_reactor_of(io);
-    if (r->gone)
-        return;
-    timer_take(r, t);
+    if (!r->gone)
+        timer_heap_cancel(&r->timers, t);
 }
 
 static void fire_timers(struct sim_reactor *r)
 {
-    uint64_t now = reactor_now(&r->r);
-    uint64_t last_seq = r->timer_seq;
-    while (!r->gone && r->n_timers && r->timers[1].key_ns <= now && r->timers[1].seq <= last_seq) {
-        struct timer *t = r->timers[1].timer;
-        timer_take(r, t);
-        sim_note(r->world, r, 2, t->at_ns, "timer");
-        t->fn(t);
-    }
+    uint64_t now = reactor_now(&r->r), next = timer_heap_next(&r->timers);
+    if (next > now)
+        return;
+    sim_note(r->world, r, 2, next, "timers");
+    timer_heap_run(&r->timers, now);
 }
 
 /* ---- turns ---- */
@@ -160,9 +100,9 @@ void sim_reactor_arm(struct sim_reactor *r)
     uint64_t at;
     if (r->wake || !list_empty(&r->ready))
         at = r->world->now_ns;
-    else if (r->n_timers)
-        at = host_clock_reaches(r->host, r->timers[1].key_ns);
     else
+        at = host_clock_reaches(r->host, timer_heap_next(&r->timers));
+    if (at == UINT64_MAX)
         return;
     if (at < r->busy_until_ns)
         at = r->busy_until_ns;
@@ -199,7 +139,8 @@ static void turn(struct sim_event *e)
         struct sim_ready *s = container_of(l, struct sim_ready, node);
         s->fn(s);
     }
-    fire_timers(r);
+    if (!r->gone)
+        fire_timers(r);
     for (struct turn_hook *h = r->r.hooks; !r->gone && h; h = h->next)
         h->fn(h);
     if (!r->gone)
@@ -260,9 +201,7 @@ static void reap(struct sim_reactor *r)
     sim_dev_reap(r);
     list_init(&r->ready);
     list_init(&r->batch);
-    free(r->timers);
-    r->timers = NULL;
-    r->n_timers = 0;
+    timer_heap_free(&r->timers);
     arena_drop(r->r.arena);
     r->r.arena = NULL;
 }
@@ -278,7 +217,7 @@ static void crash_one(struct sim_reactor *r, enum sim_crash how)
     sim_dev_crash(r, how);
     sim_net_crash(r, how);
     r->gone = true;
-    r->how = how;
+    r->timers.n = 0; /* if they are firing just now, no more of them do */
     sim_event_cancel(r->world, &r->turn);
     if (r->in_call && !r->in_turn)
         sim_event_set(r->world, &r->reap, r->world->now_ns);
@@ -303,6 +242,7 @@ void sim_reactor_crash(struct sim_reactor *r, enum sim_crash how)
         if (other->host == host && !other->gone)
             crash_one(other, how);
     }
+    host->silent = true;
     host_clock_set(w, host, NS_PER_S + sim_rand(w) % (100 * NS_PER_S), host->drift_ppm); /* a new boot */
 }
 
@@ -357,8 +297,10 @@ struct sim_reactor *sim_reactor_new(struct sim_world *w, const char *host, uint6
     assert(r->r.arena);
     r->world = w;
     r->host = sim_host_get(w, host);
+    r->host->silent = false;
     r->id = ++w->n_reactors;
     sim_rng_seed(r->rng, sim_rand(w));
+    timer_heap_init(&r->timers);
     r->turn.fn = turn;
     r->reap.fn = reap_event;
     list_init(&r->ready);

@@ -170,6 +170,7 @@ struct sim_link {
     uint32_t ns_per_kib;          /* the link's speed; 0: no limit */
     uint64_t reset_after_bytes;   /* the connection that carries this byte (counted from now) is reset right behind it; 0: none. Goes back to 0 then. */
     uint64_t carried_bytes;       /* so far */
+    uint64_t busy_until_ns;       /* the simulator's */
 };
 struct sim_link *sim_link(struct sim_world *w, const char *from, const char *to);
 void sim_cut(struct sim_world *w, const char *a, const char *b);  /* both directions */
