@@ -151,7 +151,8 @@ static void enter_transmission(struct nbd_conn *c)
     timer_cancel(c->server->reactor, &c->timer);
     c->export = c->go.export;
     c->state = NBD_REQUEST;
-    conn_set_low_water(c->conn, NBD_LOW_WATER_BYTES);
+    uint64_t quarter = c->server->unsent_max_bytes / 4;
+    conn_set_low_water(c->conn, quarter < NBD_LOW_WATER_BYTES ? quarter : NBD_LOW_WATER_BYTES);
     log_info("NBD client %s uses %s (%s%s)", c->conn->peer, c->export->name, c->structured_replies ? "structured replies" : "simple replies",
              c->export->read_only ? ", read-only" : "");
 }
