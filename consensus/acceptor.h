@@ -4,7 +4,8 @@
  *  - promised never goes down; an answer that depends on a record is released only when that record is durable (effect.after).
  *  - commit <= last slot of the log + base; no CUT at or below commit.
  *  - match is meaningful only under promised, and only for the stream (link) that opened it.
- *  - durable <= last; no LOST slot <= durable beyond the log's base; Accepted(through): through = min(match, durable).
+ *  - durable <= last; no LOST slot <= durable or <= commit; Accepted(through): through = min(match, durable).
+ *  - at most one uncommitted membership is known, and it stands above commit.
  *
  * The driver (replica/) owns values: the acceptor sees entries only while it is handed them. Each PERSIST effect (PROMISE, CUT, APPEND, REFILL) becomes WAL records in
  * the order of the effects; when the batch that holds it is durable, batches in order, the driver reports the largest seq with ACCEPTOR_DURABLE. */
@@ -27,17 +28,26 @@ struct acceptor {
     struct paxos_log log;  /* from the log's floor (at or below the checkpoint) to its last entry, LOST ones included */
     uint32_t n_lost;
     uint64_t lost[LOST_MAX]; /* ascending slots whose value was lost (rot) */
-    struct membership committed, uncommitted;
+    union {
+        struct {
+            struct membership committed, uncommitted;
+        };
+        struct membership memberships[2]; /* the same, as a Promise lists them */
+    };
     bool has_uncommitted;
-    bool needs_copy; /* the log does not reach what peers still hold: no voting */
+    bool membership_changed; /* by the step under way */
+    bool needs_copy; /* the log does not reach what peers still hold: no voting. Change it with acceptor_set_needs_copy. */
     /* volatile */
     uint64_t commit;
     uint64_t durable; /* all slots <= durable are durable here and not LOST */
+    uint64_t told;    /* slot of the last COMMIT effect: min(commit, durable) */
     uint64_t seq, durable_seq;
+    uint64_t promise_seq; /* the newest PROMISE record: what rests on promised or max_lease_ns waits for it */
     bool match_valid;
-    uint64_t match;      /* match[promised] */
-    uint64_t acked;      /* last `through` sent */
-    uint32_t stream;     /* link of the opened stream; ACCEPTOR_NO_LINK: none */
+    uint64_t match;        /* match[promised] */
+    uint64_t acked;        /* last `through` sent */
+    uint32_t stream;       /* link of the opened stream; ACCEPTOR_NO_LINK: none */
+    uint32_t refused_link; /* was told that its Accepts are refused: one NACK is enough for a queue full of them */
     struct uuid holder;  /* of the lease; zero: none */
     uint64_t lease_until_ns;
     bool released;       /* the promised ballot was released: no more leases for it */
@@ -48,7 +58,7 @@ struct acceptor {
     struct credits credits;
     struct {
         uint64_t first_slot, first_seq, n;
-    } pending[ACCEPTOR_PENDING_MAX];
+    } pending[ACCEPTOR_PENDING_MAX]; /* appends and refills not yet durable: n slots from first_slot on, with seqs from first_seq on */
     uint32_t n_pending;
 };
 
@@ -76,7 +86,7 @@ enum acceptor_event_type {
     ACCEPTOR_DURABLE,   /* all persist effects with seq <= durable_seq are durable */
     ACCEPTOR_LINK_DOWN, /* the link is gone: its stream too */
     ACCEPTOR_CAUGHT_UP, /* A7: entries (from.slot+1 .. through.slot), all committed at a peer */
-    ACCEPTOR_TRIM,      /* the log's floor rises to `trim` (<= commit) */
+    ACCEPTOR_TRIM,      /* the log's floor rises to `trim` (<= the last COMMIT effect's slot) */
 };
 
 struct acceptor_event {
@@ -122,12 +132,16 @@ struct acceptor_effects {
 
 /* One step. Refused messages yield a NACK or nothing, never an error: the sender's view is its own matter. effects->n is reset first. */
 void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct acceptor_effects *effects);
+/* The group lost (or regained, by a copy that is durable) what peers still hold. While it is on, there is no stream and no vote. */
+void acceptor_set_needs_copy(struct acceptor *a, bool on);
+/* The place of the own commit: where catch-up starts (`from` of CAUGHT_UP). */
+struct log_pos acceptor_commit_pos(const struct acceptor *a);
 /* False while the pending table is nearly full: hold back ACCEPTs until the next DURABLE. */
 bool acceptor_has_room(const struct acceptor *a);
 
 enum acceptor_read_verdict {
     ACCEPTOR_READ_OK,     /* serve when applied >= watermark (it will be without further messages) */
-    ACCEPTOR_READ_BEHIND, /* the watermark is not matched under this ballot */
+    ACCEPTOR_READ_BEHIND, /* the watermark is neither committed nor matched under this ballot */
     ACCEPTOR_READ_NACK,   /* ballot < promised (effects hold the NACK), or needs_copy */
 };
 /* P8 at the acceptor: the watermark is an announced commit as well (A6), so a COMMIT effect may follow. */
