@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "base/crc32c.h"
 
@@ -79,7 +78,9 @@ const char *superblock_pick(const void *image, struct superblock *ret)
     return why;
 }
 
+/* Lives in `state`, a buffer of its own. */
 struct superblock_writing {
+    struct buf *state;
     struct io_op op;
     struct dev *dev;
     struct buf *page;
@@ -104,7 +105,7 @@ static void copy_written(struct io_op *op)
     void (*done)(void *, int) = w->done;
     void *user = w->user;
     buf_unref(w->page);
-    free(w);
+    buf_unref(w->state);
     done(user, err);
 }
 
@@ -118,10 +119,9 @@ static void write_copy(struct superblock_writing *w)
 void superblock_write(struct dev *dev, const struct superblock *s, void (*done)(void *user, int err), void *user)
 {
     assert(s->crc == superblock_crc(s)); /* sealed */
-    struct superblock_writing *w = calloc(1, sizeof *w);
-    if (!w)
-        abort();
-    w->dev = dev;
+    struct buf *state = buf_alloc_must(dev->reactor->arena, sizeof(struct superblock_writing));
+    struct superblock_writing *w = (void *)state->data;
+    *w = (struct superblock_writing){ .state = state, .dev = dev };
     w->page = buf_alloc_must(dev->reactor->arena, sizeof *s);
     memcpy(w->page->data, s, sizeof *s);
     w->iov = (struct iovec){ w->page->data, sizeof *s };
