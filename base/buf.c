@@ -1,9 +1,9 @@
 /* The arena: buffers in size classes, carved from slabs that are allocated as a whole.
  *
- * What always holds: a slab belongs to one class; its free buffers are in its own list, and it is in its class's list of
- * usable slabs exactly while it has a free buffer. A buffer with refs == 0 is in its slab's free list, any other is not.
- * Memory that is held beyond what is in use comes back to the system when another class needs it, so that a change of
- * buffer sizes does not hold the limit's worth of memory once per class.
+ * What always holds: a slab belongs to one class; its free buffers are in its own list, and it is in its class's list
+ * of usable slabs exactly while it has a free buffer. A buffer with refs == 0 is in its slab's free list, any other is
+ * not. Memory that is held beyond what is in use comes back to the system when another class needs it, so that a change
+ * of buffer sizes does not hold the limit's worth of memory once per class.
  *
  * With the address sanitizer the bytes of free buffers are poisoned: a use after the last unref is reported as such. */
 #include "base/buf.h"
@@ -148,8 +148,7 @@ static struct buf_slab *slab_new(struct arena *a, uint32_t c)
     s->bytes = bytes;
     s->class_index = c;
     for (uint32_t i = n; i-- > 0;) {
-        s->buf[i] = (struct buf){
-            .data = s->mem + (size_t)i * cap, .cap = cap, .arena = a, .slab = s, .next = s->free};
+        s->buf[i] = (struct buf){.data = s->mem + (size_t)i * cap, .cap = cap, .arena = a, .slab = s, .next = s->free};
         s->free = &s->buf[i];
     }
     POISON(s->mem, s->bytes);

@@ -2,7 +2,8 @@
  *
  * An arena belongs to one reactor and is used by its thread alone. Buffers come in size classes (256 B, 1 KiB, 4 KiB,
  * then powers of two to 2 MiB); those of 4 KiB and more are aligned to 4 KiB, so that devices can use them directly.
- * Freed buffers are kept for reuse. The arena's limit counts capacities of buffers in use, not the slices that somebody uses of them. */
+ * Freed buffers are kept for reuse. The arena's limit counts capacities of buffers in use, not the slices that somebody
+ * uses of them. */
 #ifndef QBD_BASE_BUF_H
 #define QBD_BASE_BUF_H
 
@@ -41,7 +42,8 @@ uint64_t arena_limit_bytes(const struct arena *a);
 /* One reference, cap >= len. NULL when the limit is reached or the system is out of memory. len <= BUF_MAX_BYTES.
  * Contents are undefined. */
 MUST_USE struct buf *buf_alloc(struct arena *a, size_t len);
-/* As buf_alloc, beyond the limit too: for work that must finish to free memory (write-back, replies). Aborts the process with a message when the system is out of memory. */
+/* As buf_alloc, beyond the limit too: for work that must finish to free memory (write-back, replies). Aborts the
+ * process with a message when the system is out of memory. */
 MUST_USE struct buf *buf_alloc_must(struct arena *a, size_t len);
 
 static inline struct buf *buf_ref(struct buf *b)

@@ -1,7 +1,7 @@
 /* CRC32C by ISA-L, which picks the fastest version for the processor at its first call.
  *
- * crc32_iscsi() is the bare register: it inverts neither its initial value nor its result. Both inversions are done here,
- * so that a checksum handed to crc32c_extend() is the finished one of the bytes so far. */
+ * crc32_iscsi() is the bare register: it inverts neither its initial value nor its result. Both inversions are done
+ * here, so that a checksum handed to crc32c_extend() is the finished one of the bytes so far. */
 #include "base/crc32c.h"
 
 #include <isa-l/crc.h>

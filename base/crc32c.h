@@ -1,4 +1,4 @@
-/* CRC32C (Castagnoli, reflected, initial value and final inversion as in RFC 3720): crc32c("123456789") = 0xE3069283. */
+/* CRC32C (Castagnoli, reflected, with the inversions of RFC 3720): crc32c("123456789") = 0xE3069283. */
 #ifndef QBD_BASE_CRC32C_H
 #define QBD_BASE_CRC32C_H
 

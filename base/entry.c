@@ -1,7 +1,8 @@
 /* Entries: making them, checking them, and their encoded form, which the wire and the WAL share.
  *
- * What always holds: an entry's struct stands at the start of its meta buffer, with exactly the CRCs of its blocks or its
- * membership behind it; encode and decode are inverse to each other, and decode takes nothing that encode would not write. */
+ * What always holds: an entry's struct stands at the start of its meta buffer, with exactly the CRCs of its blocks or
+ * its membership behind it; encode and decode are inverse to each other, and decode takes nothing that encode would not
+ * write. */
 #include "base/entry.h"
 
 #include <errno.h>
@@ -24,7 +25,8 @@ static size_t tail_bytes(enum entry_kind kind, uint32_t nblocks)
     return 0;
 }
 
-/* The block range that an entry of this kind may have. The last block's end must be an offset in bytes that 64 bits hold. */
+/* The block range that an entry of this kind may have. The last block's end must be an offset in bytes that 64 bits
+ * hold. */
 static bool range_is_valid(unsigned kind, uint64_t block, uint32_t nblocks)
 {
     uint32_t max;

@@ -1,7 +1,8 @@
 /* A log entry in memory: what a slot holds. Immutable once its slot is assigned, shared by reference.
  *
- * The struct lives at the start of its meta buffer, followed by the CRCs (WRITE) or the membership (MEMBER); a WRITE's payload is a slice of another
- * buffer. Entries are whole 4 KiB blocks with the front end's CRCs (store.md §2): nobody behind it ever computes a block's checksum anew. */
+ * The struct lives at the start of its meta buffer, followed by the CRCs (WRITE) or the membership (MEMBER); a WRITE's
+ * payload is a slice of another buffer. Entries are whole 4 KiB blocks with the front end's CRCs (store.md §2): nobody
+ * behind it ever computes a block's checksum anew. */
 #ifndef QBD_BASE_ENTRY_H
 #define QBD_BASE_ENTRY_H
 
@@ -17,7 +18,8 @@ enum entry_kind {
 
 struct entry {
     struct buf *meta;    /* holds this struct; its reference count is the entry's */
-    struct buf *payload; /* WRITE: nblocks * BLOCK_SIZE bytes at payload_off (a multiple of 4 KiB in a 4 KiB-aligned buffer), else NULL */
+    struct buf *payload; /* WRITE: nblocks * BLOCK_SIZE bytes at payload_off (a multiple of 4 KiB in a 4 KiB-aligned
+                            buffer), else NULL */
     uint32_t payload_off;
     uint32_t nblocks; /* WRITE: 1..ENTRY_MAX_BLOCKS; TRIM, ZERO: 1..ENTRY_MAX_RANGE_BLOCKS; else 0 */
     uint64_t block;   /* first block's number in the group's address space */
@@ -31,8 +33,10 @@ struct entry {
     } u[];
 };
 
-/* One reference, NULL when the arena is at its limit. Sets kind, block, nblocks and zeroes the rest. payload is adopted: its reference is the entry's from now on (on failure it stays the caller's). */
-MUST_USE struct entry *entry_new(struct arena *a, enum entry_kind kind, uint64_t block, uint32_t nblocks, struct buf *payload, uint32_t payload_off);
+/* One reference, NULL when the arena is at its limit. Sets kind, block, nblocks and zeroes the rest. payload is
+ * adopted: its reference is the entry's from now on (on failure it stays the caller's). */
+MUST_USE struct entry *entry_new(struct arena *a, enum entry_kind kind, uint64_t block, uint32_t nblocks,
+                                 struct buf *payload, uint32_t payload_off);
 
 static inline struct entry *entry_ref(struct entry *e)
 {
@@ -80,7 +84,9 @@ static_assert(sizeof(struct entry_format) == 56, "entry_format has no padding");
 /* Bytes of the encoded form: entry_format and what follows it (always a multiple of 4). */
 size_t entry_encoded_bytes(const struct entry *e);
 void entry_encode(const struct entry *e, uint8_t *to);
-/* Validates everything (kind, ranges, lengths; a slot and a ballot that an entry can have). On success *ret is a new entry without payload (set ret->payload, adopting the reference), and *ret_used the bytes taken. -EBADMSG: malformed; -ENOMEM: arena at its limit. */
+/* Validates everything (kind, ranges, lengths; a slot and a ballot that an entry can have). On success *ret is a new
+ * entry without payload (set ret->payload, adopting the reference), and *ret_used the bytes taken. -EBADMSG: malformed;
+ * -ENOMEM: arena at its limit. */
 MUST_USE int entry_decode(struct arena *a, const uint8_t *from, size_t len, struct entry **ret, size_t *ret_used);
 
 #endif

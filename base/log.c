@@ -1,5 +1,5 @@
-/* The process's log for people. One line is one write(2), so that lines of several daemons on one terminal or file don't
- * mix. This is the one place of base/ with state of the whole process: there is one stderr. */
+/* The process's log for people. One line is one write(2), so that lines of several daemons on one terminal or file
+ * don't mix. This is the one place of base/ with state of the whole process: there is one stderr. */
 #include "base/log.h"
 
 #include <errno.h>
@@ -57,7 +57,8 @@ static size_t format_prefix(char *to, size_t cap, enum log_level level)
     clock_gettime(CLOCK_REALTIME, &ts);
     gmtime_r(&ts.tv_sec, &tm);
     size_t n = strftime(to, cap, "%Y-%m-%dT%H:%M:%S", &tm);
-    return n + (size_t)snprintf(to + n, cap - n, ".%03ldZ %s %s: ", ts.tv_nsec / 1000000, the_log.name, level_name(level));
+    return n +
+           (size_t)snprintf(to + n, cap - n, ".%03ldZ %s %s: ", ts.tv_nsec / 1000000, the_log.name, level_name(level));
 }
 
 /* A line is one line: text from outside (names, addresses) must not be able to forge another. */

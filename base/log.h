@@ -1,5 +1,5 @@
-/* Log lines for people: "2026-01-31T12:00:00.123Z name level: text" on stderr (systemd's journal takes it from there, with <N> prefixes when JOURNAL_STREAM is set).
- * Only daemons and tools log; library code returns what they can log. */
+/* Log lines for people: "2026-01-31T12:00:00.123Z name level: text" on stderr (systemd's journal takes it from there,
+ * with <N> prefixes when JOURNAL_STREAM is set). Only daemons and tools log; library code returns what they can log. */
 #ifndef QBD_BASE_LOG_H
 #define QBD_BASE_LOG_H
 

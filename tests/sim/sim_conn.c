@@ -1,7 +1,7 @@
 /* A process's end of a connection: base/io.h's conn.
  *
- * What always holds: callbacks of a conn come from sock_turn() and from a listener's turn only; on_closed() is the last; bytes are presented in
- * order, each once consumed never again. */
+ * What always holds: callbacks of a conn come from sock_turn() and from a listener's turn only; on_closed() is the
+ * last; bytes are presented in order, each once consumed never again. */
 #include "tests/sim/sim_net.h"
 
 #include <errno.h>
@@ -145,7 +145,8 @@ void sim_net_send(struct conn *c, const struct segment *segs, unsigned n)
         o->buf = g->buf;
         if (g->buf) {
             const uint8_t *ptr = g->ptr;
-            assert(ptr >= g->buf->data && ptr + g->len <= g->buf->data + g->buf->cap && "a segment lies inside its buffer");
+            assert(ptr >= g->buf->data && ptr + g->len <= g->buf->data + g->buf->cap &&
+                   "a segment lies inside its buffer");
             o->ptr = ptr;
             buf_ref(g->buf);
         } else {
@@ -174,7 +175,8 @@ static bool may_receive(const struct sim_sock *s)
     return s->wire && !s->paused && !s->finishing && !s->closed && !s->reactor->gone;
 }
 
-/* Presents the window: a copy of exactly its length that is gone after the call, so that reading beyond it or later is seen. */
+/* Presents the window: a copy of exactly its length that is gone after the call, so that reading beyond it or later is
+ * seen. */
 static size_t present(struct sim_sock *s, const uint8_t *data, size_t len)
 {
     uint8_t *copy = malloc(len);
@@ -218,7 +220,8 @@ static void sock_deliver(struct sim_sock *s)
         if (!s->wire)
             return;
         sim_pipe_consume(p, used);
-        assert((used > 0 || len < CONN_WINDOW || !may_receive(s) || s->into) && "what must be seen whole does not fit the window");
+        assert((used > 0 || len < CONN_WINDOW || !may_receive(s) || s->into) &&
+               "what must be seen whole does not fit the window");
     }
 }
 
@@ -313,7 +316,8 @@ struct sim_sock *sim_sock_new(struct sim_reactor *r, struct sim_wire *w, unsigne
     return s;
 }
 
-int sim_net_connect(struct reactor *io, const char *address, const struct conn_handler *h, void *user, struct conn **ret)
+int sim_net_connect(struct reactor *io, const char *address, const struct conn_handler *h, void *user,
+                    struct conn **ret)
 {
     struct sim_reactor *r = sim_reactor_of(io);
     int err = sim_address_check(address);

@@ -1,7 +1,7 @@
 /* Devices of a process: operations under way on a disk, their completion, failure and loss.
  *
- * What always holds: an operation changes media at its completion and not before; its owner hears of it in a later turn; the operations in
- * flight on one disk do not overlap, as io.h demands of the owner. */
+ * What always holds: an operation changes media at its completion and not before; its owner hears of it in a later
+ * turn; the operations in flight on one disk do not overlap, as io.h demands of the owner. */
 #include "tests/sim/sim_disk.h"
 
 #include <errno.h>
@@ -27,9 +27,9 @@ struct sim_op {
     struct sim_disk *disk;
     struct io_op *op;
     struct sim_io_info info;
-    int err;        /* what will be reported */
-    uint64_t done;  /* FLUSH: what it covers */
-    uint8_t *data;  /* WRITE: the bytes as they were at submission */
+    int err;       /* what will be reported */
+    uint64_t done; /* FLUSH: what it covers */
+    uint8_t *data; /* WRITE: the bytes as they were at submission */
     unsigned n_iov;
     struct iovec iov[];
 };
@@ -80,7 +80,8 @@ static void check_unchanged(const struct sim_op *o)
 {
     const uint8_t *at = o->data;
     for (unsigned i = 0; i < o->n_iov; i++) {
-        assert(memcmp(at, o->iov[i].iov_base, o->iov[i].iov_len) == 0 && "memory was changed while it was being written");
+        assert(memcmp(at, o->iov[i].iov_base, o->iov[i].iov_len) == 0 &&
+               "memory was changed while it was being written");
         at += o->iov[i].iov_len;
     }
 }
@@ -106,7 +107,9 @@ static void complete_write(struct sim_op *o)
         d->salt = sim_rand(d->world);
         sim_media_write_torn(d, o->info.nth, o->info.off, o->data, o->info.len);
     } else {
-        sim_media_write(d, o->info.nth, o->info.off, o->data, o->info.len, o->info.flags & IO_DURABLE);
+        uint64_t off = o->info.nth == d->misdirect_nth ? d->misdirect_off : o->info.off;
+        assert(o->info.len <= d->size_bytes && off <= d->size_bytes - o->info.len);
+        sim_media_write(d, o->info.nth, off, o->data, o->info.len, o->info.flags & IO_DURABLE);
     }
 }
 
@@ -152,7 +155,8 @@ static void op_complete(struct sim_event *e)
 
 /* ---- submission ---- */
 
-/* io.h: overlapping writes in flight, or a read overlapping a write in flight, are the caller's mistake. A discard is a write here. */
+/* io.h: overlapping writes in flight, or a read overlapping a write in flight, are the caller's mistake. A discard is a
+ * write here. */
 static void check_overlap(const struct sim_disk *d, const struct sim_io_info *info)
 {
     if (info->kind == SIM_FLUSH)
@@ -196,7 +200,8 @@ static int take_fault(struct sim_fault *f)
     return f->err;
 }
 
-static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const struct iovec *iov, unsigned n, struct io_op *op)
+static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const struct iovec *iov, unsigned n,
+                             struct io_op *op)
 {
     struct sim_reactor *r = dev->reactor;
     struct sim_disk *d = dev->disk;
@@ -232,9 +237,9 @@ static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const
     dev->n_ops++;
     list_push_back(&d->in_flight, &o->disk_node);
     list_push_back(&r->ops, &o->node);
-    sim_note(r->world, r, 50 + info.kind, sim_mix(info.off) ^ info.len ^ (uint64_t)info.flags << 56, "%s: %s %llu: %llu + %llu%s",
-             d->name, io_names[info.kind], (unsigned long long)info.nth, (unsigned long long)info.off,
-             (unsigned long long)info.len, info.flags & IO_DURABLE ? " durable" : "");
+    sim_note(r->world, r, 50 + info.kind, sim_mix(info.off) ^ info.len ^ (uint64_t)info.flags << 56,
+             "%s: %s %llu: %llu + %llu%s", d->name, io_names[info.kind], (unsigned long long)info.nth,
+             (unsigned long long)info.off, (unsigned long long)info.len, info.flags & IO_DURABLE ? " durable" : "");
     sim_event_set(r->world, &o->event, r->world->now_ns + draw_latency(r->world, &d->timing, &info));
     return o;
 }

@@ -128,7 +128,8 @@ void sim_media_write(struct sim_disk *d, uint64_t nth, uint64_t off, const uint8
     }
 }
 
-/* By chance: of each write everything, nothing, or any sectors. A function of the crash and the write alone, so that it needs no memory. */
+/* By chance: of each write everything, nothing, or any sectors. A function of the crash and the write alone, so that it
+ * needs no memory. */
 static bool has_landed(struct sim_disk *d, uint64_t nth, uint64_t off)
 {
     if (d->landed)
@@ -396,8 +397,8 @@ struct sim_disk *sim_disk_new(struct sim_world *w, struct sim_dir *dir, const ch
     list_init(&d->dir_node);
     d->late_one_in = 4;
     d->late_ns = 5 * NS_PER_MS;
-    d->timing = (struct sim_disk_timing){w->config.read_ns, w->config.write_ns, w->config.durable_ns, w->config.flush_ns,
-                                         w->config.discard_ns};
+    d->timing = (struct sim_disk_timing){w->config.read_ns, w->config.write_ns, w->config.durable_ns,
+                                         w->config.flush_ns, w->config.discard_ns};
     list_push_back(&w->disks, &d->node);
     if (dir)
         list_push_back(&dir->disks, &d->dir_node);
@@ -478,7 +479,8 @@ struct sim_disk_timing *sim_disk_timing(struct sim_disk *d)
     return &d->timing;
 }
 
-void sim_disk_set_hook(struct sim_disk *d, void (*hook)(void *, struct sim_disk *, const struct sim_io_info *), void *user)
+void sim_disk_set_hook(struct sim_disk *d, void (*hook)(void *, struct sim_disk *, const struct sim_io_info *),
+                       void *user)
 {
     d->hook = hook;
     d->hook_user = user;
@@ -500,4 +502,11 @@ void sim_disk_fail(struct sim_disk *d, enum sim_io kind, uint32_t after, uint32_
 {
     assert(err > 0);
     d->fault[kind] = (struct sim_fault){after, times, err};
+}
+
+void sim_disk_misdirect(struct sim_disk *d, uint64_t nth, uint64_t to_off)
+{
+    assert(to_off % BLOCK_SIZE == 0);
+    d->misdirect_nth = nth;
+    d->misdirect_off = to_off;
 }

@@ -1,7 +1,8 @@
-/* A disk's media: two images, what is durable and what a read gives, and what becomes of them in a crash (store.md §1). For sim_disk.c and sim_dev.c.
+/* A disk's media: two images, what is durable and what a read gives, and what becomes of them in a crash (store.md §1).
+ * For sim_disk.c and sim_dev.c.
  *
- * All writes are of whole 4 KiB pages. A page has its durable contents and a chain of versions, one per completed write that is not durable, oldest
- * first. A read gives the last version. Contents that are all zero take no memory. */
+ * All writes are of whole 4 KiB pages. A page has its durable contents and a chain of versions, one per completed write
+ * that is not durable, oldest first. A read gives the last version. Contents that are all zero take no memory. */
 #ifndef QBD_TESTS_SIM_SIM_DISK_H
 #define QBD_TESTS_SIM_SIM_DISK_H
 
@@ -50,7 +51,7 @@ struct sim_disk {
     struct sim_page ***leaves; /* page n is leaves[n / LEAF_PAGES][n % LEAF_PAGES]; either may be NULL */
     uint64_t n_leaves;
     struct list volatile_pages;
-    uint64_t done; /* completions so far */
+    uint64_t done;         /* completions so far */
     struct list in_flight; /* sim_op, in order of submission */
     struct list late;
     struct sim_dev *holder;
@@ -58,6 +59,7 @@ struct sim_disk {
     uint64_t count[SIM_IO_KINDS];
     struct sim_fault fault[SIM_IO_KINDS];
     uint64_t salt; /* of the last crash: decides by chance what landed */
+    uint64_t misdirect_nth, misdirect_off;
     uint32_t late_one_in;
     uint64_t late_ns;
     void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io);

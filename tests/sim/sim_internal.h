@@ -60,7 +60,7 @@ struct sim_reactor {
     struct sim_event turn;
     struct sim_event reap;
     uint64_t busy_until_ns;
-    bool wake;    /* a turn is wanted although nothing is ready */
+    bool wake; /* a turn is wanted although nothing is ready */
     bool paused;
     bool in_turn;
     bool in_call; /* inside of a call whose hook may end the process */
@@ -83,7 +83,8 @@ uint64_t sim_rng_next(uint64_t rng[4]);
 uint64_t sim_mix(uint64_t x);
 struct sim_host *sim_host_get(struct sim_world *w, const char *name);
 /* Each event of the history: folded into the hash, and told to the trace. */
-void sim_note(struct sim_world *w, const struct sim_reactor *r, uint64_t a, uint64_t b, const char *fmt, ...) PRINTF_LIKE(5, 6);
+void sim_note(struct sim_world *w, const struct sim_reactor *r, uint64_t a, uint64_t b, const char *fmt, ...)
+    PRINTF_LIKE(5, 6);
 
 /* sim_reactor.c */
 static inline struct sim_reactor *sim_reactor_of(struct reactor *r)
@@ -105,9 +106,11 @@ void sim_disks_free(struct sim_world *w);
 
 struct sim_net *sim_net_new(struct sim_world *w);
 void sim_net_free(struct sim_world *w);
-int sim_net_listen(struct reactor *r, const char *address, void (*on_accept)(struct listener *, struct conn *), void *user, struct listener **ret);
+int sim_net_listen(struct reactor *r, const char *address, void (*on_accept)(struct listener *, struct conn *),
+                   void *user, struct listener **ret);
 void sim_net_listener_close(struct listener *l);
-int sim_net_connect(struct reactor *r, const char *address, const struct conn_handler *h, void *user, struct conn **ret);
+int sim_net_connect(struct reactor *r, const char *address, const struct conn_handler *h, void *user,
+                    struct conn **ret);
 void sim_net_send(struct conn *c, const struct segment *segs, unsigned n);
 void sim_net_recv_into(struct conn *c, void *ptr, size_t len);
 void sim_net_recv_pause(struct conn *c, bool on);

@@ -1,7 +1,7 @@
 /* What is between processes: links, wires, and their bytes under way.
  *
- * What always holds: the bytes of one direction arrive in order and once, or the connection ends; a link that is down delays them (as TCP
- * repeats what was lost) and loses nothing by itself. */
+ * What always holds: the bytes of one direction arrive in order and once, or the connection ends; a link that is down
+ * delays them (as TCP repeats what was lost) and loses nothing by itself. */
 #include "tests/sim/sim_net.h"
 
 #include <errno.h>
@@ -240,7 +240,8 @@ static void pipe_arrival(struct sim_event *e)
     p->retry_ns = 0;
     list_remove(&piece->node);
     sim_note(w, to ? to->reactor : NULL, 73 + piece->kind, (uint64_t)wire->id << 32 | piece->len,
-             "connection %u: %s arrives from %s, %u bytes", wire->id, names[piece->kind], wire->host[1 - to_side]->name, piece->len);
+             "connection %u: %s arrives from %s, %u bytes", wire->id, names[piece->kind], wire->host[1 - to_side]->name,
+             piece->len);
     pipe_arm(p);
     if (to) {
         piece_arrives(p, piece, to);
@@ -378,11 +379,12 @@ struct sim_wire *sim_wire_new(struct sim_sock *from, const char *address)
 
 /* ---- listening ---- */
 
-/* "unix:/path", "HOST:PORT" or "[v6]:PORT". Sets *ret_port, not 0 for unix. Returns the length before the port, -EINVAL. */
+/* "unix:/path", "HOST:PORT" or "[v6]:PORT". Sets *ret_port, not 0 for unix. Returns the length before the port,
+ * -EINVAL. */
 static int address_parse(const char *address, unsigned *ret_port)
 {
     size_t len = strlen(address);
-    if (len >= sizeof ((struct listener *)0)->address)
+    if (len >= sizeof((struct listener *)0)->address)
         return -EINVAL;
     if (strncmp(address, "unix:", 5) == 0) {
         *ret_port = 1;
@@ -391,7 +393,8 @@ static int address_parse(const char *address, unsigned *ret_port)
     const char *colon = strrchr(address, ':');
     if (!colon || colon == address || !colon[1] || strlen(colon + 1) > 5)
         return -EINVAL;
-    if ((address[0] == '[') != (colon[-1] == ']') || (address[0] != '[' && memchr(address, ':', (size_t)(colon - address))))
+    if ((address[0] == '[') != (colon[-1] == ']') ||
+        (address[0] != '[' && memchr(address, ':', (size_t)(colon - address))))
         return -EINVAL;
     unsigned port = 0;
     for (const char *p = colon + 1; *p; p++) {
@@ -431,8 +434,8 @@ static void backlog_accept(struct sim_ready *ready)
     }
 }
 
-int sim_net_listen(struct reactor *io, const char *address, void (*on_accept)(struct listener *, struct conn *), void *user,
-                   struct listener **ret)
+int sim_net_listen(struct reactor *io, const char *address, void (*on_accept)(struct listener *, struct conn *),
+                   void *user, struct listener **ret)
 {
     struct sim_reactor *r = sim_reactor_of(io);
     struct sim_net *net = r->world->net;

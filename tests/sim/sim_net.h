@@ -1,7 +1,7 @@
 /* The network's parts, for sim_net.c (what is between processes) and sim_conn.c (a process's end).
  *
- * A wire is a connection seen from outside: two pipes, one per direction, and up to two ends. An end leaves when its process closes it or dies; what is in the pipe
- * by then still arrives. */
+ * A wire is a connection seen from outside: two pipes, one per direction, and up to two ends. An end leaves when its
+ * process closes it or dies; what is in the pipe by then still arrives. */
 #ifndef QBD_TESTS_SIM_SIM_NET_H
 #define QBD_TESTS_SIM_SIM_NET_H
 
@@ -25,11 +25,11 @@ struct sim_pipe {
     struct sim_event arrival; /* of the first piece */
     struct sim_event space;   /* the sender hears that there is room again */
     uint64_t last_at_ns;
-    uint64_t retry_ns;  /* how long the next attempt waits while the link is down */
-    size_t held;        /* bytes in flight or unread */
-    uint8_t *rx;        /* arrived and unread: config.pipe_bytes */
+    uint64_t retry_ns; /* how long the next attempt waits while the link is down */
+    size_t held;       /* bytes in flight or unread */
+    uint8_t *rx;       /* arrived and unread: config.pipe_bytes */
     size_t rx_head, rx_n;
-    bool fin;           /* the sender's orderly end has arrived */
+    bool fin; /* the sender's orderly end has arrived */
     bool rst_queued;
 };
 
@@ -70,12 +70,12 @@ struct sim_sock {
     bool established; /* bytes may flow */
     bool told;        /* on_open or on_accept was called */
     bool paused;
-    bool fresh;       /* something in the window was not presented yet */
+    bool fresh; /* something in the window was not presented yet */
     bool finishing;
-    bool closed;      /* conn_close(), or all of conn_finish()'s is out: on_closed() is due */
-    bool blocked;     /* the pipe was full */
+    bool closed;  /* conn_close(), or all of conn_finish()'s is out: on_closed() is due */
+    bool blocked; /* the pipe was full */
     bool drained_due;
-    int failed;       /* errno: on_closed() is due */
+    int failed; /* errno: on_closed() is due */
     struct list out;
     size_t unsent, low_water;
     uint8_t *into;
@@ -115,7 +115,7 @@ void sim_wire_drop_end(struct sim_wire *w, unsigned side, bool silent); /* the p
 void sim_pipe_put(struct sim_pipe *p, enum piece_kind kind, struct sim_piece *piece); /* piece NULL: one without data */
 size_t sim_pipe_room(const struct sim_pipe *p);
 void sim_pipe_consume(struct sim_pipe *p, size_t n); /* the receiver took n of rx */
-int sim_address_check(const char *address); /* 0, -EINVAL */
+int sim_address_check(const char *address);          /* 0, -EINVAL */
 struct sim_wire *sim_wire_new(struct sim_sock *from, const char *address);
 
 /* sim_conn.c */

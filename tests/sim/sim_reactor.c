@@ -1,7 +1,7 @@
 /* A simulated process: its loop, its clock and timers, its end.
  *
- * What always holds: callbacks of a process are called in its turn and nowhere else; a process that is gone has no callbacks,
- * and its calls change nothing. */
+ * What always holds: callbacks of a process are called in its turn and nowhere else; a process that is gone has no
+ * callbacks, and its calls change nothing. */
 #include "tests/sim/sim_internal.h"
 
 #include <errno.h>

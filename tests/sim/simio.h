@@ -1,18 +1,21 @@
 /* The deterministic implementation of base/io.h: processes, disks and network of a whole cluster in one thread.
  *
- * One world has one seed and one history: the same calls give the same callbacks in the same order at the same virtual times, on every
- * machine and build type. Nothing in here reads a clock, compares addresses to decide an order, or computes with floating point.
+ * One world has one seed and one history: the same calls give the same callbacks in the same order at the same virtual
+ * times, on every machine and build type. Nothing in here reads a clock, compares addresses to decide an order, or
+ * computes with floating point.
  *
  * Three kinds of things live in a world, with different lifetimes:
- *   sim_disk, sim_dir   what is on media. Survives everything but sim_world_free().
- *   sim_reactor         one process of a host. Ends by sim_reactor_crash() or sim_reactor_free(); a successor of the same host name opens its disks again.
- *   dev, conn, timer    of a process, as io.h has them; they vanish with it, without callbacks.
+ *   - sim_disk, sim_dir: what is on media. Survives everything but sim_world_free().
+ *   - sim_reactor: one process of a host. Ends by sim_reactor_crash() or sim_reactor_free(); a successor with the same
+ *     host name opens its disks again.
+ *   - dev, conn, timer: of a process, as io.h has them; they vanish with it, without callbacks.
  *
- * Time passes between turns only. A turn of a reactor is as io.h promises: completions and arrivals (in the order in which they happened), due
- * timers, hooks, sends. Then it is busy for a drawn while (turn_ns), so that what happens meanwhile is handled together in its next turn.
- * Devices and network go on while a process is busy or paused.
+ * Time passes between turns only. A turn of a reactor is as io.h promises: completions and arrivals (in the order in
+ * which they happened), due timers, hooks, sends. Then it is busy for a drawn while (turn_ns), so that what happens
+ * meanwhile is handled together in its next turn. Devices and network go on while a process is busy or paused.
  *
- * Tests may call logic directly between two runs, as if from a callback; sim_run_*() gives every reactor a turn first, so that hooks see it. */
+ * Tests may call logic directly between two runs, as if from a callback; sim_run_*() gives every reactor a turn first,
+ * so that hooks see it. */
 #ifndef QBD_TESTS_SIM_SIMIO_H
 #define QBD_TESTS_SIM_SIMIO_H
 
@@ -31,16 +34,16 @@ struct sim_range {
 /* ---- the world ---- */
 
 struct sim_config {
-    struct sim_range turn_ns;      /* how long a reactor is busy after a turn */
-    struct sim_range read_ns;      /* latencies of new disks; each disk has its own copy */
+    struct sim_range turn_ns; /* how long a reactor is busy after a turn */
+    struct sim_range read_ns; /* latencies of new disks; each disk has its own copy */
     struct sim_range write_ns;
-    struct sim_range durable_ns;   /* on top of write_ns for IO_DURABLE */
+    struct sim_range durable_ns; /* on top of write_ns for IO_DURABLE */
     struct sim_range flush_ns;
     struct sim_range discard_ns;
-    struct sim_range create_ns;    /* dev_create */
-    struct sim_range latency_ns;   /* one way, of new links */
-    uint32_t pipe_bytes;           /* what a connection's direction holds: in flight and unread */
-    uint32_t chunk_max;            /* longest piece in which bytes arrive; pieces are cut at random */
+    struct sim_range create_ns;  /* dev_create */
+    struct sim_range latency_ns; /* one way, of new links */
+    uint32_t pipe_bytes;         /* what a connection's direction holds: in flight and unread */
+    uint32_t chunk_max;          /* longest piece in which bytes arrive; pieces are cut at random */
     uint64_t connect_timeout_ns;
 };
 
@@ -49,8 +52,9 @@ struct sim_world *sim_world_new(uint64_t seed);
 void sim_world_free(struct sim_world *w);
 struct sim_config *sim_config(struct sim_world *w); /* change it before what it concerns is made */
 
-uint64_t sim_now(const struct sim_world *w);  /* nanoseconds of virtual time, from 0 */
-uint64_t sim_hash(const struct sim_world *w); /* of the whole history so far: every event, with the contents of writes and sends */
+uint64_t sim_now(const struct sim_world *w); /* nanoseconds of virtual time, from 0 */
+/* Of the whole history so far: every event, with the contents of writes and sends. */
+uint64_t sim_hash(const struct sim_world *w);
 void sim_fold(struct sim_world *w, uint64_t x); /* a test's own events may take part */
 uint64_t sim_rand(struct sim_world *w);
 uint64_t sim_draw(struct sim_world *w, struct sim_range r);
@@ -58,8 +62,8 @@ bool sim_chance(struct sim_world *w, uint32_t one_in); /* true once in one_in ti
 
 /* Handles the next event. False when there is none (nothing will ever happen again by itself). */
 bool sim_step(struct sim_world *w);
-/* Until done(user) is true, looked at after each event, or max_ns have passed (then the clock stands there), or nothing is left to happen.
- * Returns done(user). done may be NULL. */
+/* Until done(user) is true, looked at after each event, or max_ns have passed (then the clock stands there), or nothing
+ * is left to happen. Returns done(user). done may be NULL. */
 bool sim_run_until(struct sim_world *w, bool (*done)(void *user), void *user, uint64_t max_ns);
 void sim_run_for(struct sim_world *w, uint64_t ns);
 /* Calls fn(user) at a virtual time, outside of every reactor: for faults and workloads. */
@@ -74,13 +78,17 @@ struct sim_reactor *sim_reactor_new(struct sim_world *w, const char *host, uint6
 struct reactor *sim_reactor_io(struct sim_reactor *r); /* what logic gets */
 
 enum sim_crash {
-    SIM_KILL,  /* kill -9: what devices completed stays readable, but what was not durable still is not; peers see their connections end */
-    SIM_POWER, /* power cut: every sector that is not durable is old or new; peers see nothing (half-open) until they send something to the restarted host */
+    SIM_KILL,  /* kill -9: what devices completed stays readable, but what was not durable still is not; peers see their
+                  connections end */
+    SIM_POWER, /* power cut of the host, hence of every process on it: every sector that is not durable is old or new;
+                * peers see nothing (half-open) until they send something and a process runs on the host again; the
+                * host's clock begins anew */
 };
 
-/* Ends the process now: timers, ops and connections vanish without callbacks, the arena is dropped, its disks suffer as their crash model says.
- * From inside one of its own callbacks (or a disk's hook under one) it takes effect at once for everything outside, all further calls of the process are void, and the
- * rest goes when the callback returns. on_crash (may be NULL) is called then, for the owner to free what logic had allocated by itself. */
+/* Ends the process now: timers, ops and connections vanish without callbacks, the arena is dropped, its disks suffer as
+ * their crash model says. From inside one of its own callbacks (or a disk's hook under one) it takes effect at once for
+ * everything outside, all further calls of the process are void, and the rest goes when the callback returns. on_crash
+ * (may be NULL) is called then, for the owner to free what logic had allocated by itself. */
 void sim_reactor_crash(struct sim_reactor *r, enum sim_crash how);
 void sim_on_crash(struct sim_reactor *r, void (*on_crash)(void *user), void *user);
 /* An orderly end: asserts that no op is in flight and no buffer in use. Connections end as with SIM_KILL. */
@@ -108,9 +116,11 @@ struct sim_io_info {
     bool complete; /* at submission false, at completion (before its owner hears of it) true */
 };
 
-/* size_bytes is a multiple of 4 KiB; it reads as zeroes. Belongs to the directory when there is one (its name must be new there). */
+/* size_bytes is a multiple of 4 KiB; it reads as zeroes. Belongs to the directory when there is one (its name must be
+ * new there). */
 struct sim_disk *sim_disk_new(struct sim_world *w, struct sim_dir *dir, const char *name, uint64_t size_bytes);
-/* Opens and locks. -EWOULDBLOCK while another process holds it. Writes that were in flight when the last holder crashed land now at the latest. */
+/* Opens and locks. -EWOULDBLOCK while another process holds it. Writes that were in flight when the last holder crashed
+ * land now at the latest. */
 MUST_USE int sim_dev_open(struct sim_reactor *r, struct sim_disk *d, struct dev **ret);
 /* The same without the lock, as a daemon would that locks something else: late writes go on landing. For mutations. */
 MUST_USE int sim_dev_open_unlocked(struct sim_reactor *r, struct sim_disk *d, struct dev **ret);
@@ -125,27 +135,37 @@ struct sim_disk_timing {
 };
 struct sim_disk_timing *sim_disk_timing(struct sim_disk *d);
 
-/* Called at each submission and completion. It may call sim_reactor_crash(): then an operation at its submission has not happened, and a completed one is done but nobody heard of it. */
-void sim_disk_set_hook(struct sim_disk *d, void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io), void *user);
-/* Decides what is on media after a crash: whether the 512-byte sector at byte offset off got what write number nth put there. Asked for completed writes that
- * are not durable and for those in flight, in no particular order and perhaps more than once. NULL: by chance. With it no write lands late. */
-void sim_disk_set_landing(struct sim_disk *d, bool (*landed)(void *user, struct sim_disk *d, uint64_t nth, uint64_t off), void *user);
-/* One in how many writes that were in flight at a crash land later, between 0 and late_ns after it, or when the lock is granted. Default: one in 4, 5 ms. 0: never. */
+/* Called at each submission and completion. It may call sim_reactor_crash(): then an operation at its submission has
+ * not happened, and a completed one is done but nobody heard of it. */
+void sim_disk_set_hook(struct sim_disk *d, void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io),
+                       void *user);
+/* Decides what is on media after a crash: whether the 512-byte sector at byte offset off got what write number nth put
+ * there. Asked for completed writes that are not durable and for those in flight, in no particular order and perhaps
+ * more than once. NULL: by chance. With it no write lands late. */
+void sim_disk_set_landing(struct sim_disk *d,
+                          bool (*landed)(void *user, struct sim_disk *d, uint64_t nth, uint64_t off), void *user);
+/* One in how many writes that were in flight at a crash land later, between 0 and late_ns after it, or when the lock is
+ * granted. Default: one in 4, 5 ms. 0: never. */
 void sim_disk_set_late(struct sim_disk *d, uint32_t one_in, uint64_t late_ns);
 /* The power fails for this disk; its holder, if any, must have crashed (sim_reactor_crash(SIM_POWER) does both). */
 void sim_disk_power_cut(struct sim_disk *d);
 
-/* After `after` more operations of this kind, the next `times` ones fail with -err (UINT32_MAX: all). A failed write leaves each of its sectors old or new. */
+/* After `after` more operations of this kind, the next `times` ones fail with -err (UINT32_MAX: all). A failed write
+ * leaves each of its sectors old or new. */
 void sim_disk_fail(struct sim_disk *d, enum sim_io kind, uint32_t after, uint32_t times, int err);
 /* Latent errors: reads of these pages fail with -EIO until they are written. */
 void sim_disk_spoil(struct sim_disk *d, uint64_t off, uint64_t len);
+/* Write number nth goes to to_off instead of its own place, and nobody is told. */
+void sim_disk_misdirect(struct sim_disk *d, uint64_t nth, uint64_t to_off);
 /* Rot. */
 void sim_disk_flip(struct sim_disk *d, uint64_t byte_off, unsigned bit);
-/* What a read would give now; what would be left if nothing of what is not durable landed; changing both. Any offset and length. */
+/* What a read would give now; what would be left if nothing of what is not durable landed; changing both. Any offset
+ * and length. */
 void sim_disk_peek(const struct sim_disk *d, uint64_t off, void *to, size_t len);
 void sim_disk_peek_durable(const struct sim_disk *d, uint64_t off, void *to, size_t len);
 void sim_disk_poke(struct sim_disk *d, uint64_t off, const void *from, size_t len);
-/* to becomes what a read of from would give, all durable: to try many endings of one history. Nothing of `to` may be in flight. */
+/* to becomes what a read of from would give, all durable: to try many endings of one history. Nothing of `to` may be in
+ * flight. */
 void sim_disk_copy(struct sim_disk *to, const struct sim_disk *from);
 /* The whole disk is lost: all zeroes again. */
 void sim_disk_wipe(struct sim_disk *d);
@@ -156,24 +176,27 @@ void sim_disk_wipe(struct sim_disk *d);
 struct sim_dir *sim_dir_new(struct sim_world *w, const char *path, uint64_t capacity_bytes);
 void sim_dir_set_capacity(struct sim_dir *d, uint64_t capacity_bytes);
 struct sim_disk *sim_dir_find(struct sim_dir *d, const char *name); /* NULL: not there */
-/* The process's handle of it (freed with the process). */
+/* The process's handle of it (freed with the process). dev_create() says -EEXIST for a name that is there. After a
+ * crash during it the disk is there or not. */
 struct dir *sim_dir_open(struct sim_reactor *r, struct sim_dir *d);
 
 /* ---- network ---- */
 
-/* One direction between two hosts; made at the first mention. While it is down, bytes wait (as TCP repeats them); new connections time out. */
+/* One direction between two hosts; made at the first mention. While it is down, bytes wait (as TCP repeats them); new
+ * connections time out. */
 struct sim_link {
     bool down;
     struct sim_range latency_ns;
-    uint32_t tail_one_in;         /* one in so many pieces is late by tail_ns more; 0: none */
+    uint32_t tail_one_in; /* one in so many pieces is late by tail_ns more; 0: none */
     struct sim_range tail_ns;
-    uint32_t ns_per_kib;          /* the link's speed; 0: no limit */
-    uint64_t reset_after_bytes;   /* the connection that carries this byte (counted from now) is reset right behind it; 0: none. Goes back to 0 then. */
-    uint64_t carried_bytes;       /* so far */
-    uint64_t busy_until_ns;       /* the simulator's */
+    uint32_t ns_per_kib;        /* the link's speed; 0: no limit */
+    uint64_t reset_after_bytes; /* the connection that carries this byte (counted from now) is reset right behind it; 0:
+                                   none. Goes back to 0 then. */
+    uint64_t carried_bytes;     /* so far */
+    uint64_t busy_until_ns;     /* the simulator's */
 };
 struct sim_link *sim_link(struct sim_world *w, const char *from, const char *to);
-void sim_cut(struct sim_world *w, const char *a, const char *b);  /* both directions */
+void sim_cut(struct sim_world *w, const char *a, const char *b); /* both directions */
 void sim_cut_one_way(struct sim_world *w, const char *from, const char *to);
 void sim_heal(struct sim_world *w, const char *a, const char *b); /* both directions; what waited goes on */
 /* Resets every connection between the two hosts: each end sees -ECONNRESET as soon as its direction lets it. */

@@ -17,9 +17,14 @@ static void test_classes(void **state)
         size_t len;
         uint32_t cap;
     } cases[] = {
-        {0, 256},       {1, 256},       {256, 256},       {257, 1024},      {1024, 1024},     {1025, 4096},
-        {4096, 4096},   {4097, 8192},   {8192, 8192},     {8193, 16384},    {65536, 65536},   {65537, 131072},
-        {1 << 20, 1 << 20}, {(1 << 20) + 1, 2 << 20}, {2 << 20, 2 << 20},
+        {0, 256},           {1, 256},
+        {256, 256},         {257, 1024},
+        {1024, 1024},       {1025, 4096},
+        {4096, 4096},       {4097, 8192},
+        {8192, 8192},       {8193, 16384},
+        {65536, 65536},     {65537, 131072},
+        {1 << 20, 1 << 20}, {(1 << 20) + 1, 2 << 20},
+        {2 << 20, 2 << 20},
     };
     struct arena *a = arena_new(64 * MIB);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -112,7 +117,8 @@ static void test_traffic(void **state)
     arena_free(a);
 }
 
-/* The limit's worth of small buffers, then of larger ones, class after class: what is held must not become the sum over the classes. */
+/* The limit's worth of small buffers, then of larger ones, class after class: what is held must not become the sum over
+ * the classes. */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 static uint64_t allocated(void)
 {
@@ -160,9 +166,12 @@ static void test_drop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_classes),        cmocka_unit_test(test_references),
-        cmocka_unit_test(test_limit_counts_capacity), cmocka_unit_test(test_traffic),
-        cmocka_unit_test(test_memory_comes_back),     cmocka_unit_test(test_drop),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_references),
+        cmocka_unit_test(test_limit_counts_capacity),
+        cmocka_unit_test(test_traffic),
+        cmocka_unit_test(test_memory_comes_back),
+        cmocka_unit_test(test_drop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -215,7 +215,7 @@ static void test_malformed(void **state)
     BAD(f.kind = ENTRY_TRIM, f.nblocks = 0);
     BAD(f.kind = ENTRY_TRIM, f.nblocks = ENTRY_MAX_RANGE_BLOCKS + 1);
     BAD(f.kind = ENTRY_ZERO, f.block = UINT64_MAX - 1);
-    BAD(f.kind = ENTRY_SESSION);                /* has no blocks */
+    BAD(f.kind = ENTRY_SESSION); /* has no blocks */
     BAD(f.kind = ENTRY_SESSION, f.nblocks = 0, f.block = 1);
     BAD(f.kind = ENTRY_MEMBER, f.nblocks = 0); /* a membership of nobody */
 #undef BAD

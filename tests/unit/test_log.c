@@ -113,7 +113,9 @@ static void test_on_stderr(void **state)
         if (journal) {
             assert_string_equal(line, "<7>qbd-replica: hello 1\n");
         } else {
-            assert_int_equal(sscanf(line, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ%n", &year, &month, &day, &hour, &minute, &second, &ms, &at), 7);
+            assert_int_equal(
+                sscanf(line, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ%n", &year, &month, &day, &hour, &minute, &second, &ms, &at),
+                7);
             assert_int_equal(at, 24);
             assert_string_equal(line + at, " qbd-replica debug: hello 1\n");
         }

@@ -43,7 +43,8 @@ static bool is_done(void *user)
     return ((struct waiting_op *)user)->done;
 }
 
-static void start_write(struct fixture *f, struct waiting_op *o, struct buf *b, uint64_t off, uint8_t fill, unsigned flags)
+static void start_write(struct fixture *f, struct waiting_op *o, struct buf *b, uint64_t off, uint8_t fill,
+                        unsigned flags)
 {
     memset(b->data, fill, BLOCK_SIZE);
     *o = (struct waiting_op){.op.fn = waiting_done};
@@ -285,6 +286,10 @@ static void test_faults(void **state)
     sim_disk_flip(f.disk, 0, 0);
     assert_int_equal(read_and_wait(&f, 0, &b), BLOCK_SIZE);
     assert_int_equal(b, 11);
+    sim_disk_misdirect(f.disk, sim_disk_count(f.disk, SIM_WRITE) + 1, 2 * BLOCK_SIZE);
+    write_and_wait(&f, 0, 12, 0);
+    assert_int_equal(byte_at(f.disk, 0), 11);
+    assert_int_equal(byte_at(f.disk, 2 * BLOCK_SIZE), 12);
     sim_world_free(f.w);
 }
 
@@ -384,7 +389,8 @@ static void test_timers(void **state)
     c.name = 'c';
     d.name = 'd';
     uint64_t now = io_now(r);
-    /* All due in one turn: in the order of time, then of setting; b cancels c; a time in the past fires in the next turn. */
+    /* All due in one turn: in the order of time, then of setting; b cancels c; a time in the past fires in the next
+     * turn. */
     sim_pause(f.r);
     timer_set(r, &a.t, now + 2000);
     timer_set(r, &b.t, now + 1000);

@@ -18,13 +18,13 @@ struct end {
     struct sim_world *w;
     bool opened, closed, drained;
     int err;
-    uint64_t received;   /* bytes consumed and right */
+    uint64_t received; /* bytes consumed and right */
     uint64_t sent;
-    size_t take_max;     /* consume at most so many per presentation; 0: all */
-    uint8_t *into;       /* where recv_into goes, of into_len bytes, every time `received` reaches a multiple of into_every */
+    size_t take_max; /* consume at most so many per presentation; 0: all */
+    uint8_t *into; /* where recv_into goes, of into_len bytes, every time `received` reaches a multiple of into_every */
     size_t into_len, into_every;
     bool in_callback;
-    bool echo_close;     /* close when something arrives */
+    bool echo_close; /* close when something arrives */
 };
 
 static uint8_t stream_byte(uint64_t i)
@@ -317,7 +317,8 @@ static void test_addresses(void **state)
     struct reactor *r = sim_reactor_io(n->b);
     struct listener *l;
     struct conn *c;
-    static const char *const bad[] = {"", "unix:", "host", "host:", ":1", "host:65536", "host:1x", "a:b:1", "[::1", "[::1]", "host]:1"};
+    static const char *const bad[] = {"",        "unix:", "host", "host:", ":1",     "host:65536",
+                                      "host:1x", "a:b:1", "[::1", "[::1]", "host]:1"};
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
         assert_int_equal(io_listen(r, bad[i], net_accept, n, &l), -EINVAL);
         assert_int_equal(io_connect(r, bad[i], &end_handler, &n->client, &c), -EINVAL);
@@ -470,7 +471,8 @@ static uint64_t hash_of_run(uint64_t seed)
     return h;
 }
 
-/* The hash is the same on every machine and build type: hence it is written down here. A change of the simulator changes it. */
+/* The hash is the same on every machine and build type: hence it is written down here. A change of the simulator
+ * changes it. */
 #define HASH_OF_SEED_1 UINT64_C(0x11e6af8066a5cc49)
 
 static void test_one_seed_one_history(void **state)
