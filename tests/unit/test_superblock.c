@@ -237,7 +237,10 @@ static void no_torn_write_loses_what_is_in_force(void **state)
             }
             assert_null(superblock_pick(one, &got));
             assert_int_equal(got.generation, copies > 0 ? g + 1 : g);
-            struct superblock s2 = make(got.generation + 1);
+            struct superblock s2 = make(got.generation + 1); /* maybe s1's number, but other contents */
+            for (size_t i = 0; i < sizeof s2.pad; i++)
+                s2.pad[i] ^= 0x80;
+            superblock_seal(&s2);
             uint64_t in_force = got.generation;
             for (unsigned cut2 = 0; cut2 < 2 * SECTORS; cut2++) { /* the next write's first copy */
                 memcpy(two, one, SUPERBLOCK_BYTES);
