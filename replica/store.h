@@ -69,6 +69,8 @@ void store_close(struct store *s, void (*done)(void *user), void *user);
 void store_free(struct store *s);
 
 /* ---- persistence, in the order of the acceptor's effects; seq is the effect's ---- */
+/* False: the group exists, or there are GROUPS_MAX. */
+bool store_can_create(const struct store *s, uint64_t group);
 void store_create_group(struct store *s, const struct wal_group *g, uint64_t seq);
 void store_promise(struct store *s, uint64_t group, const struct ballot *b, uint64_t max_lease_ns, uint64_t seq);
 void store_cut(struct store *s, uint64_t group, uint64_t slot, uint64_t seq);

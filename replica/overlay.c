@@ -1,0 +1,225 @@
+/* The overlay: what was applied and not yet written back, in memory (store.md §2 "Apply").
+ *
+ * There are two generations. Entries are applied to the active one; a checkpoint freezes it (the generations swap) and drops the frozen one leaf by leaf as it is written back.
+ *
+ * What always holds:
+ *  - a block stands in a generation as a page or as zero, never both.
+ *  - the active generation is newer than the frozen one, which is newer than the disk: readers look in that order.
+ *  - pages refer to the entries' own payload; nothing is copied.
+ *  - ranges that read as zero cost bits, and nothing at all where nothing was ever written. */
+#include "replica/store_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+void *pool_get(struct pool *p)
+{
+    void *o = p->free;
+    if (!o)
+        return store_calloc(1, p->size);
+    memcpy(&p->free, o, sizeof p->free);
+    return o;
+}
+
+void pool_put(struct pool *p, void *o)
+{
+    memcpy(o, &p->free, sizeof p->free);
+    p->free = o;
+}
+
+void pool_drain(struct pool *p)
+{
+    while (p->free)
+        free(pool_get(p));
+}
+
+static struct oleaf *leaf_for_change(struct store *s, struct region *r, unsigned l)
+{
+    struct oleaf **o = &r->overlay[s->gen][l];
+    if (!*o) {
+        *o = pool_get(&s->oleaf_pool);
+        memset(*o, 0, sizeof **o);
+        s->overlay_bytes[s->gen] += sizeof **o;
+        if (r->n_overlay[s->gen]++ == 0)
+            list_push_back(&s->overlay_regions[s->gen], &r->overlay_link[s->gen]);
+    }
+    return *o;
+}
+
+static void drop_page(struct store *s, unsigned gen, struct oleaf *o, unsigned i)
+{
+    struct oslab *os = o->slab[i / SLAB_BLOCKS];
+    unsigned b = i % SLAB_BLOCKS;
+    buf_unref(os->page[b].buf);
+    os->mask &= (uint16_t)~(1u << b);
+    o->n_pages--;
+    s->overlay_bytes[gen] -= BLOCK_SIZE;
+    if (os->mask == 0) {
+        pool_put(&s->oslab_pool, os);
+        o->slab[i / SLAB_BLOCKS] = NULL;
+        s->overlay_bytes[gen] -= sizeof *os;
+    }
+}
+
+static bool has_page(const struct oleaf *o, unsigned i)
+{
+    return o->slab && o->slab[i / SLAB_BLOCKS] && o->slab[i / SLAB_BLOCKS]->mask >> (i % SLAB_BLOCKS) & 1;
+}
+
+static void set_page(struct store *s, struct oleaf *o, unsigned i, struct buf *buf, uint32_t off, uint32_t crc)
+{
+    if (!o->slab) {
+        o->slab = pool_get(&s->slab_array_pool);
+        memset(o->slab, 0, LEAF_SLABS * sizeof *o->slab);
+        s->overlay_bytes[s->gen] += LEAF_SLABS * sizeof *o->slab;
+    }
+    struct oslab **os = &o->slab[i / SLAB_BLOCKS];
+    if (!*os) {
+        *os = pool_get(&s->oslab_pool);
+        (*os)->mask = 0;
+        s->overlay_bytes[s->gen] += sizeof **os;
+    }
+    unsigned b = i % SLAB_BLOCKS;
+    struct opage *p = &(*os)->page[b];
+    if ((*os)->mask >> b & 1) {
+        buf_unref(p->buf);
+    } else {
+        (*os)->mask |= (uint16_t)(1u << b);
+        o->n_pages++;
+        s->overlay_bytes[s->gen] += BLOCK_SIZE;
+        o->zero[i / 64] &= ~(UINT64_C(1) << (i % 64));
+        o->trim[i / 64] &= ~(UINT64_C(1) << (i % 64));
+    }
+    *p = (struct opage){.buf = buf_ref(buf), .off = off, .crc = crc};
+}
+
+static void set_zero(struct store *s, struct oleaf *o, unsigned i, bool trim)
+{
+    if (has_page(o, i))
+        drop_page(s, s->gen, o, i);
+    uint64_t bit = UINT64_C(1) << (i % 64);
+    o->zero[i / 64] |= bit;
+    if (trim)
+        o->trim[i / 64] |= bit;
+    else
+        o->trim[i / 64] &= ~bit;
+}
+
+static void touch_chunks(struct oleaf *o, unsigned first, unsigned n, uint64_t slot)
+{
+    for (unsigned c = first / CHUNK_BLOCKS; c <= (first + n - 1) / CHUNK_BLOCKS; c++)
+        if (o->changed_at[c] < slot)
+            o->changed_at[c] = slot;
+}
+
+void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc, uint64_t slot)
+{
+    unsigned i = block % LEAF_BLOCKS;
+    struct oleaf *o = leaf_for_change(s, r, block % REGION_BLOCKS / LEAF_BLOCKS);
+    set_page(s, o, i, buf, off, crc);
+    touch_chunks(o, i, 1, slot);
+}
+
+void overlay_put_zero(struct store *s, struct region *r, uint64_t block, uint64_t slot)
+{
+    unsigned i = block % LEAF_BLOCKS;
+    struct oleaf *o = leaf_for_change(s, r, block % REGION_BLOCKS / LEAF_BLOCKS);
+    set_zero(s, o, i, false);
+    touch_chunks(o, i, 1, slot);
+}
+
+static void apply_pages(struct store *s, struct oleaf *o, unsigned first, unsigned n, const struct entry *e, uint32_t from)
+{
+    for (unsigned k = 0; k < n; k++)
+        set_page(s, o, first + k, e->payload, e->payload_off + (from + k) * BLOCK_SIZE, e->u[0].crc[from + k]);
+}
+
+static void apply_zero(struct store *s, struct oleaf *o, unsigned first, unsigned n, bool trim)
+{
+    if (n < LEAF_BLOCKS || o->n_pages > 0) {
+        for (unsigned k = 0; k < n; k++)
+            set_zero(s, o, first + k, trim);
+        return;
+    }
+    memset(o->zero, 0xff, sizeof o->zero);
+    memset(o->trim, trim ? 0xff : 0, sizeof o->trim);
+}
+
+/* A leaf that is nowhere reads as zero already: there is nothing to write down, and no replica at or below this slot has anything else there. */
+static bool leaf_is_nowhere(const struct region *r, unsigned l)
+{
+    return !leaf_present(r, l) && !r->overlay[0][l] && !r->overlay[1][l] && !r->cached[l];
+}
+
+void overlay_apply(struct store *s, struct group *g, const struct entry *e)
+{
+    uint64_t block = e->block, end = e->block + e->nblocks;
+    while (block < end) {
+        uint64_t number = block / REGION_BLOCKS, stop = (block / LEAF_BLOCKS + 1) * LEAF_BLOCKS;
+        unsigned l = block % REGION_BLOCKS / LEAF_BLOCKS, first = block % LEAF_BLOCKS;
+        struct region *r = e->kind == ENTRY_WRITE ? region_make(s, g, number) : region_find(s, g, number);
+        if (!r && e->kind == ENTRY_WRITE) {
+            store_fatal(s, -ENOSPC, "the region table is full: make the replica anew with more meta pages");
+            return;
+        }
+        if (!r)
+            stop = (number + 1) * REGION_BLOCKS;
+        if (stop > end)
+            stop = end;
+        if (r && (e->kind == ENTRY_WRITE || !leaf_is_nowhere(r, l))) {
+            struct oleaf *o = leaf_for_change(s, r, l);
+            unsigned n = (unsigned)(stop - block);
+            if (e->kind == ENTRY_WRITE)
+                apply_pages(s, o, first, n, e, (uint32_t)(block - e->block));
+            else
+                apply_zero(s, o, first, n, e->kind == ENTRY_TRIM);
+            touch_chunks(o, first, n, e->slot);
+            if (r->n_bad)
+                bad_cleared(s, r, l, first, n);
+        }
+        block = stop;
+    }
+}
+
+enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block, const struct opage **ret)
+{
+    unsigned i = block % LEAF_BLOCKS, l = block % REGION_BLOCKS / LEAF_BLOCKS;
+    for (unsigned k = 0; k < 2; k++) {
+        const struct oleaf *o = r->overlay[s->gen ^ k][l];
+        if (!o)
+            continue;
+        if (has_page(o, i)) {
+            *ret = &o->slab[i / SLAB_BLOCKS]->page[i % SLAB_BLOCKS];
+            return OVERLAY_PAGE;
+        }
+        if (o->zero[i / 64] >> (i % 64) & 1)
+            return OVERLAY_ZERO;
+    }
+    return OVERLAY_NONE;
+}
+
+void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l)
+{
+    struct oleaf *o = r->overlay[gen][l];
+    if (!o)
+        return;
+    for (unsigned i = 0; o->slab && i < LEAF_SLABS; i++)
+        for (unsigned b = 0; o->slab[i] && b < SLAB_BLOCKS; b++)
+            if (o->slab[i]->mask >> b & 1)
+                drop_page(s, gen, o, i * SLAB_BLOCKS + b);
+    if (o->slab) {
+        pool_put(&s->slab_array_pool, o->slab);
+        s->overlay_bytes[gen] -= LEAF_SLABS * sizeof *o->slab;
+    }
+    assert(o->n_pages == 0);
+    pool_put(&s->oleaf_pool, o);
+    s->overlay_bytes[gen] -= sizeof *o;
+    r->overlay[gen][l] = NULL;
+    if (--r->n_overlay[gen] == 0)
+        list_remove(&r->overlay_link[gen]);
+}
+
+bool overlay_is_empty(const struct store *s, unsigned gen)
+{
+    return list_empty(&s->overlay_regions[gen]);
+}

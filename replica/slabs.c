@@ -1,0 +1,286 @@
+/* Slabs: which are in use, which are promised, how the store grows (store.md §2 "Space").
+ *
+ * What always holds:
+ *  - slabs_free counts the clear bits of `used` below slabs_total. A slab that was given up stays in `used` (and in `pending`) until the root that no longer refers to it is durable.
+ *  - the bitmap on disk is `used` without `pending`: right for the root that it belongs to.
+ *  - each slab that an entry in the log or the overlay will need, and that no leaf maps, is reserved once (in its region). Reservations may be too many until the cycle's end counts them
+ *    anew, never too few. A slab that was already assigned is never refused: what credits did not foresee comes out of the reserve. */
+#include "replica/store_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint64_t bitmap_slabs(const struct store *s)
+{
+    return (uint64_t)s->root->n_bitmap_pages * BITMAP_BITS;
+}
+
+static void set_total(struct store *s)
+{
+    uint64_t total = s->sb.n_extents * s->slabs_per_extent;
+    s->slabs_total = total < bitmap_slabs(s) ? total : bitmap_slabs(s);
+}
+
+static void grow_again(struct timer *t)
+{
+    struct store *s = container_of(t, struct store, grow_timer);
+    s->grow_blocked = false;
+    store_schedule_kick(s);
+}
+
+/* The root is in force. */
+void slabs_init(struct store *s)
+{
+    s->slabs_per_extent = s->sb.extent_bytes / SLAB_BYTES;
+    s->used = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
+    s->pending = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
+    s->grow_timer.fn = grow_again;
+    list_init(&s->reserved_regions);
+    set_total(s);
+}
+
+void slabs_count(struct store *s)
+{
+    s->slabs_free = 0;
+    for (uint64_t i = 0; i < s->slabs_total; i++)
+        s->slabs_free += !bit_get(s->used, i);
+}
+
+void slabs_free_memory(struct store *s)
+{
+    free(s->used);
+    free(s->pending);
+    free(s->pending_list);
+}
+
+static void mark_bitmap_dirty(struct store *s, uint64_t slab)
+{
+    bit_set(s->meta_dirty, s->root->bitmap_page0 + slab / BITMAP_BITS);
+}
+
+uint32_t slab_alloc(struct store *s)
+{
+    if (s->slabs_free == 0)
+        return SLAB_NONE;
+    uint64_t i = s->slab_cursor < s->slabs_total ? s->slab_cursor : 0;
+    for (;;) { /* ends: there is a clear bit */
+        if (i >= s->slabs_total)
+            i = 0;
+        if (i % 8 == 0 && s->used[i / 8] == 0xff) {
+            i += 8;
+            continue;
+        }
+        if (!bit_get(s->used, i))
+            break;
+        i++;
+    }
+    bit_set(s->used, i);
+    mark_bitmap_dirty(s, i);
+    s->slabs_free--;
+    s->slab_cursor = i + 1;
+    return (uint32_t)i;
+}
+
+void slab_release(struct store *s, uint32_t slab)
+{
+    assert(slab < s->slabs_total && bit_get(s->used, slab) && !bit_get(s->pending, slab));
+    if (s->n_pending == s->cap_pending) {
+        s->cap_pending = s->cap_pending ? 2 * s->cap_pending : 64;
+        s->pending_list = store_realloc(s->pending_list, s->cap_pending * sizeof *s->pending_list);
+    }
+    s->pending_list[s->n_pending++] = slab;
+    bit_set(s->pending, slab);
+    mark_bitmap_dirty(s, slab);
+}
+
+void slabs_promote(struct store *s)
+{
+    for (uint64_t i = 0; i < s->n_pending; i++) {
+        bit_clear(s->used, s->pending_list[i]);
+        bit_clear(s->pending, s->pending_list[i]);
+    }
+    s->slabs_free += s->n_pending;
+    s->n_pending = 0;
+}
+
+void slabs_fill_page(const struct store *s, uint32_t index, struct bitmap_page *ret)
+{
+    size_t off = (size_t)index * sizeof ret->used;
+    for (size_t i = 0; i < sizeof ret->used; i++)
+        ret->used[i] = s->used[off + i] & (uint8_t)~s->pending[off + i];
+}
+
+/* ---- reservations ---- */
+
+static void note_reserved(struct store *s, struct region *r)
+{
+    s->slabs_reserved++;
+    if (!r->in_reserved) {
+        r->in_reserved = true;
+        list_push_back(&s->reserved_regions, &r->reserved_link);
+    }
+}
+
+static void reserve_slab(struct store *s, struct region *r, unsigned l, unsigned slab)
+{
+    if (bit_get(r->entry->mapped, l * LEAF_SLABS + slab) || r->reserved[l] >> slab & 1)
+        return;
+    r->reserved[l] |= UINT32_C(1) << slab;
+    note_reserved(s, r);
+    unsigned k = l / LEAVES_PER_SLAB;
+    if (r->entry->leaf_slab[k] == SLAB_NONE && !r->reserved_leaf_slab[k]) {
+        r->reserved_leaf_slab[k] = true;
+        note_reserved(s, r);
+    }
+}
+
+void slabs_reserve_block(struct store *s, struct region *r, uint64_t block)
+{
+    reserve_slab(s, r, block % REGION_BLOCKS / LEAF_BLOCKS, block % LEAF_BLOCKS / SLAB_BLOCKS);
+}
+
+void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e)
+{
+    if (e->kind != ENTRY_WRITE)
+        return;
+    uint64_t before = s->slabs_reserved;
+    for (uint64_t slab = e->block / SLAB_BLOCKS; slab <= (e->block + e->nblocks - 1) / SLAB_BLOCKS; slab++) {
+        struct region *r = region_make(s, g, slab / REGION_SLABS);
+        if (!r)
+            return; /* applying it will be fatal: credits gave out regions that are not there */
+        reserve_slab(s, r, slab % REGION_SLABS / LEAF_SLABS, slab % LEAF_SLABS);
+    }
+    if (s->slabs_reserved != before)
+        store_schedule_kick(s);
+}
+
+void slabs_take_reservation(struct store *s, struct region *r, unsigned l, unsigned slab)
+{
+    if (!(r->reserved[l] >> slab & 1))
+        return;
+    r->reserved[l] &= ~(UINT32_C(1) << slab);
+    s->slabs_reserved--;
+}
+
+void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l)
+{
+    if (!r->reserved_leaf_slab[l / LEAVES_PER_SLAB])
+        return;
+    r->reserved_leaf_slab[l / LEAVES_PER_SLAB] = false;
+    s->slabs_reserved--;
+}
+
+static void reserve_overlay(struct store *s)
+{
+    list_for_each(n, &s->overlay_regions[s->gen])
+    {
+        struct region *r = container_of(n, struct region, overlay_link[s->gen]);
+        for (unsigned l = 0; l < REGION_LEAVES; l++) {
+            const struct oleaf *o = r->overlay[s->gen][l];
+            for (unsigned i = 0; o && o->slab && i < LEAF_SLABS; i++)
+                if (o->slab[i])
+                    reserve_slab(s, r, l, i);
+        }
+    }
+}
+
+void slabs_reserve_again(struct store *s)
+{
+    list_for_each_safe(n, &s->reserved_regions)
+    {
+        struct region *r = container_of(n, struct region, reserved_link);
+        memset(r->reserved, 0, sizeof r->reserved);
+        memset(r->reserved_leaf_slab, 0, sizeof r->reserved_leaf_slab);
+        r->in_reserved = false;
+        list_remove(n);
+    }
+    s->slabs_reserved = 0;
+    reserve_overlay(s);
+    for (unsigned p = 0; p < GROUPS_MAX; p++) {
+        struct group *g = s->groups[p];
+        for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++)
+            if (log_slot(g, slot)->entry)
+                slabs_reserve_entry(s, g, log_slot(g, slot)->entry);
+    }
+}
+
+/* Kept back for write-back and rebuild: max(256 MiB, 1/64), and an eighth where that would be most of a tiny store. */
+static uint64_t reserve(const struct store *s)
+{
+    uint64_t total = s->slabs_total;
+    if (total * SLAB_BYTES < (UINT64_C(2) << 30))
+        return total / 8;
+    uint64_t floor = (UINT64_C(256) << 20) / SLAB_BYTES;
+    return total / 64 > floor ? total / 64 : floor;
+}
+
+uint64_t slabs_credit(const struct store *s)
+{
+    uint64_t taken = s->slabs_reserved + reserve(s);
+    uint64_t credit = s->slabs_free > taken ? s->slabs_free - taken : 0;
+    uint64_t regions = s->regions_cap - s->regions_used; /* each slab may be the first of a region */
+    regions = regions > REGIONS_SPARE ? regions - REGIONS_SPARE : 0;
+    return credit < regions ? credit : regions;
+}
+
+/* ---- growth ---- */
+
+bool slabs_can_grow(const struct store *s)
+{
+    uint64_t bytes = (s->sb.n_extents + UINT64_C(1)) * s->sb.extent_bytes;
+    return !s->grow_blocked && s->dir && (s->sb.capacity_bytes == 0 || bytes <= s->sb.capacity_bytes) &&
+           (s->sb.n_extents + UINT64_C(1)) * s->slabs_per_extent <= bitmap_slabs(s);
+}
+
+static void on_superblock(void *user, int err)
+{
+    struct store *s = user;
+    s->growing = false;
+    if (err) {
+        store_fatal(s, err, "the superblock can't be written");
+        return;
+    }
+    /* Only now the new extent counts: recovery would not open it before. */
+    s->sb = s->grown;
+    uint32_t n = s->sb.n_extents;
+    s->extents = store_realloc(s->extents, n * sizeof *s->extents);
+    s->extents[n - 1] = (struct extent){.dev = s->create_op.dev};
+    uint64_t before = s->slabs_total;
+    set_total(s);
+    s->slabs_free += s->slabs_total - before; /* their bits are clear */
+    store_schedule_kick(s);
+}
+
+static void on_created(struct io_op *op)
+{
+    struct dev_create_op *c = container_of(op, struct dev_create_op, op);
+    struct store *s = container_of(c, struct store, create_op);
+    if (op->result < 0) {
+        /* No room for another extent now: go on with what there is, credits say so. */
+        s->growing = false;
+        s->grow_blocked = true;
+        if (!s->closing)
+            timer_set(s->reactor, &s->grow_timer, io_now(s->reactor) + GROW_RETRY_NS);
+        store_schedule_kick(s);
+        return;
+    }
+    s->grown = s->sb;
+    s->grown.n_extents++;
+    s->grown.generation++;
+    superblock_seal(&s->grown);
+    superblock_write(s->superblock_dev, &s->grown, on_superblock, s);
+}
+
+void slabs_maybe_grow(struct store *s)
+{
+    if (s->growing || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
+        return;
+    if (s->slabs_free >= s->slabs_reserved + s->slabs_per_extent)
+        return;
+    char name[32];
+    snprintf(name, sizeof name, "extents/%05u", s->sb.n_extents);
+    s->growing = true;
+    s->create_op.op.fn = on_created;
+    dev_create(s->dir, name, s->sb.extent_bytes, &s->create_op);
+}

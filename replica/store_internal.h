@@ -1,0 +1,476 @@
+/* What the files of the store share: its structures, and the calls between them.
+ *
+ * store.c       groups, persistence, durability, room and credits          store_log.c     slots of a group's log: index and runs
+ * store_open.c  from disk to memory; replay of the WAL                     store_format.c  a new data directory's meta
+ * overlay.c     what was applied and not yet written back, in memory       map.c           regions, leaves and their cache
+ * slabs.c       bitmap, reservations, growth                               write_back.c    the frozen overlay to the extents, leaves to their other places
+ * checkpoint.c  the cycle: commit records, freeze, write-back, meta, root  store_read.c    reads         store_repair.c  damaged blocks and their repair
+ *
+ * One region (64 MiB of a group's addresses) carries all that is known about it in memory: overlay, cached leaves, reservations, damage. So an entry costs one
+ * lookup, and a checkpoint goes through regions in order of addresses. */
+#ifndef QBD_REPLICA_STORE_INTERNAL_H
+#define QBD_REPLICA_STORE_INTERNAL_H
+
+#include "base/crc32c.h"
+#include "replica/store.h"
+#include "replica/superblock.h"
+
+#define STORE_SLOTS_MAX (1u << 18) /* a group's log is kept to this many slots; credits say so */
+#define STORE_SLOTS_MARGIN 4096u   /* room left for streams that do not look at credits */
+#define WRITE_BACK_DEPTH_MAX 64u
+#define WRITE_BACK_MERGE_BLOCKS 32u /* 128 KiB */
+#define BATCH_LEAVES 512u           /* leaves that one turn of write-back takes in hand */
+#define BATCH_BLOCKS 8192u
+#define LOADS_IN_FLIGHT 32u
+#define META_IN_FLIGHT 16u
+#define RELOCATE_TRIES 4u
+#define REGIONS_SPARE 8u /* entries of the region table that credits never give out */
+#define GROW_RETRY_NS (30 * NS_PER_S)
+
+/* ---- bits ---- */
+
+static inline bool bit_get(const void *map, uint64_t i)
+{
+    return ((const uint8_t *)map)[i / 8] >> (i % 8) & 1;
+}
+
+static inline void bit_set(void *map, uint64_t i)
+{
+    ((uint8_t *)map)[i / 8] |= (uint8_t)(1u << (i % 8));
+}
+
+static inline void bit_clear(void *map, uint64_t i)
+{
+    ((uint8_t *)map)[i / 8] &= (uint8_t)~(1u << (i % 8));
+}
+
+/* Bits of one slab (16 blocks) in a leaf's bitmap. */
+static inline uint16_t slab_bits(const uint8_t map[LEAF_BLOCKS / 8], unsigned i)
+{
+    return (uint16_t)(map[2 * i] | map[2 * i + 1] << 8);
+}
+
+static inline void slab_bits_set(uint8_t map[LEAF_BLOCKS / 8], unsigned i, uint16_t bits)
+{
+    map[2 * i] = (uint8_t)bits;
+    map[2 * i + 1] = (uint8_t)(bits >> 8);
+}
+
+/* Memory that the store can't go on without. Zeroed; aborts when there is none. */
+void *store_calloc(size_t n, size_t size);
+void *store_realloc(void *p, size_t size);
+
+/* Fixed-size objects that come and go with every block. */
+struct pool {
+    void *free;
+    size_t size;
+};
+void *pool_get(struct pool *p); /* contents undefined */
+void pool_put(struct pool *p, void *o);
+void pool_drain(struct pool *p);
+
+/* ---- log ---- */
+
+enum slot_state { SLOT_NONE = 0, SLOT_LOST = 1, SLOT_VALUE = 2 };
+
+struct slot_info {
+    struct entry *entry; /* a reference until it is applied; after that the value is read back from its place */
+    struct wal_place place;
+    uint32_t ballot; /* while recovering: index into group.ballots */
+    uint8_t state;
+    bool pinned; /* copied forward: the entry stays in memory until its new place is durable */
+};
+
+struct group {
+    uint64_t id;
+    unsigned page; /* its logical meta page */
+    uint64_t size_blocks;
+    struct ballot promised;
+    uint64_t max_lease_ns;
+    struct paxos_log log; /* base = floor */
+    uint64_t last;        /* of the log */
+    struct slot_info *slots; /* slot s at s & (slots_cap - 1); floor < s <= last */
+    uint64_t slots_cap;
+    uint32_t n_lost;
+    uint64_t applied;
+    struct membership committed, uncommitted; /* uncommitted.n_voters = 0: none */
+    uint64_t fuzzy_end;
+    bool needs_copy;
+    uint64_t durable_seq; /* largest seq of the turn's durable records, to be reported */
+    bool durable_reported;
+    uint64_t slot_limit;     /* as last published */
+    unsigned n_repairs;      /* waiting for `applied` */
+    /* the checkpoint under way */
+    struct group_page *image;    /* as of the freeze; 4 KiB-aligned */
+    uint64_t copied_first, copied_last; /* slots copied forward; 0: none */
+    uint64_t next_floor;
+    /* recovery */
+    struct ballot *ballots;
+    uint32_t n_ballots, cap_ballots;
+    uint64_t replay_commit;
+    struct membership page_uncommitted;
+    struct log_pos page_applied;
+};
+
+/* ---- overlay ---- */
+
+struct opage {
+    struct buf *buf; /* a reference */
+    uint32_t off;
+    uint32_t crc;
+};
+
+struct oslab {
+    struct opage page[SLAB_BLOCKS];
+    uint16_t mask; /* which of them are there */
+};
+
+/* What was applied to one leaf's blocks since the generation began. A block has a page, or its zero bit, or neither (then an older generation or the disk has it). */
+struct oleaf {
+    uint64_t changed_at[LEAF_CHUNKS];
+    uint64_t zero[LEAF_BLOCKS / 64];
+    uint64_t trim[LEAF_BLOCKS / 64]; /* of the zero ones: its space may go */
+    struct oslab **slab;             /* LEAF_SLABS of them, or NULL: no pages */
+    uint32_t n_pages;
+};
+
+enum overlay_state { OVERLAY_NONE, OVERLAY_PAGE, OVERLAY_ZERO };
+
+/* ---- map ---- */
+
+struct cached_leaf {
+    struct leaf *page; /* 4 KiB-aligned */
+    struct region *region;
+    unsigned number; /* in the region */
+    unsigned pins;
+    bool loading;
+    bool retried;
+    bool rotten; /* made up because the disk's is unreadable: every block is bad */
+    struct list lru;     /* while not pinned */
+    struct list waiters; /* struct leaf_wait, while loading */
+    struct iovec iov;
+    struct io_op op;
+    struct store *store;
+};
+
+struct leaf_wait {
+    struct list link;
+    void (*fn)(struct leaf_wait *w);
+    struct cached_leaf *leaf; /* pinned for the waiter */
+};
+
+struct bad_leaf {
+    uint64_t bits[LEAF_BLOCKS / 64];
+    uint64_t since; /* applied when the last of them was found: an image must be no older */
+    unsigned n;
+};
+
+struct region {
+    struct group *group;
+    struct region *hash_next;
+    struct region_entry *entry; /* in store.regions: its place in the table */
+    struct oleaf *overlay[2][REGION_LEAVES];
+    struct list overlay_link[2]; /* in store.overlay_regions when overlay[gen] has a leaf */
+    unsigned n_overlay[2];
+    struct cached_leaf *cached[REGION_LEAVES];
+    uint32_t reserved[REGION_LEAVES];                     /* slabs promised to entries, not mapped yet */
+    bool reserved_leaf_slab[REGION_LEAVES / LEAVES_PER_SLAB];
+    bool in_reserved;
+    struct list reserved_link;
+    struct bad_leaf *bad[REGION_LEAVES];
+    unsigned n_bad;
+};
+
+struct extent {
+    struct dev *dev;
+    bool dirty; /* written since the last flush */
+};
+
+/* ---- the cycle: write-back, then checkpoint ---- */
+
+enum cycle_state {
+    CYCLE_IDLE,
+    CYCLE_COMMIT, /* until the commit records are durable and older reads are over */
+    CYCLE_LOAD,
+    CYCLE_WRITE,
+    CYCLE_RELOCATE,
+    CYCLE_LEAVES,
+    CYCLE_FLUSH,
+    CYCLE_META,
+    CYCLE_META_FLUSH,
+    CYCLE_ROOT,
+};
+
+struct batch_leaf {
+    struct leaf_wait wait;
+    struct region *region;
+    unsigned number;
+    bool create;           /* not on disk yet */
+    uint32_t failed_slabs; /* writing them failed: to be relocated */
+};
+
+struct batch_block {
+    uint64_t place; /* slab * SLAB_BLOCKS + index: the order on disk */
+    const struct opage *page;
+    uint32_t leaf; /* index in the batch */
+    uint32_t slab; /* of the leaf: 0..LEAF_SLABS-1 */
+};
+
+struct write_op {
+    struct io_op op;
+    struct store *store;
+    uint32_t first, n; /* blocks, or the leaf's index */
+    bool busy;
+    uint64_t page_number; /* meta */
+    struct buf *buf;
+    struct iovec iov[WRITE_BACK_MERGE_BLOCKS];
+};
+
+struct relocation {
+    struct io_op op;
+    struct iovec iov;
+    struct buf *buf; /* the slab's new contents */
+    uint32_t leaf, slab, block;
+    uint32_t target;
+    unsigned tries;
+    bool busy;
+};
+
+struct cycle {
+    enum cycle_state state;
+    bool again;  /* asked for meanwhile */
+    bool advancing;
+    uint64_t token;      /* the records that must be durable first */
+    uint64_t read_epoch; /* reads of this and earlier epochs must be over */
+    uint64_t mutations;
+    struct wal_position cut, redo, tail;
+    struct region **regions; /* with frozen leaves, in order */
+    uint32_t n_regions, region, leaf;
+    struct batch_leaf *leaves;
+    uint32_t n_leaves, next_load, next_leaf;
+    uint32_t loads, leaf_error;
+    struct batch_block *blocks;
+    uint32_t n_blocks, next_block, cap_blocks;
+    unsigned in_flight;
+    struct relocation relocation;
+    uint32_t next_extent;
+    uint32_t next_page;
+    uint64_t started_head;
+    uint64_t wal_quiet_ns; /* the WAL's latency at its quietest, forgotten slowly */
+    struct root *root;     /* the next one, 4 KiB-aligned */
+    struct write_op op[WRITE_BACK_DEPTH_MAX];
+};
+
+struct repair_wait {
+    struct list link;
+    struct group *group;
+    uint64_t block, image_slot;
+    struct buf *buf; /* NULL: zero */
+    uint32_t crc;
+    void (*done)(void *user, int err);
+    void *user;
+};
+
+struct token_record {
+    uint64_t token, seq;
+    struct group *group;
+};
+
+struct opening;
+
+struct store {
+    struct reactor *reactor;
+    struct dir *dir;
+    struct dev *superblock_dev, *wal_dev, *meta;
+    struct extent *extents;
+    struct superblock sb;
+    struct store_options options;
+    struct store_callbacks cb;
+    struct wal *wal;
+    struct root *root; /* in force; 4 KiB-aligned */
+    bool ready, dead;
+
+    struct group *groups[GROUPS_MAX]; /* by logical page; NULL: free */
+    uint64_t group_ids[GROUPS_MAX];   /* 0: free */
+
+    uint64_t token, durable_token;
+    struct token_record *fifo; /* ring */
+    uint64_t fifo_head, fifo_tail, fifo_cap;
+
+    /* meta pages */
+    uint8_t meta_dirty[META_PAGES_MAX / 8];
+    uint32_t n_meta_pages; /* that are in use */
+
+    /* slabs */
+    uint8_t *used, *pending; /* bitmaps: in use (pending ones too); to become free with the next root */
+    uint64_t slabs_per_extent, slabs_total, slabs_free, slabs_reserved, slab_cursor;
+    uint32_t *pending_list;
+    uint64_t n_pending, cap_pending;
+    struct dev_create_op create_op;
+    struct superblock grown;
+    bool growing, grow_blocked;
+    struct timer grow_timer;
+
+    /* map */
+    struct region_entry *regions;
+    uint32_t regions_cap, regions_used;
+    struct region **region_hash;
+    uint64_t region_hash_size, n_regions;
+    struct region *last_region;
+    struct list leaf_lru;
+    uint64_t n_leaves, leaves_max;
+    struct list reserved_regions;
+
+    /* overlay */
+    unsigned gen; /* the active one; the other is frozen or empty */
+    struct list overlay_regions[2];
+    uint64_t overlay_bytes[2];
+    struct pool oleaf_pool, oslab_pool, slab_array_pool;
+
+    /* reads */
+    uint64_t read_epoch;
+    uint64_t reads_in_flight[2]; /* by epoch & 1: reads of data blocks from disk */
+    struct list repairs;
+
+    struct cycle cycle;
+    uint64_t mutations; /* what a checkpoint would save is counted */
+    uint64_t idle_mutations;
+    struct timer idle_timer;
+    struct turn_hook hook;
+    bool idle_set, kick_set, told_full;
+    struct credits credits; /* as last published; slot_limit is per group */
+    bool credits_published;
+    void (*close_done)(void *user);
+    void *close_user;
+    bool closing;
+    struct opening *opening;
+    uint64_t replay_unknown; /* a group that the WAL has entries of and nobody knows */
+
+    uint64_t checkpoints_done, write_back_bytes, bad_blocks, repaired_blocks, dirty_leaves, leaked_slabs;
+};
+
+/* store.c */
+void store_fatal(struct store *s, int err, const char *what);
+struct group *store_group(const struct store *s, uint64_t id);
+struct group *store_group_new(struct store *s, const struct wal_group *g, unsigned page);
+uint64_t store_next_token(struct store *s);
+void store_touch(struct store *s);       /* after each change of state: idle timer, thresholds */
+void store_schedule_kick(struct store *s); /* look at thresholds, credits and closing at the end of this turn */
+void store_apply(struct store *s, struct group *g, uint64_t through);
+void store_publish(struct store *s); /* credits that changed */
+void store_wal_durable(void *user, uint64_t token);
+void store_wal_placed(void *user, const struct entry *e, struct wal_place place);
+void store_wal_error(void *user, int err);
+
+/* store_log.c */
+void runs_append(struct paxos_log *l, uint64_t slot, const struct ballot *e);
+void runs_cut(struct paxos_log *l, uint64_t slot); /* slots >= slot are gone */
+void runs_trim(struct paxos_log *l, uint64_t floor);
+struct slot_info *log_slot(struct group *g, uint64_t slot); /* floor < slot <= last */
+/* Makes room for slots up to `last` and clears the new ones. */
+void log_extend(struct group *g, uint64_t last);
+void log_cut(struct group *g, uint64_t slot);
+void log_raise_floor(struct group *g, uint64_t floor);
+void log_free(struct group *g);
+
+/* overlay.c */
+void overlay_apply(struct store *s, struct group *g, const struct entry *e);
+void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc, uint64_t slot);
+void overlay_put_zero(struct store *s, struct region *r, uint64_t block, uint64_t slot);
+enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block, const struct opage **ret);
+void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l);
+bool overlay_is_empty(const struct store *s, unsigned gen);
+
+/* slabs.c */
+void slabs_init(struct store *s);
+void slabs_count(struct store *s); /* after the bitmap was loaded */
+void slabs_free_memory(struct store *s);
+uint32_t slab_alloc(struct store *s); /* SLAB_NONE: there is none */
+void slab_release(struct store *s, uint32_t slab); /* free when the next root is durable */
+void slabs_promote(struct store *s);  /* it is */
+void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e);
+void slabs_reserve_block(struct store *s, struct region *r, uint64_t block);
+void slabs_reserve_again(struct store *s); /* all reservations, from what is in memory */
+void slabs_take_reservation(struct store *s, struct region *r, unsigned l, unsigned slab);
+void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l);
+uint64_t slabs_credit(const struct store *s);
+bool slabs_can_grow(const struct store *s);
+void slabs_maybe_grow(struct store *s);
+void slabs_fill_page(const struct store *s, uint32_t index, struct bitmap_page *ret);
+static inline struct dev *slab_dev(const struct store *s, uint64_t slab)
+{
+    assert(slab < s->slabs_total);
+    return s->extents[slab / s->slabs_per_extent].dev;
+}
+static inline uint64_t slab_offset(const struct store *s, uint64_t slab)
+{
+    return slab % s->slabs_per_extent * SLAB_BYTES;
+}
+static inline void slab_mark_dirty(struct store *s, uint64_t slab)
+{
+    s->extents[slab / s->slabs_per_extent].dirty = true;
+}
+
+/* map.c */
+struct region *region_find(struct store *s, const struct group *g, uint64_t number);
+/* NULL: the region table is full. */
+struct region *region_make(struct store *s, struct group *g, uint64_t number);
+struct region *region_adopt(struct store *s, struct group *g, struct region_entry *e); /* recovery; NULL: it is there already */
+void region_dirty(struct store *s, const struct region *r);
+static inline bool leaf_present(const struct region *r, unsigned l)
+{
+    return r->entry->present >> l & 1;
+}
+static inline uint64_t leaf_number(const struct region *r, unsigned l)
+{
+    return (uint64_t)r->entry->region * REGION_LEAVES + l;
+}
+/* A leaf that is on disk or in the cache. True: w->leaf is there, pinned. False: w->fn is called later. A leaf that can't be read comes as one whose blocks are all bad. */
+bool leaf_get(struct store *s, struct region *r, unsigned l, struct leaf_wait *w);
+/* A new, empty leaf in the cache, pinned. */
+struct cached_leaf *leaf_make(struct store *s, struct region *r, unsigned l);
+void leaf_unpin(struct store *s, struct cached_leaf *c);
+/* Device and offset of one of its two places. */
+struct dev *leaf_place(const struct store *s, const struct region *r, unsigned l, unsigned bit, uint64_t *ret_off);
+uint64_t leaf_own_place(const struct store *s, const struct region *r, unsigned l, unsigned bit);
+void map_free(struct store *s);
+
+/* write_back.c */
+void write_back_begin(struct store *s); /* after the freeze */
+void write_back_advance(struct store *s);
+void write_back_free(struct store *s);
+
+/* checkpoint.c */
+bool cycle_wanted(const struct store *s, bool groups); /* groups: look at their logs, too */
+void cycle_start(struct store *s);
+void cycle_advance(struct store *s);
+bool store_dirty(const struct store *s);
+uint64_t store_wal_keep(const struct store *s); /* old log behind redo, for peers that catch up */
+
+/* store_read.c */
+void reads_over(struct store *s, uint64_t epoch);
+
+/* store_repair.c */
+void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bits[LEAF_BLOCKS / 64]);
+void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, unsigned n);
+void repairs_on_applied(struct store *s, struct group *g);
+void repairs_free(struct store *s);
+
+/* store_open.c */
+void page_seal(struct meta_header *h, enum meta_kind kind, uint64_t checkpoint, uint64_t group, uint64_t number);
+bool page_ok(const struct meta_header *h, enum meta_kind kind, uint64_t group, uint64_t number, uint64_t checkpoint);
+void root_seal(struct root *r);
+static inline uint64_t meta_place(uint64_t page, bool bit)
+{
+    return (2 + 2 * page + bit) * BLOCK_SIZE;
+}
+void opening_begin(struct store *s);
+void opening_free(struct store *s);
+
+/* store_replay.c */
+void replay_begin(struct store *s);
+void replay_seed(struct store *s, struct group *g, const struct group_page *p);
+/* The end of opening: err 0, or why not. */
+void opening_done(struct store *s, int err, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+#endif

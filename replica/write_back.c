@@ -1,0 +1,497 @@
+/* Write-back: the frozen overlay to the extents (store.md §2 "Write-back").
+ *
+ * In batches of leaves, in the order of addresses: get the leaves, change them in memory, sort the batch's blocks by place, write neighbours together; then drop the batch from the overlay and write its
+ * leaves to their other places. Readers see the frozen pages until the data is on the device and the changed leaf afterwards (it is pinned until it is written).
+ *
+ * What always holds:
+ *  - no block is written that the frozen overlay does not hold: a fresh slab's other blocks are marked zero instead.
+ *  - a leaf is written once a cycle, after all data of its batch.
+ *  - a slab that could not be written is never used again: what it held moves to another. */
+#include "replica/store_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static unsigned frozen(const struct store *s)
+{
+    return s->gen ^ 1u;
+}
+
+static int by_address(const void *a, const void *b)
+{
+    const struct region *x = *(struct region *const *)a, *y = *(struct region *const *)b;
+    if (x->group != y->group)
+        return x->group->page < y->group->page ? -1 : 1;
+    return x->entry->region < y->entry->region ? -1 : 1;
+}
+
+void write_back_begin(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    uint32_t n = 0;
+    list_for_each(l, &s->overlay_regions[frozen(s)])
+        n++;
+    c->regions = store_realloc(c->regions, (n + 1) * sizeof(struct region *));
+    c->n_regions = 0;
+    list_for_each(l, &s->overlay_regions[frozen(s)])
+        c->regions[c->n_regions++] = container_of(l, struct region, overlay_link[frozen(s)]);
+    if (n > 1)
+        qsort(c->regions, n, sizeof(struct region *), by_address);
+    c->region = c->leaf = 0;
+    c->n_leaves = 0;
+    if (!c->leaves)
+        c->leaves = store_calloc(BATCH_LEAVES, sizeof *c->leaves);
+}
+
+void write_back_free(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    for (unsigned i = 0; i < WRITE_BACK_DEPTH_MAX; i++)
+        buf_unref(c->op[i].buf);
+    buf_unref(c->relocation.buf);
+    free(c->regions);
+    free(c->leaves);
+    free(c->blocks);
+}
+
+/* ---- load ---- */
+
+static void on_leaf(struct leaf_wait *w)
+{
+    struct store *s = w->leaf->store;
+    s->cycle.loads--;
+    cycle_advance(s);
+}
+
+static void collect(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    uint32_t blocks = 0;
+    c->n_leaves = c->next_load = 0;
+    for (; c->region < c->n_regions; c->region++, c->leaf = 0) {
+        struct region *r = c->regions[c->region];
+        for (; c->leaf < REGION_LEAVES; c->leaf++) {
+            const struct oleaf *o = r->overlay[frozen(s)][c->leaf];
+            if (!o)
+                continue;
+            if (o->n_pages == 0 && !leaf_present(r, c->leaf)) { /* came and went within the overlay */
+                overlay_drop_leaf(s, r, frozen(s), c->leaf);
+                continue;
+            }
+            if (c->n_leaves == BATCH_LEAVES || blocks >= BATCH_BLOCKS)
+                return;
+            c->leaves[c->n_leaves++] = (struct batch_leaf){.region = r, .number = c->leaf, .wait.fn = on_leaf};
+            blocks += o->n_pages;
+        }
+    }
+}
+
+/* True when all are there. */
+static bool load(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    while (c->next_load < c->n_leaves && c->loads < LOADS_IN_FLIGHT) {
+        struct batch_leaf *b = &c->leaves[c->next_load++];
+        b->create = !leaf_present(b->region, b->number);
+        if (b->create)
+            b->wait.leaf = leaf_make(s, b->region, b->number);
+        else if (!leaf_get(s, b->region, b->number, &b->wait))
+            c->loads++;
+    }
+    return c->next_load == c->n_leaves && c->loads == 0;
+}
+
+/* ---- prepare ---- */
+
+static void add_block(struct store *s, uint32_t leaf, uint32_t slab_in_leaf, uint64_t place, const struct opage *page)
+{
+    struct cycle *c = &s->cycle;
+    if (c->n_blocks == c->cap_blocks) {
+        c->cap_blocks = c->cap_blocks ? 2 * c->cap_blocks : 1024;
+        c->blocks = store_realloc(c->blocks, c->cap_blocks * sizeof *c->blocks);
+    }
+    c->blocks[c->n_blocks++] = (struct batch_block){.place = place, .page = page, .leaf = leaf, .slab = slab_in_leaf};
+}
+
+static bool map_slab(struct store *s, struct region *r, unsigned l, struct leaf *p, unsigned i)
+{
+    uint32_t slab = slab_alloc(s);
+    if (slab == SLAB_NONE) {
+        store_fatal(s, -ENOSPC, "no slab is left for write-back");
+        return false;
+    }
+    p->slab[i] = slab;
+    bit_set(r->entry->mapped, l * LEAF_SLABS + i);
+    slabs_take_reservation(s, r, l, i);
+    return true;
+}
+
+static void unmap_slab(struct store *s, struct region *r, unsigned l, struct leaf *p, unsigned i)
+{
+    slab_release(s, p->slab[i]);
+    p->slab[i] = SLAB_NONE;
+    bit_clear(r->entry->mapped, l * LEAF_SLABS + i);
+}
+
+/* One slab's 16 blocks: the leaf as it will be, and what must be written for that. */
+static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const struct oleaf *o, unsigned i)
+{
+    struct batch_leaf *b = &s->cycle.leaves[index];
+    const struct oslab *os = o->slab ? o->slab[i] : NULL;
+    uint16_t pages = os ? os->mask : 0, zeros = slab_bits((const uint8_t *)o->zero, i), trims = slab_bits((const uint8_t *)o->trim, i);
+    if (!pages && !zeros)
+        return true;
+    if (pages && p->slab[i] == SLAB_NONE && !map_slab(s, b->region, b->number, p, i))
+        return false;
+    uint16_t set = pages | zeros;
+    uint16_t zero = (uint16_t)((slab_bits(p->zero, i) & ~pages) | zeros);
+    uint16_t bad = (uint16_t)(slab_bits(p->bad, i) & ~set), lost = (uint16_t)(slab_bits(p->lost, i) & ~set);
+    slab_bits_set(p->zero, i, zero);
+    slab_bits_set(p->bad, i, bad);
+    slab_bits_set(p->lost, i, lost);
+    for (unsigned k = 0; k < SLAB_BLOCKS; k++) {
+        if (!(pages >> k & 1))
+            continue;
+        p->crc[i * SLAB_BLOCKS + k] = os->page[k].crc;
+        add_block(s, index, i, (uint64_t)p->slab[i] * SLAB_BLOCKS + k, &os->page[k]);
+    }
+    /* A trim that leaves nothing gives the space back; zeroes alone keep it (ENTRY_ZERO). */
+    if (p->slab[i] != SLAB_NONE && zero == 0xffff && trims && !bad && !lost)
+        unmap_slab(s, b->region, b->number, p, i);
+    return true;
+}
+
+static bool prepare_leaf(struct store *s, uint32_t index)
+{
+    struct batch_leaf *b = &s->cycle.leaves[index];
+    struct region *r = b->region;
+    const struct oleaf *o = r->overlay[frozen(s)][b->number];
+    struct leaf *p = b->wait.leaf->page;
+    for (unsigned i = 0; i < LEAF_SLABS; i++)
+        if (!prepare_slab(s, index, p, o, i))
+            return false;
+    for (unsigned c = 0; c < LEAF_CHUNKS; c++)
+        if (p->changed_at[c] < o->changed_at[c])
+            p->changed_at[c] = o->changed_at[c];
+    uint32_t *leaf_slab = &r->entry->leaf_slab[b->number / LEAVES_PER_SLAB];
+    if (*leaf_slab == SLAB_NONE) {
+        *leaf_slab = slab_alloc(s);
+        if (*leaf_slab == SLAB_NONE) {
+            store_fatal(s, -ENOSPC, "no slab is left for leaves");
+            return false;
+        }
+        slabs_take_leaf_reservation(s, r, b->number);
+    }
+    if (b->create) {
+        /* From here on it is there: in the cache until it is written, which flips this bit to 0. */
+        r->entry->present |= UINT32_C(1) << b->number;
+        r->entry->place |= UINT32_C(1) << b->number;
+    }
+    region_dirty(s, r);
+    return true;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    uint64_t x = ((const struct batch_block *)a)->place, y = ((const struct batch_block *)b)->place;
+    return x < y ? -1 : x > y;
+}
+
+static bool prepare(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    c->n_blocks = c->next_block = 0;
+    for (uint32_t i = 0; i < c->n_leaves; i++)
+        if (!prepare_leaf(s, i))
+            return false;
+    if (c->n_blocks > 1)
+        qsort(c->blocks, c->n_blocks, sizeof *c->blocks, by_place);
+    return true;
+}
+
+/* ---- write ---- */
+
+/* How many writes at a time: fewer while the WAL suffers from them, all when room gets tight. */
+static unsigned depth(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    struct wal_stats ws;
+    wal_get_stats(s->wal, &ws);
+    uint64_t ns = ws.write_ns_ewma;
+    if (c->wal_quiet_ns == 0 || ns < c->wal_quiet_ns)
+        c->wal_quiet_ns = ns;
+    else
+        c->wal_quiet_ns += (ns - c->wal_quiet_ns) / 4096;
+    unsigned max = s->options.write_back_depth;
+    uint64_t overlay = s->overlay_bytes[0] + s->overlay_bytes[1];
+    bool tight = wal_room(s->wal) < s->wal_dev->size_bytes / 8 || overlay > s->options.overlay_bytes / 4 * 3 || s->closing;
+    if (tight || ns < 2 * c->wal_quiet_ns)
+        return max;
+    unsigned less = ns < 4 * c->wal_quiet_ns ? max / 2 : max / 4;
+    return less ? less : 1;
+}
+
+static void note_failed(struct store *s, const struct write_op *w)
+{
+    for (uint32_t i = w->first; i < w->first + w->n; i++) {
+        const struct batch_block *b = &s->cycle.blocks[i];
+        s->cycle.leaves[b->leaf].failed_slabs |= UINT32_C(1) << b->slab;
+    }
+}
+
+static void on_written(struct io_op *op)
+{
+    struct write_op *w = container_of(op, struct write_op, op);
+    struct store *s = w->store;
+    w->busy = false;
+    s->cycle.in_flight--;
+    if (op->result < 0)
+        note_failed(s, w);
+    else
+        s->write_back_bytes += (uint64_t)w->n * BLOCK_SIZE;
+    cycle_advance(s);
+}
+
+static struct write_op *idle_op(struct store *s, void (*fn)(struct io_op *op))
+{
+    for (unsigned i = 0; i < s->options.write_back_depth; i++) {
+        struct write_op *w = &s->cycle.op[i];
+        if (w->busy)
+            continue;
+        w->busy = true;
+        w->store = s;
+        w->op.fn = fn;
+        w->buf = NULL;
+        s->cycle.in_flight++;
+        return w;
+    }
+    return NULL;
+}
+
+static void write_run(struct store *s, struct write_op *w)
+{
+    struct cycle *c = &s->cycle;
+    uint64_t place = c->blocks[c->next_block].place, slab = place / SLAB_BLOCKS;
+    unsigned n_iov = 0;
+    w->first = c->next_block;
+    w->n = 0;
+    while (c->next_block < c->n_blocks && w->n < WRITE_BACK_MERGE_BLOCKS) {
+        const struct batch_block *b = &c->blocks[c->next_block];
+        if (b->place != place + w->n || b->place / SLAB_BLOCKS / s->slabs_per_extent != slab / s->slabs_per_extent)
+            break;
+        uint8_t *data = b->page->buf->data + b->page->off;
+        if (n_iov > 0 && (uint8_t *)w->iov[n_iov - 1].iov_base + w->iov[n_iov - 1].iov_len == data)
+            w->iov[n_iov - 1].iov_len += BLOCK_SIZE;
+        else
+            w->iov[n_iov++] = (struct iovec){data, BLOCK_SIZE};
+        w->n++;
+        c->next_block++;
+    }
+    slab_mark_dirty(s, slab);
+    dev_write(slab_dev(s, slab), w->iov, n_iov, slab_offset(s, slab) + place % SLAB_BLOCKS * BLOCK_SIZE, 0, &w->op);
+}
+
+static bool write_blocks(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    unsigned max = depth(s);
+    while (c->next_block < c->n_blocks && c->in_flight < max) {
+        struct write_op *w = idle_op(s, on_written);
+        if (!w)
+            return false;
+        write_run(s, w);
+    }
+    return c->next_block == c->n_blocks && c->in_flight == 0;
+}
+
+/* ---- relocation: a slab could not be written (store.md §2 "Errors") ---- */
+
+static void relocate_next(struct store *s);
+
+static void relocate_write(struct store *s);
+
+static void on_relocated(struct io_op *op)
+{
+    struct relocation *m = container_of(op, struct relocation, op);
+    struct cycle *c = container_of(m, struct cycle, relocation);
+    struct store *s = container_of(c, struct store, cycle);
+    if (op->result < 0) {
+        if (++m->tries == RELOCATE_TRIES) {
+            store_fatal(s, (int)op->result, "the extents can't be written");
+            return;
+        }
+        relocate_write(s);
+        return;
+    }
+    struct batch_leaf *b = &c->leaves[m->leaf];
+    b->wait.leaf->page->slab[m->slab] = m->target; /* the old one stays in use, with nobody in it */
+    b->failed_slabs &= ~(UINT32_C(1) << m->slab);
+    s->leaked_slabs++;
+    s->write_back_bytes += SLAB_BYTES;
+    buf_unref(m->buf);
+    m->buf = NULL;
+    m->busy = false;
+    cycle_advance(s);
+}
+
+static void relocate_write(struct store *s)
+{
+    struct relocation *m = &s->cycle.relocation;
+    m->target = slab_alloc(s);
+    if (m->target == SLAB_NONE) {
+        store_fatal(s, -ENOSPC, "a slab can't be written, and no other is free");
+        return;
+    }
+    m->op.fn = on_relocated;
+    m->iov = (struct iovec){m->buf->data, SLAB_BYTES};
+    slab_mark_dirty(s, m->target);
+    dev_write(slab_dev(s, m->target), &m->iov, 1, slab_offset(s, m->target), 0, &m->op);
+}
+
+static void relocate_bad(struct store *s, struct relocation *m)
+{
+    struct batch_leaf *b = &s->cycle.leaves[m->leaf];
+    uint64_t bits[LEAF_BLOCKS / 64] = {0};
+    unsigned i = m->slab * SLAB_BLOCKS + m->block;
+    bit_set(b->wait.leaf->page->bad, i);
+    bit_set(bits, i);
+    bad_found(s, b->region, b->number, bits);
+}
+
+static void on_old_block(struct io_op *op)
+{
+    struct relocation *m = container_of(op, struct relocation, op);
+    struct cycle *c = container_of(m, struct cycle, relocation);
+    struct store *s = container_of(c, struct store, cycle);
+    const struct leaf *p = c->leaves[m->leaf].wait.leaf->page;
+    uint32_t crc = p->crc[m->slab * SLAB_BLOCKS + m->block];
+    if (op->result < 0 || crc32c(m->buf->data + m->block * BLOCK_SIZE, BLOCK_SIZE) != crc)
+        relocate_bad(s, m);
+    m->block++;
+    relocate_next(s);
+}
+
+/* Puts the slab's blocks together, from the overlay and from where they were. */
+static void relocate_next(struct store *s)
+{
+    struct relocation *m = &s->cycle.relocation;
+    const struct batch_leaf *b = &s->cycle.leaves[m->leaf];
+    const struct leaf *p = b->wait.leaf->page;
+    const struct oleaf *o = b->region->overlay[frozen(s)][b->number];
+    const struct oslab *os = o->slab ? o->slab[m->slab] : NULL;
+    for (; m->block < SLAB_BLOCKS; m->block++) {
+        unsigned i = m->slab * SLAB_BLOCKS + m->block;
+        uint8_t *to = m->buf->data + m->block * BLOCK_SIZE;
+        if (os && os->mask >> m->block & 1) {
+            memcpy(to, os->page[m->block].buf->data + os->page[m->block].off, BLOCK_SIZE);
+        } else if (!bit_get(p->zero, i) && !bit_get(p->bad, i) && !bit_get(p->lost, i)) {
+            uint32_t slab = p->slab[m->slab];
+            m->op.fn = on_old_block;
+            m->iov = (struct iovec){to, BLOCK_SIZE};
+            dev_read(slab_dev(s, slab), &m->iov, 1, slab_offset(s, slab) + m->block * BLOCK_SIZE, &m->op);
+            return;
+        }
+    }
+    relocate_write(s);
+}
+
+/* True when no slab of the batch failed (any more). */
+static bool relocate(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    struct relocation *m = &c->relocation;
+    if (m->busy)
+        return false;
+    for (uint32_t i = 0; i < c->n_leaves; i++) {
+        if (!c->leaves[i].failed_slabs)
+            continue;
+        *m = (struct relocation){.leaf = i, .slab = (uint32_t)__builtin_ctz(c->leaves[i].failed_slabs), .busy = true};
+        m->buf = buf_alloc_must(s->reactor->arena, SLAB_BYTES);
+        memset(m->buf->data, 0, SLAB_BYTES);
+        relocate_next(s);
+        return false;
+    }
+    return true;
+}
+
+/* ---- leaves ---- */
+
+static void on_leaf_written(struct io_op *op)
+{
+    struct write_op *w = container_of(op, struct write_op, op);
+    struct store *s = w->store;
+    struct batch_leaf *b = &s->cycle.leaves[w->first];
+    w->busy = false;
+    s->cycle.in_flight--;
+    if (op->result < 0) {
+        store_fatal(s, (int)op->result, "a leaf can't be written");
+        return;
+    }
+    b->region->entry->place ^= UINT32_C(1) << b->number;
+    b->wait.leaf->rotten = false;
+    region_dirty(s, b->region);
+    leaf_unpin(s, b->wait.leaf);
+    cycle_advance(s);
+}
+
+static bool write_leaves(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    while (c->next_leaf < c->n_leaves) {
+        struct write_op *w = idle_op(s, on_leaf_written);
+        if (!w)
+            return false;
+        struct batch_leaf *b = &c->leaves[c->next_leaf];
+        struct leaf *p = b->wait.leaf->page;
+        unsigned bit = !(b->region->entry->place >> b->number & 1);
+        uint64_t off;
+        struct dev *d = leaf_place(s, b->region, b->number, bit, &off);
+        p->header.reserved[0] = leaf_own_place(s, b->region, b->number, bit);
+        page_seal(&p->header, META_LEAF, c->root->checkpoint, b->region->entry->group, leaf_number(b->region, b->number));
+        w->first = c->next_leaf++;
+        w->iov[0] = (struct iovec){p, sizeof *p};
+        slab_mark_dirty(s, b->region->entry->leaf_slab[b->number / LEAVES_PER_SLAB]);
+        dev_write(d, w->iov, 1, off, 0, &w->op);
+    }
+    return c->in_flight == 0;
+}
+
+/* One state on, or none: the caller looks whether it changed. */
+void write_back_advance(struct store *s)
+{
+    struct cycle *c = &s->cycle;
+    switch (c->state) {
+    case CYCLE_LOAD:
+        if (c->n_leaves == 0)
+            collect(s);
+        if (c->n_leaves == 0) {
+            assert(overlay_is_empty(s, frozen(s)));
+            c->state = CYCLE_FLUSH;
+        } else if (load(s) && prepare(s)) {
+            c->state = CYCLE_WRITE;
+        }
+        break;
+    case CYCLE_WRITE:
+        if (write_blocks(s))
+            c->state = CYCLE_RELOCATE;
+        break;
+    case CYCLE_RELOCATE:
+        if (!relocate(s))
+            break;
+        for (uint32_t i = 0; i < c->n_leaves; i++)
+            overlay_drop_leaf(s, c->leaves[i].region, frozen(s), c->leaves[i].number);
+        c->next_leaf = 0;
+        c->state = CYCLE_LEAVES;
+        if (s->told_full)
+            store_schedule_kick(s); /* there may be room again */
+        break;
+    case CYCLE_LEAVES:
+        if (!write_leaves(s))
+            break;
+        c->n_leaves = 0;
+        c->state = CYCLE_LOAD;
+        break;
+    default:
+        assert(!"not a state of write-back");
+    }
+}
