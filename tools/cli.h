@@ -27,5 +27,6 @@ MUST_USE int file_sync_dir(const char *path);
 
 int command_local(int argc, char **argv);
 int command_status(int argc, char **argv);
+int command_volume(int argc, char **argv);
 
 #endif

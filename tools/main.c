@@ -13,6 +13,7 @@ struct subcommand {
 static const struct subcommand subcommands[] = {
     { "local", command_local, "a whole cluster on this machine: start, stop, status, pid, uri, kill, pause, resume, restart, wipe, add" },
     { "status", command_status, "how a cluster is: redundancy, who holds each volume, where each replica stands" },
+    { "volume", command_volume, "create a volume that the configuration describes" },
 };
 
 static void usage(FILE *f)
