@@ -1,9 +1,12 @@
 /* The simulator's devices, timers and connections: that they promise what base/io.h does, and fail as they say. */
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -306,6 +309,93 @@ static void test_lock(void **state)
     sim_world_free(f.w);
 }
 
+/* ---- the caller's mistakes are assertions ---- */
+
+static void overlapping_writes(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    start_write(f, &o[0], b, 0, 1, 0);
+    start_write(f, &o[1], b, 0, 1, 0);
+}
+
+static void read_overlapping_a_write(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    start_write(f, &o[0], b, 4096, 1, 0);
+    dev_read(f->dev, &(struct iovec){b->data + 4096, 8192}, 1, 0, &o[1].op);
+}
+
+static void write_overlapping_a_read(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    dev_read(f->dev, &(struct iovec){b->data + 4096, 8192}, 1, 0, &o[1].op);
+    start_write(f, &o[0], b, 4096, 1, 0);
+}
+
+static void unaligned_offset(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    start_write(f, o, b, 512, 1, 0);
+}
+
+static void unaligned_memory(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    dev_read(f->dev, &(struct iovec){b->data + 512, 4096}, 1, 0, &o->op);
+}
+
+static void beyond_the_end(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    start_write(f, o, b, f->dev->size_bytes, 1, 0);
+}
+
+static void memory_changed_in_flight(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    start_write(f, o, b, 0, 1, 0);
+    b->data[100] = 2;
+    sim_run_for(f->w, NS_PER_S);
+}
+
+static void op_in_flight_twice(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    start_write(f, o, b, 0, 1, 0);
+    dev_flush(f->dev, &o->op);
+}
+
+static void reads_may_overlap(struct fixture *f, struct buf *b, struct waiting_op *o)
+{
+    dev_read(f->dev, &(struct iovec){b->data, 8192}, 1, 0, &o[0].op);
+    dev_read(f->dev, &(struct iovec){b->data + 8192, 8192}, 1, 4096, &o[1].op);
+    sim_run_for(f->w, NS_PER_S);
+}
+
+static int in_a_child(void (*act)(struct fixture *f, struct buf *b, struct waiting_op *o))
+{
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (!freopen("/dev/null", "w", stderr))
+            _exit(2);
+        struct fixture f = fixture_new(1);
+        struct waiting_op o[2] = {{.op.fn = waiting_done}, {.op.fn = waiting_done}};
+        signal(SIGABRT, SIG_DFL);
+        act(&f, buf_alloc(sim_reactor_io(f.r)->arena, 4 * BLOCK_SIZE), o);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+static void test_mistakes_are_assertions(void **state)
+{
+    static void (*const mistakes[])(struct fixture *, struct buf *, struct waiting_op *) = {
+        overlapping_writes, read_overlapping_a_write, write_overlapping_a_read, unaligned_offset,
+        unaligned_memory,   beyond_the_end,           memory_changed_in_flight, op_in_flight_twice,
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(mistakes); i++) {
+        int status = in_a_child(mistakes[i]);
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT)
+            fail_msg("mistake %u went unseen", i);
+    }
+    assert_int_equal(in_a_child(reads_may_overlap), 0);
+}
+
 struct creating {
     struct dev_create_op op;
     bool done;
@@ -469,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_crash_at_every_boundary),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_lock),
+        cmocka_unit_test(test_mistakes_are_assertions),
         cmocka_unit_test(test_dev_create),
         cmocka_unit_test(test_timers),
         cmocka_unit_test(test_drift),

@@ -453,6 +453,169 @@ static void test_speed(void **state)
     net_free(n);
 }
 
+/* ---- chaos: processes that talk, die inside their own callbacks, and return ---- */
+
+#define PARTIES 3
+
+struct party {
+    struct chaos *chaos;
+    struct sim_reactor *r;
+    char host[2], address[16];
+    struct timer tick;
+    bool dead;
+    unsigned lives;
+};
+
+struct chaos {
+    struct sim_world *w;
+    struct party party[PARTIES];
+    uint64_t received, opened, closed, crashed;
+};
+
+/* Once in a while the process ends right here, with its logic on the stack. */
+static bool maybe_die(struct party *p)
+{
+    if (!sim_chance(p->chaos->w, 150))
+        return false;
+    p->chaos->crashed++;
+    sim_reactor_crash(p->r, sim_chance(p->chaos->w, 2) ? SIM_POWER : SIM_KILL);
+    return true;
+}
+
+static void chaos_send(struct party *p, struct conn *c)
+{
+    struct buf *b = buf_alloc(sim_reactor_io(p->r)->arena, 5000);
+    if (!b)
+        return;
+    memset(b->data, (int)p->lives, 5000);
+    conn_send(c, &(struct segment){b, b->data, 1 + (uint32_t)(sim_rand(p->chaos->w) % 5000)}, 1);
+    buf_unref(b);
+}
+
+static void chaos_open(struct conn *c)
+{
+    struct party *p = c->user;
+    p->chaos->opened++;
+    if (!maybe_die(p))
+        chaos_send(p, c);
+}
+
+static size_t chaos_data(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct party *p = c->user;
+    if (maybe_die(p))
+        return len;
+    p->chaos->received += len;
+    sim_fold(p->chaos->w, data[0] + data[len - 1]);
+    switch (sim_rand(p->chaos->w) % 8) {
+    case 0:
+        conn_close(c);
+        break;
+    case 1:
+        chaos_send(p, c);
+        conn_finish(c);
+        break;
+    case 2:
+        conn_recv_pause(c, true);
+        conn_recv_pause(c, false);
+        return len / 2;
+    default:
+        chaos_send(p, c);
+    }
+    return len;
+}
+
+static void chaos_closed(struct conn *c, int err)
+{
+    struct party *p = c->user;
+    p->chaos->closed++;
+    sim_fold(p->chaos->w, (uint64_t)(int64_t)err);
+    maybe_die(p);
+}
+
+static const struct conn_handler chaos_handler = {chaos_open, chaos_data, NULL, NULL, chaos_closed};
+
+static void chaos_accept(struct listener *l, struct conn *c)
+{
+    c->handler = &chaos_handler;
+    c->user = l->user;
+    if (sim_chance(((struct party *)l->user)->chaos->w, 10))
+        conn_close(c);
+    else
+        maybe_die(l->user);
+}
+
+static void chaos_tick(struct timer *t)
+{
+    struct party *p = container_of(t, struct party, tick);
+    struct reactor *r = sim_reactor_io(p->r);
+    struct conn *c;
+    if (maybe_die(p))
+        return;
+    int err = io_connect(r, p->chaos->party[sim_rand(p->chaos->w) % PARTIES].address, &chaos_handler, p, &c);
+    assert_int_equal(err, 0);
+    timer_set(r, t, io_now(r) + sim_rand(p->chaos->w) % NS_PER_MS);
+}
+
+static void chaos_dead(void *user)
+{
+    ((struct party *)user)->dead = true;
+}
+
+static void party_start(struct party *p)
+{
+    struct listener *l;
+    p->r = sim_reactor_new(p->chaos->w, p->host, MIB);
+    p->dead = false;
+    p->lives++;
+    sim_on_crash(p->r, chaos_dead, p);
+    assert_int_equal(io_listen(sim_reactor_io(p->r), p->address, chaos_accept, p, &l), 0);
+    p->tick = (struct timer){.fn = chaos_tick};
+    timer_set(sim_reactor_io(p->r), &p->tick, 0);
+}
+
+static uint64_t chaos_run(uint64_t seed, struct chaos *c)
+{
+    memset(c, 0, sizeof *c);
+    c->w = sim_world_new(seed);
+    for (unsigned i = 0; i < PARTIES; i++) {
+        struct party *p = &c->party[i];
+        p->chaos = c;
+        snprintf(p->host, sizeof p->host, "%c", 'a' + (char)i);
+        snprintf(p->address, sizeof p->address, "unix:/%c", 'a' + (char)i);
+        party_start(p);
+    }
+    for (unsigned round = 0; round < 200; round++) {
+        unsigned a = (unsigned)(sim_rand(c->w) % PARTIES), b = (unsigned)(sim_rand(c->w) % PARTIES);
+        switch (sim_rand(c->w) % 4) {
+        case 0:
+            sim_cut_one_way(c->w, c->party[a].host, c->party[b].host);
+            break;
+        case 1:
+            sim_reset(c->w, c->party[a].host, c->party[b].host);
+            break;
+        default:
+            sim_heal(c->w, c->party[a].host, c->party[b].host);
+        }
+        sim_run_for(c->w, sim_rand(c->w) % (2 * NS_PER_MS));
+        if (c->party[a].dead)
+            party_start(&c->party[a]);
+    }
+    uint64_t h = sim_hash(c->w);
+    sim_world_free(c->w);
+    return h;
+}
+
+static void test_chaos(void **state)
+{
+    struct chaos c, again;
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        assert_int_equal(chaos_run(seed, &c), chaos_run(seed, &again));
+        assert_int_equal(c.received, again.received);
+        assert_true(c.crashed > 5 && c.opened > 50 && c.closed > 50 && c.received > 100000);
+    }
+}
+
 static uint64_t hash_of_run(uint64_t seed)
 {
     struct net *n = net_new(seed);
@@ -500,6 +663,7 @@ int main(void)
         cmocka_unit_test(test_paused_process),
         cmocka_unit_test(test_old_bytes_after_new),
         cmocka_unit_test(test_speed),
+        cmocka_unit_test(test_chaos),
         cmocka_unit_test(test_one_seed_one_history),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
