@@ -10,6 +10,7 @@
 
 #define RETAIN_DEFAULT_BYTES (UINT64_C(64) << 20)
 #define LEASE_DEFAULT_MS 2000u
+#define HELD_GRACE_NS (200 * NS_PER_MS) /* a holder is asked about anew about when its lease ends: the answer may take this long */
 #define ATTACH_TIMEOUT_NS (2000 * NS_PER_MS)
 
 static void session_begin(struct volume *v);
@@ -64,16 +65,11 @@ static void group_step(struct volume_group *g, struct proposer_event ev)
     ev.now_ns = io_now(v->reactor);
     ev.random = volume_random(v);
     proposer_step(g->proposer, &ev, &g->sink);
-    if (QBD_CHECKS)
-        proposer_check(g->proposer);
 }
 
 int group_propose(struct volume_group *g, struct entry *e)
 {
-    int rc = proposer_submit(g->proposer, io_now(g->volume->reactor), e, &g->sink);
-    if (QBD_CHECKS)
-        proposer_check(g->proposer);
-    return rc;
+    return proposer_submit(g->proposer, io_now(g->volume->reactor), e, &g->sink);
 }
 
 static void group_give_session_entry(struct volume_group *g)
@@ -197,18 +193,33 @@ PRINTF_LIKE(2, 3) static void say(struct volume *v, const char *fmt, ...)
     va_end(ap);
 }
 
-/* Returns whether another front end has the volume. */
+/* Keeps in mind who else has the volume: the proposer forgets between its attempts. */
+static void volume_note_holder(struct volume *v, const struct proposer *p, uint64_t now)
+{
+    bool asking = p && (p->state == PROPOSER_WAITING || p->state == PROPOSER_QUERYING);
+    if (!asking || now > v->held_until_ns + HELD_GRACE_NS)
+        v->held_since_ns = 0;
+    if (!asking || uuid_is_zero(&p->holder) || p->holder_until_ns <= now)
+        return;
+    if (v->held_since_ns == 0)
+        v->held_since_ns = now;
+    v->held_until_ns = p->holder_until_ns;
+    snprintf(v->held_by, sizeof v->held_by, "%.*s", (int)sizeof p->holder_name - 1, p->holder_name[0] ? p->holder_name : "another front end");
+}
+
+/* Returns whether clients wait in vain: another live front end has the volume. One of the own name is a former life of this one (names are unique), which will not renew its lease. */
 static bool volume_say(struct volume *v, const struct proposer *p)
 {
     uint64_t now = io_now(v->reactor);
     const char *name = "", *problem;
+    volume_note_holder(v, p, now);
     if (!p) {
         say(v, "volume %s serves", v->name);
-    } else if (p->state == PROPOSER_WAITING && !uuid_is_zero(&p->holder) && p->holder_until_ns > now) {
-        uint64_t tenths = (p->holder_until_ns - now) / (NS_PER_S / 10);
-        say(v, "volume %s is held by %.*s; its lease ends in %llu.%llu s", v->name, (int)sizeof p->holder_name - 1,
-            p->holder_name[0] ? p->holder_name : "another front end", (unsigned long long)tenths / 10, (unsigned long long)tenths % 10);
-        return true;
+    } else if (v->held_since_ns != 0) {
+        uint64_t tenths = v->held_until_ns > now ? (v->held_until_ns - now) / (NS_PER_S / 10) : 0;
+        say(v, "volume %s is held by %s; its lease ends in %llu.%llu s", v->name, v->held_by, (unsigned long long)tenths / 10,
+            (unsigned long long)tenths % 10);
+        return strcmp(v->held_by, v->frontend_name) != 0;
     } else if (links_up(v) < v->n_links / 2 + 1) {
         problem = first_problem(v, &name);
         say(v, "volume %s waits for a majority of its replicas: %u of %u are connected%s%s%s%s", v->name, links_up(v), v->n_links,
@@ -249,17 +260,10 @@ static void volume_update_state(struct volume *v)
 
 /* ---- fenced (P7) ---- */
 
-static void group_drop_entries(struct volume_group *g)
-{
-    struct proposer *p = g->proposer;
-    for (uint64_t slot = p->floor + 1; slot < p->next; slot++)
-        entry_unref(g->ring[slot & (g->ring_slots - 1)].entry);
-    entry_unref(p->session_entry);
-}
-
 static void volume_fence(struct volume *v)
 {
-    log_error("volume %s: another front end has taken it over; requests under way fail, connections are closed, and this one waits to attach anew", v->name);
+    log_error("volume %s: another front end%s%s has taken it over; requests under way fail, connections are closed, and this one waits to attach anew", v->name,
+              v->held_since_ns ? ", " : "", v->held_since_ns ? v->held_by : "");
     v->fencing = true;
     v->export.attached = false;
     say(v, "volume %s was taken over by another front end", v->name);
@@ -267,12 +271,23 @@ static void volume_fence(struct volume *v)
     if (v->cb.on_fenced)
         v->cb.on_fenced(v->cb.user, v);
     fail_all(v, ESHUTDOWN); /* nothing that came in meanwhile gets into the next session */
+    for (uint32_t i = 0; i < v->n_groups; i++)
+        group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_DETACH }); /* it gives its entries back */
     session_begin(v);
     v->fencing = false;
 }
 
+/* The proposer knows that it is fenced when it has seen its successor's session start, which takes a Prepare, which the successor's lease forbids for as long as it lives. But who renews a
+ * lease for longer than one lease serves; waiting for its end would only keep the clients of a lost session hanging. */
+static bool volume_is_taken_over(const struct volume *v)
+{
+    return v->served && v->held_since_ns != 0 && io_now(v->reactor) - v->held_since_ns > v->lease_ns + v->beat_ns;
+}
+
 static bool volume_is_fenced(const struct volume *v)
 {
+    if (volume_is_taken_over(v))
+        return true;
     for (uint32_t i = 0; i < v->n_groups; i++)
         if (v->group[i].proposer->state == PROPOSER_FENCED)
             return true; /* P6: fenced in one is fenced in all */
@@ -416,8 +431,8 @@ static void on_tick(struct timer *t)
         serving &= v->group[i].proposer->state == PROPOSER_SERVING;
     }
     fail_overdue(v);
-    volume_pump(v);
     volume_update_state(v); /* the holder's remaining time */
+    volume_pump(v);
     uint64_t interval = v->beat_ns / 2;
     if (!serving && interval > VOLUME_TICK_BUSY_NS)
         interval = VOLUME_TICK_BUSY_NS;
@@ -460,12 +475,9 @@ static void session_begin(struct volume *v)
         io_random(v->reactor, v->proposer_id.b, sizeof v->proposer_id.b);
     while (uuid_is_zero(&v->proposer_id));
     v->served = false;
-    if (!first) {
-        for (uint32_t i = 0; i < v->n_links; i++)
-            replica_link_rename(&v->link[i], &v->proposer_id);
-        for (uint32_t i = 0; i < v->n_groups; i++)
-            group_drop_entries(&v->group[i]);
-    }
+    v->held_since_ns = v->held_until_ns = 0;
+    for (uint32_t i = 0; i < v->n_links && !first; i++)
+        replica_link_rename(&v->link[i], &v->proposer_id);
     /* P6: with several groups the first is acquired before the others are asked for. */
     for (uint32_t i = 0; i < v->n_groups; i++)
         group_begin(&v->group[i]);
@@ -582,7 +594,8 @@ void volume_close(struct volume *v, void (*done)(void *user), void *user)
         replica_link_stop(&v->link[i]);
 }
 
-/* Also in the middle of everything, when no callback of the reactor will ever come again. */
+/* After volume_close() is done; or when the reactor is dead and no callback will ever come again (a simulated crash): then requests under way are forgotten, and what buffers they hold goes with
+ * the reactor's arena. */
 void volume_free(struct volume *v)
 {
     if (!v)
@@ -593,7 +606,6 @@ void volume_free(struct volume *v)
     for (uint32_t i = 0; i < v->n_groups; i++) {
         struct volume_group *g = &v->group[i];
         timer_cancel(v->reactor, &g->read_timer);
-        group_drop_entries(g);
         free(g->ring);
         free(g->proposer);
         free(g->attempts);

@@ -178,6 +178,8 @@ struct volume {
     uint32_t links_open; /* closing: links not stopped yet */
     void (*close_done)(void *user);
     void *close_user;
+    char held_by[NAME_MAX_BYTES]; /* another front end, while held_since_ns != 0 */
+    uint64_t held_since_ns, held_until_ns;
     bool served; /* since the session began */
     uint64_t sessions, requests_failed;
 };

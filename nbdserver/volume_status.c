@@ -111,7 +111,7 @@ size_t volume_status(const struct volume *v, char *buf, size_t cap)
     const struct volume_group *g = &v->group[0];
     const struct proposer *p = g->proposer;
     uint64_t now = io_now(v->reactor);
-    bool held = p->state == PROPOSER_WAITING && !uuid_is_zero(&p->holder) && p->holder_until_ns > now;
+    bool held = v->held_since_ns != 0;
     char id[37];
     put(&j, "{");
     put_key_string(&j, "name", v->name);
@@ -122,8 +122,8 @@ size_t volume_status(const struct volume *v, char *buf, size_t cap)
     put_key_string(&j, "proposer_state", proposer_state_name(p->state));
     put_key_string(&j, "proposer", uuid_format(&v->proposer_id, id));
     put_u64(&j, "round", p->ballot.round);
-    put_key_string(&j, "holder", v->export.attached ? v->frontend_name : held ? p->holder_name : "");
-    put_u64(&j, "holder_ms", held ? (p->holder_until_ns - now) / NS_PER_MS : 0);
+    put_key_string(&j, "holder", v->export.attached ? v->frontend_name : held ? v->held_by : "");
+    put_u64(&j, "holder_ms", held && v->held_until_ns > now ? (v->held_until_ns - now) / NS_PER_MS : 0);
     put_u64(&j, "session_slot", p->session_slot);
     put_u64(&j, "chosen", p->chosen);
     put_u64(&j, "in_flight", p->next > p->chosen ? p->next - 1 - p->chosen : 0);
