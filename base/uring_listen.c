@@ -33,10 +33,6 @@ static void arm(struct ulistener *ul)
 
 static void listener_gone(struct ulistener *ul)
 {
-    struct stat st;
-    /* Only our own socket: another daemon may have replaced the file. */
-    if (ul->path[0] && lstat(ul->path, &st) == 0 && st.st_dev == ul->path_dev && st.st_ino == ul->path_ino)
-        unlink(ul->path);
     close(ul->fd);
     list_remove(&ul->link);
     free(ul);
@@ -163,9 +159,14 @@ void uring_listener_close(struct listener *l)
 {
     struct ulistener *ul = (struct ulistener *)l;
     struct uring *u = uring_of(l->reactor);
+    struct stat st;
     if (ul->closing)
         return;
     ul->closing = true;
+    /* The address is free at once, though the accept is still to be taken back. Only our own socket: another daemon may have replaced the file. */
+    shutdown(ul->fd, SHUT_RDWR);
+    if (ul->path[0] && lstat(ul->path, &st) == 0 && st.st_dev == ul->path_dev && st.st_ino == ul->path_ino)
+        unlink(ul->path);
     uring_timer_cancel(l->reactor, &ul->retry);
     if (!ul->armed) {
         listener_gone(ul);
