@@ -785,6 +785,41 @@ static void test_foreign_ballot_without_session(void **state)
     }
 }
 
+/* A sub-block write and a whole-block write of the same block, both with slots that the new log does not hold: they are proposed again in the same order, or the merged block would bury the later write. */
+static void test_unplaced_writes_keep_their_order(void **state)
+{
+    for (uint64_t seed = 165; seed < 170; seed++) {
+        struct rig *rig = attached(seed);
+        struct rig_frontend *f = &rig->frontend[0];
+        struct intruder in = {.rig = rig, .sim = sim_reactor_new(rig->world, "intruder", 1u << 24), .ballot = {.round = 1000, .proposer.b = {1}}};
+        write_value(rig, 0, 64 * BLOCK_SIZE, 1);
+        sim_run_for(rig->world, NS_PER_S);
+        cut(rig, 0, 0);
+        cut(rig, 0, 1);
+        struct request *s = submit(f, EXPORT_WRITE, 40 * BLOCK_SIZE + 100, 100, NULL, 60, 0); /* read at replica 3 while the lease lasts */
+        sim_run_for(rig->world, 30 * NS_PER_MS);
+        struct request *w = submit(f, EXPORT_WRITE, 40 * BLOCK_SIZE, BLOCK_SIZE, NULL, 70, 0);
+        sim_run_for(rig->world, 30 * NS_PER_MS);
+        uint64_t last = paxos_log_last(&rig->replica[2].acceptor->log).slot;
+        assert_int_equal(last, rig->replica[0].acceptor->commit + 2); /* both have their slots, there alone */
+        cut(rig, 0, 2);
+        sim_run_for(rig->world, 3 * NS_PER_S);
+        for (unsigned i = 0; i < 2; i++)
+            assert_int_equal(wire_peer_connect(&in.peer[i], sim_reactor_io(in.sim), rig->config.replicas[i].address, &intruder_wire, &in), 0);
+        sim_run_for(rig->world, NS_PER_S);
+        assert_int_equal(in.promises, 2);
+        heal(rig, 0, 0);
+        heal(rig, 0, 1);
+        assert_int_equal(await(rig, s), 0);
+        assert_int_equal(await(rig, w), 0);
+        assert_int_equal(f->fenced, 0);
+        check_value(rig, 40 * BLOCK_SIZE, BLOCK_SIZE, 70);
+        compare_replicas(rig);
+        sim_reactor_crash(in.sim, SIM_KILL);
+        rig_free(rig);
+    }
+}
+
 /* ---- links ---- */
 
 static void test_wrong_identity_is_not_used(void **state)
@@ -874,6 +909,7 @@ int main(void)
         cmocka_unit_test(test_fenced),
         cmocka_unit_test(test_back_and_forth),
         cmocka_unit_test(test_foreign_ballot_without_session),
+        cmocka_unit_test(test_unplaced_writes_keep_their_order),
         cmocka_unit_test(test_wrong_identity_is_not_used),
         cmocka_unit_test(test_wrong_cluster_is_not_used),
         cmocka_unit_test(test_crash_of_the_front_end),
