@@ -144,7 +144,7 @@ static pid_t begin_format(struct bring_up *b, const struct replica_config *r, st
     snprintf(extent, sizeof extent, "%" PRIu64, b->d->extent_size_bytes);
     const char *argv[] = { program, "format", "--dir", new.s, "--cluster", uuid_format(&b->d->conf.id, cluster),
                            "--identity", uuid_format(&r->identity, identity), "--name", r->name, "--wal-size", wal, "--extent-size", extent, NULL };
-    struct process_start s = { .cwd = b->d->dir, .log = log.s, .argv = (char *const *)argv };
+    struct process_start s = { .cwd = b->d->dir, .log = log.s, .discard_stdout = true, .argv = (char *const *)argv };
     return process_start(&s, why);
 }
 

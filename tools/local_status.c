@@ -81,7 +81,7 @@ static void frontend_row(struct row *row, const struct cluster_dir *d, const str
         if (strcmp(json_text_or(v, "name", ""), f->volume) != 0)
             continue;
         const char *sentence = json_text_or(v, "sentence", "");
-        position = text("%s: %s", f->volume, *sentence ? sentence : json_text_or(v, "state", "?"));
+        position = text("%s", *sentence ? sentence : json_text_or(v, "state", "?"));
         break;
     }
     if (!position)

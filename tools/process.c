@@ -101,7 +101,11 @@ static int become(const struct process_start *s)
     if (setsid() < 0 || chdir(s->cwd) < 0)
         return -errno;
     int in = open("/dev/null", O_RDONLY), out = open(s->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
-    if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0)
+    if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 2) < 0)
+        return -errno;
+    if (s->discard_stdout && (out = open("/dev/null", O_WRONLY)) < 0)
+        return -errno;
+    if (dup2(out, 1) < 0)
         return -errno;
     int err = s->pid_file ? write_pid_file(s->pid_file) : 0;
     if (err)

@@ -22,7 +22,8 @@ struct process process_find(const char *pid_file);
 
 struct process_start {
     const char *cwd;
-    const char *log;      /* stdout and stderr are appended to it */
+    const char *log;      /* stderr is appended to it, and stdout */
+    bool discard_stdout;  /* ... or not */
     const char *pid_file; /* NULL: none */
     char *const *argv;    /* argv[0] is a path */
 };

@@ -230,7 +230,8 @@ static void op_good(struct op *op, unsigned slot)
     if (op->kind == OP_READ) {
         stats.reads++;
         if (!model_check(&model, slot, op->offset, op->buf, op->len)) {
-            fprintf(stderr, "a READ of %" PRIu64 " bytes at %" PRIu64 " under load returned what it must not\n", op->len, op->offset);
+            fprintf(stderr, "a READ of %" PRIu64 " bytes at %" PRIu64 " (blocks %" PRIu64 " + %" PRIu64 " to %" PRIu64 " + %" PRIu64 ") under load returned what it must not\n", op->len,
+                    op->offset, op->offset / 4096, op->offset % 4096, (op->offset + op->len) / 4096, (op->offset + op->len) % 4096);
             exit(1);
         }
         return;
