@@ -371,6 +371,42 @@ static void several_devices_are_made_at_once(void **state)
         uring_dev_close(ops[i].dev);
 }
 
+static void stop(struct timer *t)
+{
+    reactor->stopping = true;
+}
+
+struct reader {
+    struct io_op op;
+    struct dev *d;
+    struct iovec iov;
+    unsigned n;
+};
+
+static void read_again(struct io_op *op)
+{
+    struct reader *r = container_of(op, struct reader, op);
+    assert_int_equal(op->result, 4096);
+    r->n++;
+    if (!reactor->stopping)
+        dev_read(r->d, &r->iov, 1, 0, op);
+}
+
+/* The helper makes room for the reactor's own operations, and still comes to an end. */
+static void devices_are_made_beside_other_work(void **state)
+{
+    struct reader r = {.op.fn = read_again, .d = create("busy", 4096), .iov = {aligned_alloc(4096, 4096), 4096}};
+    dev_read(r.d, &r.iov, 1, 0, &r.op);
+    struct dev *d = create("beside", 24 << 20);
+    assert_true(r.n > 0);
+    uring_dev_close(d);
+    struct timer t = {.fn = stop};
+    timer_set(reactor, &t, io_now(reactor) + 10 * NS_PER_MS); /* the last read */
+    run();
+    uring_dev_close(r.d);
+    free(r.iov.iov_base);
+}
+
 /* ---- the end of a reactor ---- */
 
 static void never(struct io_op *op)
@@ -475,6 +511,7 @@ int main(void)
         TEST(a_locked_device_is_refused_then_waited_for),
         TEST(any_number_of_operations_may_be_in_flight),
         TEST(several_devices_are_made_at_once),
+        TEST(devices_are_made_beside_other_work),
         TEST(freeing_waits_for_what_the_kernel_has),
         TEST(a_kernel_without_io_uring_gives_one_clear_line),
     };

@@ -33,14 +33,14 @@ struct peer {
     uint64_t stream_in, stream_out; /* which pattern comes, and goes */
     uint64_t received, to_receive;
     uint64_t queued, to_send;
+    size_t queue_max; /* how much is queued at once; default 1 MiB */
     uint64_t seed;
     uint8_t *fill; /* where conn_recv_into() puts bytes */
     size_t fill_len;
-    bool use_fill, use_pause, paused, opened;
+    bool use_fill, use_pause, paused;
     unsigned n_open, n_drained, n_closed;
     int err;
     struct timer unpause;
-    uint64_t *calls; /* counts callbacks, when set */
     void (*when_closed)(struct peer *p);
     void (*when_received)(struct peer *p); /* all of to_receive */
     bool in_call; /* inside one of io.h's calls: no callback may come */
@@ -95,10 +95,16 @@ static size_t peer_on_data(struct conn *c, const uint8_t *data, size_t len)
     assert_true(len > 0 && len <= CONN_WINDOW);
     /* Sometimes a part only, sometimes nothing until there is more. */
     size_t take = len;
-    if (next_random(p) % 4 == 0)
+    switch (next_random(p) % 8) {
+    case 0:
+    case 1:
         take = next_random(p) % (len + 1);
-    if (take == 0 && len == CONN_WINDOW)
-        take = 1;
+        break;
+    case 2:
+    case 3:
+        take = len == CONN_WINDOW ? 1 : 0;
+        break;
+    }
     if (p->received + take >= p->to_receive || p->to_receive - p->received == len)
         take = len; /* no more will come that could present the rest again */
     uint64_t before = p->received;
@@ -135,7 +141,7 @@ static void peer_on_filled(struct conn *c)
 static void pump(struct peer *p)
 {
     uint8_t small[6000];
-    while (p->queued < p->to_send && conn_unsent(p->conn) < (1 << 20)) {
+    while (p->queued < p->to_send && conn_unsent(p->conn) < p->queue_max) {
         uint64_t left = p->to_send - p->queued;
         size_t n;
         p->in_call = true;
@@ -201,7 +207,7 @@ static const struct conn_handler peer_handler = {
 static void peer_init(struct peer *p, uint64_t seed)
 {
     uint8_t *fill = p->fill ? p->fill : aligned_alloc(4096, FILL_MAX);
-    *p = (struct peer){.seed = seed, .fill = fill, .unpause.fn = on_unpause};
+    *p = (struct peer){.seed = seed, .fill = fill, .queue_max = 1 << 20, .unpause.fn = on_unpause};
 }
 
 static struct listener *listener;
@@ -278,6 +284,28 @@ static void large_streams_flow_both_ways(void **state)
             assert_int_equal(server.err, 0);
             assert_true(server.received == bytes && client.received == bytes / 2 + 12345);
             assert_true(client.n_drained > 0 && server.n_drained > 0);
+            end();
+        }
+    }
+}
+
+/* More than the sockets hold: the kernel has a send of ours while more is queued, and takes parts of it. */
+static void what_the_socket_does_not_take_is_sent_later(void **state)
+{
+    for (unsigned where = 0; where < 3; where++) {
+        for (unsigned kind = 0; kind < 2; kind++) {
+            client.received = client.queued = server.received = server.queued = 0;
+            client.queue_max = server.queue_max = 12 << 20;
+            client.to_send = server.to_receive = 24 << 20;
+            server.to_send = client.to_receive = 13 << 20;
+            client.use_pause = server.use_pause = kind;
+            client.use_fill = server.use_fill = true;
+            client.when_received = server.when_received = finish_when_both_are_done;
+            begin(where);
+            run();
+            assert_int_equal(client.err, -ECANCELED);
+            assert_int_equal(server.err, 0);
+            assert_true(server.received == 24 << 20 && client.received == 13 << 20);
             end();
         }
     }
@@ -491,6 +519,66 @@ static void last_words_are_heard(void **state)
         assert_true(client.received == 60000);
         end();
     }
+}
+
+/* A plain socket, connected to the listener. */
+static int raw_client(void)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    snprintf(un.sun_path, sizeof un.sun_path, "%s", in_dir("socket"));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&un, sizeof un), 0);
+    return fd;
+}
+
+static void accept_client(struct listener *l, struct conn *c)
+{
+    c->handler = &peer_handler;
+    c->user = &client;
+    client.conn = c;
+}
+
+static void peers_that_never_end_are_not_waited_for(void **state)
+{
+    struct listener *second;
+    char second_address[300];
+    uint8_t text[100];
+    assert_int_equal(io_listen(reactor, address_of(0), on_accept, &server, &listener), 0);
+    int quiet = raw_client();
+    while (!server.conn)
+        run_for(NS_PER_MS);
+    rename(in_dir("socket"), in_dir("socket1"));
+    snprintf(second_address, sizeof second_address, "unix:%s", in_dir("socket"));
+    assert_int_equal(io_listen(reactor, second_address, accept_client, NULL, &second), 0);
+    int deaf = raw_client();
+    while (!client.conn)
+        run_for(NS_PER_MS);
+    open_ends = 2;
+
+    /* One is finished, and its peer neither closes nor reads at first. */
+    server.to_send = 100;
+    pump(&server);
+    conn_finish(server.conn);
+    /* The other takes nothing any more, and says something still. */
+    assert_int_equal(shutdown(deaf, SHUT_RD), 0);
+    conn_send(client.conn, &(struct segment){.ptr = "x", .len = 1}, 1);
+    run_for(5 * NS_PER_MS);
+    assert_int_equal(client.n_closed, 0);
+    assert_int_equal(conn_unsent(client.conn), 0);
+    client.to_receive = 100;
+    pattern(text, sizeof text, client.stream_in);
+    assert_int_equal(send(deaf, text, sizeof text, 0), sizeof text);
+    run();
+    assert_true(client.received == 100);
+    assert_int_equal(client.err, -EPIPE);
+    assert_int_equal(server.err, -ECANCELED);
+    assert_int_equal(recv(quiet, text, sizeof text, 0), 100);
+    assert_int_equal(recv(quiet, text, sizeof text, 0), 0);
+    close(quiet);
+    close(deaf);
+    listener_close(second);
+    unlink(in_dir("socket1"));
+    end();
 }
 
 /* ---- connecting and listening ---- */
@@ -755,6 +843,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(large_streams_flow_both_ways),
+        TEST(what_the_socket_does_not_take_is_sent_later),
         TEST(finish_sends_everything_first),
         TEST(close_drops_what_is_unsent),
         TEST(close_takes_back_what_the_kernel_has),
@@ -763,6 +852,7 @@ int main(void)
         TEST(a_handler_may_close_in_a_callback),
         TEST(an_acceptor_may_refuse),
         TEST(last_words_are_heard),
+        TEST(peers_that_never_end_are_not_waited_for),
         TEST(connecting_to_nobody_is_told),
         TEST(a_connection_that_is_not_there_yet_may_be_closed),
         TEST(names_are_looked_up),

@@ -27,7 +27,7 @@ __attribute__((unused)) static const char *in_dir(const char *name)
 /* Byte i of a stream depends on the stream and on all of i. */
 __attribute__((unused)) static uint8_t pattern_byte(uint64_t i, uint64_t stream)
 {
-    uint64_t x = (i + 1) * 0x9E3779B97F4A7C15u + stream * 0xD1B54A32D192ED03u;
+    uint64_t x = (i + 1) * 0x9E3779B97F4A7C15u ^ stream * 0xD1B54A32D192ED03u;
     return (uint8_t)(x >> 56 ^ x >> 29);
 }
 
