@@ -1,0 +1,554 @@
+/* The store against its model: entries of all kinds and sizes, reads at every applied slot, checkpoints, restarts; space; damage and repair. */
+#include "tests/unit/store_harness.h"
+
+#include <errno.h>
+
+static void begin(struct store_test *t, uint64_t seed)
+{
+    t_init(t, seed);
+    t_format(t);
+    t_start_ok(t);
+}
+
+static void audit_clean(struct store_test *t)
+{
+    struct t_audit a;
+    t_audit(t, &a);
+    assert_int_equal(a.used, a.reachable);
+    assert_int_equal(a.bad_blocks, 0);
+}
+
+/* ---- plain ---- */
+
+static void test_write_read_restart(void **state)
+{
+    struct store_test t;
+    begin(&t, 1);
+    t_create(&t, 4096);
+    t_append(&t, 0, ENTRY_WRITE, 10, 20);
+    t_append(&t, 0, ENTRY_WRITE, 15, 1);
+    t_append(&t, 0, ENTRY_TRIM, 16, 2);
+    t_append(&t, 0, ENTRY_WRITE, 500, 60); /* over the edge of a leaf */
+    t_commit_all(&t);
+    assert_int_equal(store_applied(t.store, 1), 4);
+    t_check_image(&t, 0);
+    t_stop(&t);
+    audit_clean(&t);
+    t_start_ok(&t);
+    assert_int_equal(store_applied(t.store, 1), 4);
+    t_stop(&t);
+    t_free(&t);
+}
+
+/* What is committed but in no checkpoint comes back from the WAL: the COMMIT is learned again, the entries are there. */
+static void test_power_cut_without_checkpoint(void **state)
+{
+    struct store_test t;
+    begin(&t, 2);
+    t_create(&t, 4096);
+    t_promise(&t, 0, 7);
+    for (unsigned i = 0; i < 50; i++)
+        t_append(&t, 0, ENTRY_WRITE, i * 7, 9);
+    t_commit_all(&t);
+    t_append(&t, 0, ENTRY_WRITE, 0, 64);
+    t_crash(&t, SIM_POWER);
+    t_start_ok(&t);
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
+static void random_life(uint64_t seed, unsigned n_groups, unsigned lives, unsigned ops)
+{
+    struct store_test t;
+    t_init(&t, seed);
+    t.n_extents = n_groups > 3 ? 14 : 4;
+    t.capacity_bytes = t.n_extents * t.extent_bytes;
+    t_format(&t);
+    t_start_ok(&t);
+    for (unsigned i = 0; i < n_groups; i++)
+        t_create(&t, 700 + 600 * i);
+    t_settle(&t);
+    for (unsigned life = 0; life < lives; life++) {
+        for (unsigned i = 0; i < ops; i++) {
+            t_random(&t, 64);
+            assert_int_equal(t.fatal, 0);
+            if (sim_rand(t.world) % 100 == 0)
+                store_checkpoint(t.store);
+        }
+        t_read_settle(&t);
+        for (unsigned i = 0; i < n_groups; i++)
+            t_check_image(&t, i);
+        unsigned how = (unsigned)(sim_rand(t.world) % 3);
+        if (how == 0)
+            t_stop(&t);
+        else
+            t_crash(&t, how == 1 ? SIM_KILL : SIM_POWER);
+        if (how == 0)
+            audit_clean(&t);
+        t_start_ok(&t);
+    }
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
+static void test_random_lives(void **state)
+{
+    for (uint64_t seed = 100; seed < 108; seed++)
+        random_life(seed, 1 + (unsigned)(seed % 3), 5, 300);
+}
+
+static void test_many_groups(void **state)
+{
+    random_life(200, T_GROUPS, 4, 400);
+}
+
+static void test_can_create(void **state)
+{
+    struct store_test t;
+    begin(&t, 3);
+    t_create(&t, 100);
+    t_settle(&t);
+    assert_false(store_can_create(t.store, 1));
+    assert_false(store_can_create(t.store, 0));
+    assert_true(store_can_create(t.store, 2));
+    t_stop(&t);
+    t_free(&t);
+}
+
+/* ---- space ---- */
+
+static uint64_t credit(struct store_test *t)
+{
+    t_run(t, NS_PER_MS);
+    return t->group[0].credits.slabs;
+}
+
+static void test_full_and_trimmed(void **state)
+{
+    struct store_test t;
+    t_init(&t, 4);
+    t.n_extents = 1; /* 128 slabs, 16 of them the reserve */
+    t.capacity_bytes = t.extent_bytes;
+    t_format(&t);
+    t_start_ok(&t);
+    t_create(&t, 4096);
+    t_settle(&t);
+    uint64_t all = credit(&t);
+    assert_int_equal(all, 128 - 16);
+    assert_int_equal(t.group[0].credits.growing, 0);
+    unsigned n = 0;
+    while (credit(&t) > 0) {
+        t_append(&t, 0, ENTRY_WRITE, 16 * n, 1); /* a slab each */
+        t_commit_all(&t);
+        n++;
+        assert_true(n < 200);
+    }
+    assert_int_equal(n, all - 1); /* one slab of leaves */
+    /* P10: what was assigned before credits were seen is never refused: the reserve takes it. */
+    for (unsigned i = 0; i < 8; i++, n++)
+        t_append(&t, 0, ENTRY_WRITE, 16 * n, 16);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    assert_int_equal(t.fatal, 0);
+    assert_int_equal(credit(&t), 0);
+    t_check_image(&t, 0);
+    /* A zeroed range keeps its space, a trimmed one gives it back. */
+    t_append(&t, 0, ENTRY_ZERO, 0, 16 * n);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    assert_int_equal(credit(&t), 0);
+    t_append(&t, 0, ENTRY_TRIM, 0, 16 * n);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    assert_int_equal(credit(&t), all - 1);
+    t_check_image(&t, 0);
+    t_stop(&t);
+    audit_clean(&t);
+    t_start_ok(&t);
+    t_settle(&t);
+    assert_int_equal(credit(&t), all - 1);
+    t_stop(&t);
+    t_free(&t);
+}
+
+/* Reservations follow what the log needs: a cut gives them back at the next checkpoint, a crash changes nothing. */
+static void test_reservations(void **state)
+{
+    struct store_test t;
+    begin(&t, 5);
+    t_create(&t, 4096);
+    t_settle(&t);
+    uint64_t all = credit(&t);
+    for (unsigned i = 0; i < 10; i++)
+        t_append(&t, 0, ENTRY_WRITE, 16 * i + 8, 16); /* 11 slabs and one of leaves */
+    assert_int_equal(t.store->slabs_reserved, 12);
+    t_settle(&t);
+    t_cut(&t, 0, 6);
+    t_settle(&t);
+    t_checkpoint(&t);
+    assert_int_equal(t.store->slabs_reserved, 7);
+    assert_int_equal(credit(&t), all - 7);
+    t_crash(&t, SIM_POWER);
+    t_start_ok(&t);
+    assert_int_equal(t.store->slabs_reserved, 7);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    assert_int_equal(t.store->slabs_reserved, 0);
+    assert_int_equal(credit(&t), all - 7);
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
+static void test_growth(void **state)
+{
+    struct store_test t;
+    t_init(&t, 6);
+    t.n_extents = 1;
+    t.capacity_bytes = 4 * t.extent_bytes;
+    t_format(&t);
+    t_start_ok(&t);
+    t_create(&t, 8192);
+    t_settle(&t);
+    t_run(&t, 10 * NS_PER_S);
+    assert_int_equal(t.store->sb.n_extents, 1); /* there is an extent's worth left */
+    for (unsigned i = 0; i < 300; i++) {
+        t_append(&t, 0, ENTRY_WRITE, 16 * i, 3);
+        t_commit_all(&t);
+        t_run(&t, 50 * NS_PER_MS);
+        if (t.store->sb.n_extents < 4)
+            assert_true(t.group[0].credits.growing || t.group[0].credits.slabs > 0);
+    }
+    assert_int_equal(t.store->sb.n_extents, 4);
+    t_run(&t, 10 * NS_PER_S);
+    assert_int_equal(t.group[0].credits.growing, 0); /* the capacity is reached */
+    t_check_image(&t, 0);
+    t_crash(&t, SIM_POWER);
+    t_start_ok(&t);
+    assert_int_equal(t.sb.n_extents, 4);
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
+static void test_growth_without_room(void **state)
+{
+    struct store_test t;
+    t_init(&t, 7);
+    t.n_extents = 1;
+    t.capacity_bytes = 0;
+    t_format(&t);
+    sim_dir_set_capacity(t.dir, 0);
+    t_start_ok(&t);
+    t_create(&t, 8192);
+    t_settle(&t);
+    for (unsigned i = 0; i < 20; i++)
+        t_append(&t, 0, ENTRY_WRITE, 16 * i, 16);
+    t_commit_all(&t);
+    t_run(&t, NS_PER_S);
+    assert_int_equal(t.store->sb.n_extents, 1);
+    assert_int_equal(t.group[0].credits.growing, 0);
+    sim_dir_set_capacity(t.dir, UINT64_C(1) << 30); /* somebody made room */
+    t_run(&t, 120 * NS_PER_S);
+    assert_true(t.store->sb.n_extents > 1);
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
+/* mkfs trims everything first. Nothing was ever written: it costs nothing; and over what was written a few bits. */
+static void test_trim_of_everything(void **state)
+{
+    struct store_test t;
+    begin(&t, 8);
+    t_create(&t, 1u << 20);
+    t_append(&t, 0, ENTRY_WRITE, 5, 1);
+    t_append(&t, 0, ENTRY_WRITE, (1u << 20) - 3, 3);
+    t_commit_all(&t);
+    uint64_t before = t.store->overlay_bytes[0] + t.store->overlay_bytes[1];
+    uint64_t regions = t.store->n_regions;
+    for (uint64_t b = 0; b < 1u << 20; b += 16384)
+        t_append(&t, 0, ENTRY_TRIM, b, 16384);
+    t_commit_all(&t);
+    assert_true(t.store->overlay_bytes[0] + t.store->overlay_bytes[1] <= before);
+    assert_int_equal(t.store->n_regions, regions);
+    struct store_read r;
+    t_read_now(&t, 0, 0, 256, &r);
+    for (unsigned i = 0; i < 256; i++)
+        assert_true(bit_get(r.zero, i));
+    buf_unref(r.buf);
+    t_stop(&t);
+    struct t_audit a;
+    t_audit(&t, &a);
+    assert_int_equal(a.mapped, 0);
+    t_free(&t);
+}
+
+/* ---- damage ---- */
+
+/* Five blocks of data in slot 1, on disk and in a checkpoint; the process is stopped. */
+static void with_data(struct store_test *t, uint64_t seed)
+{
+    begin(t, seed);
+    t_create(t, 2048);
+    t_append(t, 0, ENTRY_WRITE, 100, 5);
+    t_append(t, 0, ENTRY_WRITE, 1000, 60);
+    t_commit_all(t);
+    t_stop(t);
+}
+
+static int repair_result;
+static void on_repaired(void *user, int err)
+{
+    repair_result = err;
+}
+
+static void repair(struct store_test *t, uint64_t block, uint64_t slot)
+{
+    uint8_t data[BLOCK_SIZE];
+    t_content(t, 0, block, slot, data);
+    repair_result = 1;
+    store_repair(t->store, 1, block, slot, data, crc32c(data, sizeof data), on_repaired, NULL);
+}
+
+static void test_rotten_data_is_found_and_repaired(void **state)
+{
+    struct store_test t;
+    with_data(&t, 9);
+    uint64_t off;
+    struct sim_disk *d = t_find_data(&t, 0, 102, &off);
+    sim_disk_flip(d, off + 77, 3);
+    assert_int_equal(t_start(&t), 0);
+    struct store_read r;
+    t_read_now(&t, 0, 100, 5, &r);
+    assert_int_equal(r.err, -EBADMSG);
+    assert_int_equal(r.bad[0], 1u << 2);
+    buf_unref(r.buf);
+    assert_int_equal(t.bad_reported, 1);
+    /* Not an older image, not a wrong one, not for a block that is fine. */
+    repair(&t, 102, 1);
+    assert_int_equal(repair_result, -ERANGE);
+    uint8_t zero[BLOCK_SIZE] = {0};
+    store_repair(t.store, 1, 102, 2, zero, 1, on_repaired, NULL);
+    assert_int_equal(repair_result, -EBADMSG);
+    repair(&t, 101, 2);
+    assert_int_equal(repair_result, -ESTALE);
+    repair(&t, 102, 2);
+    assert_int_equal(repair_result, 0);
+    t_check_image(&t, 0);
+    t_stop(&t);
+    audit_clean(&t);
+    t_start_ok(&t);
+    t_stop(&t);
+    t_free(&t);
+}
+
+/* An image from a peer that is ahead waits until this replica is there; an entry that overwrites the block first makes it superfluous. */
+static void test_repair_waits_and_yields(void **state)
+{
+    for (unsigned overwritten = 0; overwritten < 2; overwritten++) {
+        struct store_test t;
+        with_data(&t, 10);
+        uint64_t off;
+        struct sim_disk *d = t_find_data(&t, 0, 102, &off);
+        sim_disk_flip(d, off + 77, 3);
+        assert_int_equal(t_start(&t), 0);
+        struct store_read r;
+        t_read_now(&t, 0, 102, 1, &r);
+        assert_int_equal(r.err, -EBADMSG);
+        buf_unref(r.buf);
+        t_append(&t, 0, ENTRY_WRITE, overwritten ? 102 : 103, 1); /* slot 3 */
+        repair(&t, 102, 3);
+        assert_int_equal(repair_result, 1);
+        t_commit_all(&t);
+        assert_int_equal(repair_result, overwritten ? -ESTALE : 0);
+        t_check_image(&t, 0);
+        t_stop(&t);
+        audit_clean(&t);
+        t_free(&t);
+    }
+}
+
+static void test_unreadable_block(void **state)
+{
+    struct store_test t;
+    with_data(&t, 11);
+    uint64_t off;
+    struct sim_disk *d = t_find_data(&t, 0, 1003, &off);
+    sim_disk_spoil(d, off, BLOCK_SIZE);
+    assert_int_equal(t_start(&t), 0);
+    struct store_read r;
+    t_read_now(&t, 0, 1000, 60, &r);
+    assert_int_equal(r.err, -EBADMSG);
+    assert_int_equal(r.bad[0], 1u << 3); /* only that one, though one read covered many */
+    buf_unref(r.buf);
+    repair(&t, 1003, 2);
+    assert_int_equal(repair_result, 0);
+    t_stop(&t);
+    t_start_ok(&t);
+    t_stop(&t);
+    t_free(&t);
+}
+
+/* A rotten leaf is never a hole. What is overwritten or repaired is good again, the rest stays bad through checkpoints and restarts. */
+static void test_rotten_leaf(void **state)
+{
+    for (unsigned how = 0; how < 3; how++) {
+        struct store_test t;
+        with_data(&t, 12);
+        uint64_t off;
+        struct sim_disk *d = t_find_leaf(&t, 0, 100, &off);
+        if (how == 0)
+            sim_disk_flip(d, off + offsetof(struct leaf, zero) + 12, 4); /* a zero bit: block 100 would be a hole */
+        else if (how == 1)
+            sim_disk_spoil(d, off, BLOCK_SIZE);
+        else
+            sim_disk_poke(d, off, (uint8_t[BLOCK_SIZE]){0}, BLOCK_SIZE); /* never arrived */
+        assert_int_equal(t_start(&t), 0);
+        struct store_read r;
+        t_read_now(&t, 0, 90, 20, &r);
+        assert_int_equal(r.err, -EBADMSG);
+        assert_int_equal(r.bad[0], (1u << 20) - 1);
+        buf_unref(r.buf);
+        assert_true(t.bad_reported >= 512);
+        t_append(&t, 0, ENTRY_WRITE, 90, 4);
+        t_commit_all(&t);
+        repair(&t, 100, 3);
+        assert_int_equal(repair_result, 0);
+        t_stop(&t);
+        assert_int_equal(t_start(&t), 0);
+        t_read_now(&t, 0, 90, 20, &r);
+        assert_int_equal(r.err, -EBADMSG);
+        assert_int_equal(r.bad[0], ((1u << 20) - 1) & ~0xfu & ~(1u << 10));
+        buf_unref(r.buf);
+        for (uint64_t b = 0; b < 512; b++) {
+            repair(&t, b, 3);
+            assert_true(repair_result == 0 || repair_result == -ESTALE);
+            if (repair_result == -ESTALE) { /* not known yet in this life: found by reading */
+                t_read_now(&t, 0, b, 1, &r);
+                buf_unref(r.buf);
+                if (r.err == -EBADMSG) {
+                    repair(&t, b, 3);
+                    assert_int_equal(repair_result, 0);
+                }
+            }
+        }
+        t_check_image(&t, 0);
+        t_stop(&t);
+        struct t_audit a;
+        t_audit(&t, &a);
+        assert_int_equal(a.bad_blocks, 0);
+        assert_int_equal(a.used - a.reachable, 1); /* the one slab that the rotten leaf mapped */
+        t_free(&t);
+    }
+}
+
+static void test_rotten_meta_is_refused(void **state)
+{
+    struct store_test t;
+    with_data(&t, 13);
+    struct t_audit a;
+    t_audit(&t, &a);
+    const uint32_t pages[] = {0, 5, a.root.bitmap_page0, a.root.regions_page0, a.root.regions_page0 + 1};
+    for (unsigned i = 0; i < ARRAY_LEN(pages); i++) {
+        uint64_t off = meta_place(pages[i], bit_get(a.root.place, pages[i])) + 2000;
+        sim_disk_flip(t.meta, off, 1);
+        assert_int_equal(t_start(&t), -EBADMSG);
+        assert_non_null(strstr(t.why, "damaged"));
+        t_crash(&t, SIM_KILL);
+        sim_disk_flip(t.meta, off, 1);
+    }
+    uint8_t roots[2 * BLOCK_SIZE];
+    sim_disk_peek(t.meta, 0, roots, sizeof roots);
+    sim_disk_flip(t.meta, 1000, 1);
+    sim_disk_flip(t.meta, BLOCK_SIZE + 1000, 1);
+    assert_int_equal(t_start(&t), -EBADMSG);
+    assert_non_null(strstr(t.why, "both roots"));
+    t_crash(&t, SIM_KILL);
+    sim_disk_poke(t.meta, 0, roots, sizeof roots);
+    t_start_ok(&t);
+    t_stop(&t);
+    t_free(&t);
+}
+
+/* Writing a slab fails: what it holds moves elsewhere, also what is not being written. */
+static void test_relocation(void **state)
+{
+    struct store_test t;
+    with_data(&t, 14);
+    t_start_ok(&t);
+    uint64_t off;
+    struct sim_disk *d = t_find_data(&t, 0, 1000, &off);
+    t_append(&t, 0, ENTRY_WRITE, 1002, 3);
+    t_append(&t, 0, ENTRY_WRITE, 1006, 1);
+    t_commit_all(&t);
+    sim_disk_fail(d, SIM_WRITE, 0, 1, EIO);
+    t_checkpoint(&t);
+    assert_int_equal(t.fatal, 0);
+    uint64_t now;
+    struct sim_disk *to = t_find_data(&t, 0, 1000, &now);
+    assert_true(to != d || now != off);
+    t_check_image(&t, 0);
+    t_stop(&t);
+    struct t_audit a;
+    t_audit(&t, &a);
+    assert_int_equal(a.used - a.reachable, 1); /* nobody uses the bad one again */
+    t_start_ok(&t);
+    t_stop(&t);
+    t_free(&t);
+}
+
+static void test_fatal_errors(void **state)
+{
+    for (unsigned which = 0; which < 4; which++) {
+        struct store_test t;
+        with_data(&t, 15 + which);
+        t_start_ok(&t);
+        t_append(&t, 0, ENTRY_WRITE, 1002, 3);
+        t_commit_all(&t);
+        uint64_t off;
+        struct sim_disk *d = t_find_data(&t, 0, 1002, &off);
+        if (which == 0)
+            sim_disk_fail(d, SIM_FLUSH, 0, 1, EIO);
+        else if (which == 1)
+            sim_disk_fail(t.meta, SIM_WRITE, 0, 1, EIO);
+        else if (which == 2)
+            sim_disk_fail(t.meta, SIM_FLUSH, 0, 1, EIO);
+        else
+            sim_disk_fail(t.wal, SIM_WRITE, 0, 1, EIO);
+        t_checkpoint(&t);
+        assert_int_equal(t.fatal, -EIO);
+        t_crash(&t, SIM_POWER);
+        t_start_ok(&t);
+        t_check_image(&t, 0);
+        t_stop(&t);
+        audit_clean(&t);
+        t_free(&t);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_write_read_restart),
+        cmocka_unit_test(test_power_cut_without_checkpoint),
+        cmocka_unit_test(test_random_lives),
+        cmocka_unit_test(test_many_groups),
+        cmocka_unit_test(test_can_create),
+        cmocka_unit_test(test_full_and_trimmed),
+        cmocka_unit_test(test_reservations),
+        cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_growth_without_room),
+        cmocka_unit_test(test_trim_of_everything),
+        cmocka_unit_test(test_rotten_data_is_found_and_repaired),
+        cmocka_unit_test(test_repair_waits_and_yields),
+        cmocka_unit_test(test_unreadable_block),
+        cmocka_unit_test(test_rotten_leaf),
+        cmocka_unit_test(test_rotten_meta_is_refused),
+        cmocka_unit_test(test_relocation),
+        cmocka_unit_test(test_fatal_errors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
