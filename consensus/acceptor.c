@@ -221,8 +221,8 @@ static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struc
     /* A3: fine iff the own entry at m has the same ballot, no LOST slot <= m, and m >= commit. It cuts nothing. */
     bool fine = !a->needs_copy && paxos_log_holds(&a->log, at) && at->slot >= a->commit && !(a->n_lost > 0 && a->lost[0] <= at->slot);
     if (!fine) {
-        if (a->stream == ev->link)
-            acceptor_drop_stream(a);
+        /* Also when the stream was another link's: its proposer has turned away from it, and this process may not know for long. */
+        acceptor_drop_stream(a);
         struct msg *r = answer(a, fx, ev, MSG_MISMATCH, a->promise_seq);
         r->u.mismatch.base = a->log.base;
         r->u.mismatch.commit = acceptor_commit_pos(a);

@@ -229,7 +229,8 @@ bool acceptor_take(struct acceptor *a, struct acceptor_effects *fx, struct entry
         return false;
     if (e->group != a->group || e->e.round == 0 || ballot_compare(&e->e, &a->promised) > 0)
         return false;
-    if (!put(a, fx, e))
+    /* Catch-up and a checkpoint may have passed the stream: whether the entry is the one that stood there cannot be told any more. */
+    if (e->slot < a->log.base.slot || !put(a, fx, e))
         return false;
     a->match = e->slot;
     return true;

@@ -151,8 +151,9 @@ void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
     r->has_credits = true;
     r->needs_copy = false;
     r->has_log = false;
-    if (r->opened.slot < p->floor) { /* what it needs was forgotten meanwhile */
-        set_behind(x, i);
+    if (r->opened.slot < p->floor) {
+        /* What it needs was forgotten meanwhile. It believes in a stream that nothing will come on: a Mismatch ends that, and it turns to its peers. */
+        proposer_open(x, i);
         return;
     }
     r->stream = STREAM_OPEN;

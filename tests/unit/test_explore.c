@@ -1,0 +1,286 @@
+/* A seeded random explorer over real acceptors and proposers (px_cluster.h says what is checked): racing and dying front ends, connections that break and deliver late, records that become durable
+ * late and singly, crashes, rot, trimming, catch-up in pieces that come late and twice. When the faults stop, everything must come to rest: the front end serves, every replica has what is chosen.
+ *
+ *   test_explore [FIRST_SEED N_SEEDS [trace]]     default: some hundred seeds, for the unit test run */
+#include "px_cluster.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct plan {
+    unsigned steps;
+    unsigned crash, kill, cut, rot; /* in 1000 */
+    unsigned rotten_node;
+    unsigned slow_disk; /* in 100: a disk step makes all durable otherwise */
+};
+
+static struct px_conn *any_conn(struct px_cluster *c)
+{
+    unsigned n = 0;
+    list_for_each(p, &c->conns) n++;
+    if (n == 0)
+        return NULL;
+    unsigned k = (unsigned)px_random(c, n);
+    struct list *l = c->conns.next;
+    while (k--)
+        l = l->next;
+    return container_of(l, struct px_conn, link);
+}
+
+static void step_message(struct px_cluster *c)
+{
+    struct px_conn *k = any_conn(c);
+    if (!k)
+        return;
+    if (!k->front_up && px_random(c, 12) == 0) {
+        px_conn_gone(c, k);
+        return;
+    }
+    unsigned n = 1 + (unsigned)px_random(c, 4);
+    bool to_node = px_random(c, 2);
+    while (n-- && (to_node ? px_conn_to_node(c, k) : px_conn_to_front(c, k)))
+        if (!to_node) { /* its answer may have closed the connection */
+            bool alive = false;
+            list_for_each(p, &c->conns) alive |= p == &k->link;
+            if (!alive)
+                return;
+        }
+}
+
+static void step_catchup(struct px_cluster *c)
+{
+    unsigned n = (unsigned)px_random(c, c->n_nodes), peer = (unsigned)px_random(c, c->n_nodes);
+    if (c->node[n].up && (c->node[n].wants_catchup || px_random(c, 6) == 0))
+        px_catchup_ask(c, n, peer);
+    unsigned i = 0;
+    list_for_each_safe(p, &c->catchups)
+    {
+        struct px_catchup *u = container_of(p, struct px_catchup, link);
+        if (++i > 30) {
+            px_catchup_deliver(c, u, false);
+            continue;
+        }
+        if (px_random(c, 3))
+            continue;
+        if (!u->answered)
+            px_catchup_answer(c, u, 1 + (uint32_t)px_random(c, 8));
+        else
+            px_catchup_deliver(c, u, px_random(c, 4) == 0);
+    }
+}
+
+/* No log reaches further back than this everywhere. */
+static uint64_t trimmed(const struct px_cluster *c)
+{
+    uint64_t slot = 0;
+    for (unsigned n = 0; n < c->n_nodes; n++)
+        slot = c->node[n].floor.slot > slot ? c->node[n].floor.slot : slot;
+    return slot;
+}
+
+static void step_fault(struct px_cluster *c, const struct plan *p)
+{
+    uint64_t dice = px_random(c, 1000);
+    unsigned n = (unsigned)px_random(c, c->n_nodes), f = (unsigned)px_random(c, c->n_fronts);
+    struct px_node *d = &c->node[n];
+    if (dice < p->crash) {
+        if (!d->up)
+            return;
+        uint64_t low = trimmed(c), last = paxos_log_last(&d->a.log).slot;
+        if (n == p->rotten_node && last > low && px_random(c, 1000) < p->rot)
+            px_rot(c, n, low + 1 + px_random(c, last - low));
+        px_crash(c, n, (uint32_t)px_random(c, 4));
+    } else if (dice < p->crash + p->kill) {
+        if (c->front[f].alive)
+            px_front_kill(c, f);
+    } else if (dice < p->crash + p->kill + p->cut) {
+        px_disconnect(c, f, n);
+    }
+}
+
+static void step_repair(struct px_cluster *c)
+{
+    unsigned n = (unsigned)px_random(c, c->n_nodes), f = (unsigned)px_random(c, c->n_fronts);
+    struct px_node *d = &c->node[n];
+    if (!d->up && px_random(c, 3) == 0)
+        px_restart(c, n, d->a.told - px_random(c, 1 + d->a.told - trimmed(c)));
+    if ((!c->front[f].alive || c->front[f].fenced) && px_random(c, 4) == 0) {
+        px_front_kill(c, f);
+        px_front_start(c, f);
+    }
+    if (c->front[f].conn[n] && (!d->up || c->front[f].conn[n]->node_epoch != d->epoch))
+        px_disconnect(c, f, n);
+    px_connect(c, f, n);
+}
+
+static void step_trim(struct px_cluster *c)
+{
+    /* Checkpoints go no further than the slowest replica's, whose commit survives a restart so far: beyond it lies the copying of chunks, which is not modelled. */
+    uint64_t low = UINT64_MAX;
+    for (unsigned n = 0; n < c->n_nodes; n++) {
+        uint64_t told = c->node[n].up ? c->node[n].a.told : trimmed(c);
+        low = told < low ? told : low;
+    }
+    unsigned n = (unsigned)px_random(c, c->n_nodes);
+    if (c->node[n].up && low > 0)
+        px_trim(c, n, 1 + px_random(c, low));
+}
+
+static void step(struct px_cluster *c, const struct plan *p)
+{
+    c->step++;
+    uint64_t dice = px_random(c, 100);
+    unsigned n = (unsigned)px_random(c, c->n_nodes), f = (unsigned)px_random(c, c->n_fronts);
+    if (dice < 50)
+        step_message(c);
+    else if (dice < 65) {
+        if (c->node[n].up)
+            px_durable(c, n, px_random(c, 100) < p->slow_disk ? 1 : UINT32_MAX);
+    } else if (dice < 73) {
+        if (c->front[f].alive && c->front[f].p->state == PROPOSER_SERVING && c->n_ops < 600)
+            px_write(c, f);
+    } else if (dice < 80) {
+        c->now_ns += px_random(c, PX_BEAT_NS);
+        px_tick(c, f);
+    } else if (dice < 81)
+        c->now_ns += px_random(c, 2 * PX_LEASE_NS);
+    else if (dice < 86)
+        step_catchup(c);
+    else if (dice < 89)
+        px_read(c, f, n);
+    else if (dice < 94)
+        step_fault(c, p);
+    else if (dice < 99)
+        step_repair(c);
+    else
+        step_trim(c);
+}
+
+static void fail(const struct px_cluster *c, const char *what)
+{
+    char buf[1024];
+    fprintf(stderr, "seed %" PRIu64 " step %" PRIu64 ": %s\n", c->seed, c->step, what);
+    for (unsigned n = 0; n < c->n_nodes; n++) {
+        const struct acceptor *a = &c->node[n].a;
+        fprintf(stderr, "  node %u: promised %" PRIu64 " commit %" PRIu64 " told %" PRIu64 " durable %" PRIu64 " lost %u stream %d match %d/%" PRIu64 ": %s\n", n, a->promised.round,
+                a->commit, a->told, a->durable, a->n_lost, (int)a->stream, a->match_valid, a->match, px_log_text(c, n, buf, sizeof buf));
+    }
+    for (unsigned f = 0; f < c->n_fronts; f++) {
+        const struct proposer *p = c->front[f].p;
+        if (!p)
+            continue;
+        fprintf(stderr, "  front %u: alive %d state %d ballot %" PRIu64 " floor %" PRIu64 " chosen %" PRIu64 " next %" PRIu64 " missing %" PRIu64 "\n", f, c->front[f].alive, p->state,
+                p->ballot.round, p->floor, p->chosen, p->next, p->n_missing);
+        for (unsigned n = 0; n < c->n_nodes; n++)
+            fprintf(stderr, "    replica %u: stream %d promised %d acked %" PRIu64 " commit %" PRIu64 "\n", n, p->replica[n].stream, p->replica[n].has_promised, p->replica[n].acked,
+                    p->replica[n].commit);
+    }
+    abort();
+}
+
+/* Faults stop: all nodes are back, one front end stays. */
+static void rest(struct px_cluster *c)
+{
+    for (unsigned n = 0; n < c->n_nodes; n++)
+        if (!c->node[n].up)
+            px_restart(c, n, c->node[n].a.told);
+    for (unsigned f = 1; f < c->n_fronts; f++)
+        px_front_kill(c, f);
+    list_for_each_safe(p, &c->conns)
+    {
+        struct px_conn *k = container_of(p, struct px_conn, link);
+        if (!k->front_up) { /* what is still under way arrives, then it is gone */
+            while (px_conn_to_node(c, k))
+                px_durable(c, k->node, UINT32_MAX);
+            px_conn_gone(c, k);
+        }
+    }
+    for (unsigned n = 0; n < c->n_nodes; n++)
+        if (c->front[0].conn[n] && c->front[0].conn[n]->node_epoch != c->node[n].epoch)
+            px_disconnect(c, 0, n);
+    if (c->front[0].fenced)
+        px_front_kill(c, 0);
+    if (!c->front[0].alive)
+        px_front_start(c, 0);
+    if (!px_converge(c, 0, 200)) {
+        if (!c->front[0].fenced)
+            fail(c, "no rest");
+        px_front_kill(c, 0);
+        px_front_start(c, 0);
+        if (!px_converge(c, 0, 200))
+            fail(c, "no rest after a fence");
+    }
+    uint32_t w = px_write(c, 0);
+    if (!px_converge(c, 0, 20) || c->op[w].state != PX_OP_ACKED)
+        fail(c, "a write is not acknowledged");
+    for (uint32_t i = 0; i < c->n_ops; i++)
+        if (c->op[i].state < PX_OP_ACKED)
+            fail(c, "a write was forgotten");
+    for (unsigned n = 0; n < c->n_nodes; n++)
+        if (c->node[n].a.told != c->chosen_max)
+            fail(c, "a replica lags at rest");
+}
+
+struct totals {
+    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch;
+};
+
+static void run(uint64_t seed, bool trace, struct totals *t)
+{
+    struct px_cluster *c = px_new(seed, px_random(&(struct px_cluster){.random = seed}, 8) == 0 ? 5 : 3, 2);
+    c->trace = trace;
+    /* Some runs with hardly a fault, some with little else. */
+    static const unsigned rate[] = {0, 3, 10, 30, 100, 300};
+    struct plan p = {.steps = 200 + (unsigned)px_random(c, 2500),
+                     .crash = rate[px_random(c, ARRAY_LEN(rate))],
+                     .kill = rate[px_random(c, ARRAY_LEN(rate) - 1)],
+                     .cut = rate[px_random(c, ARRAY_LEN(rate))],
+                     .rot = px_random(c, 3) == 0 ? 300 : 0,
+                     .rotten_node = (unsigned)px_random(c, c->n_nodes),
+                     .slow_disk = (unsigned)px_random(c, 101)};
+    c->fifo_release = px_random(c, 2);
+    if (px_random(c, 4) == 0)
+        c->retain_bytes = 4096 * (2 + px_random(c, 30));
+    if (px_random(c, 3) == 0)
+        c->lease_ns = px_random(c, 2) ? 0 : PX_LEASE_NS / 50; /* off, or so short that holders keep losing it */
+    for (unsigned i = 0; i < c->n_nodes; i++)
+        c->node[i].skew_ppm = (int64_t)px_random(c, 10000) - 5000;
+    for (unsigned f = 0; f < c->n_fronts; f++) {
+        c->front[f].skew_ppm = (int64_t)px_random(c, 10000) - 5000;
+        px_front_start(c, f);
+    }
+    for (unsigned i = 0; i < p.steps; i++)
+        step(c, &p);
+    if (c->trace)
+        fprintf(stderr, "---- rest\n");
+    rest(c);
+    t->steps += c->step;
+    t->chosen += c->chosen_max;
+    for (uint32_t i = 0; i < c->n_ops; i++)
+        t->acked += c->op[i].state == PX_OP_ACKED;
+    t->reads += c->n_reads_ok;
+    t->fenced += c->n_fenced;
+    t->unplaced += c->n_unplaced;
+    t->refills += c->n_refills;
+    t->cuts += c->n_cuts;
+    t->mismatch += c->n_mismatch;
+    px_free(c);
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    uint64_t n = argc > 2 ? strtoull(argv[2], NULL, 10) : 400;
+    struct totals t = {0};
+    for (uint64_t seed = first; seed < first + n; seed++)
+        run(seed, argc > 3, &t);
+    printf("%" PRIu64 " seeds, %" PRIu64 " steps: %" PRIu64 " slots chosen, %" PRIu64 " writes acknowledged, %" PRIu64 " reads, %" PRIu64 " fenced, %" PRIu64 " unplaced, %" PRIu64 " cuts, %" PRIu64
+           " refills, %" PRIu64 " mismatches\n",
+           n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch);
+    /* An explorer that reaches nothing proves nothing. */
+    bool reached = n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch);
+    if (!reached)
+        fprintf(stderr, "the explorer did not reach what it is for\n");
+    return reached ? 0 : 1;
+}
