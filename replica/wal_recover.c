@@ -19,8 +19,6 @@
 
 #include "replica/wal_internal.h"
 
-#define WINDOW_BYTES WAL_BATCH_MAX_BYTES
-
 /* A header of this WAL in this lap, beyond the place where the walk stopped first. */
 struct sighting {
     uint64_t lsn, seq, prev_lsn, durable_seq, incarnation, start_lsn;
@@ -114,13 +112,14 @@ static void window_read(struct io_op *op)
 static void window_load(struct wal_recovery *r, uint64_t lsn, void (*resume)(struct wal_recovery *r))
 {
     struct wal *w = r->w;
+    uint64_t most = w->wal_bytes < WAL_BATCH_MAX_BYTES ? w->wal_bytes : WAL_BATCH_MAX_BYTES;
     if (!r->window)
-        r->window = buf_alloc_must(w->reactor->arena, WINDOW_BYTES);
+        r->window = buf_alloc_must(w->reactor->arena, most);
     uint64_t rest = w->wal_bytes - lsn % w->wal_bytes;
     r->window_lsn = lsn;
     r->window_bytes = 0;
     r->resume = resume;
-    r->iov = (struct iovec){ r->window->data, rest < WINDOW_BYTES ? rest : WINDOW_BYTES };
+    r->iov = (struct iovec){ r->window->data, rest < most ? rest : most };
     r->op.fn = window_read;
     dev_read(w->dev, &r->iov, 1, lsn % w->wal_bytes, &r->op);
 }

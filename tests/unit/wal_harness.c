@@ -563,7 +563,8 @@ void t_fork(struct wal_test *to, const struct wal_test *t, const uint8_t *image)
     to->wal = NULL;
     to->rec = malloc((t->n + 1) * sizeof *t->rec);
     assert_non_null(to->rec);
-    memcpy(to->rec, t->rec, t->n * sizeof *t->rec);
+    if (t->n)
+        memcpy(to->rec, t->rec, t->n * sizeof *t->rec);
     to->cap = t->n + 1;
     to->got = NULL;
     to->n_got = to->cap_got = 0;
@@ -574,6 +575,7 @@ uint32_t t_batches(const struct wal_test *t, const uint8_t *image, uint64_t lsn,
 {
     uint32_t n = 0;
     uint64_t end = lsn + t->wal_bytes, seq = 0;
+    uint32_t crc = 0;
     uint8_t *page = NULL;
     assert_int_equal(posix_memalign((void **)&page, BLOCK_SIZE, WAL_BATCH_MAX_BYTES), 0);
     while (lsn < end && n < max) {
@@ -582,10 +584,12 @@ uint32_t t_batches(const struct wal_test *t, const uint8_t *image, uint64_t lsn,
             len = WAL_BATCH_MAX_BYTES;
         memcpy(page, image + at, len);
         const struct wal_batch *b = (const void *)page;
-        if (wal_check_batch(t->salt, t->wal_bytes, lsn, page, len) != WAL_CHECK_OK || (seq && b->seq != seq))
+        if (wal_check_batch(t->salt, t->wal_bytes, lsn, page, len) != WAL_CHECK_OK ||
+            (seq && (b->seq != seq || b->prev_crc != crc)))
             break;
         ret[n++] = (struct t_batch){ b->lsn, b->seq, wal_batch_bytes(b), b->desc_pages, b->flags, b->n_records, b->incarnation };
         seq = b->seq + 1;
+        crc = b->crc;
         lsn += wal_batch_bytes(b);
     }
     free(page);
