@@ -28,8 +28,8 @@ struct entry {
     struct ballot e; /* of first proposal */
     uint8_t kind;
     union {
-        uint32_t crc[1];              /* WRITE: nblocks CRC32Cs */
-        struct membership membership; /* MEMBER */
+        uint32_t crc[ENTRY_MAX_BLOCKS]; /* WRITE: CRC32Cs; only nblocks of them are there */
+        struct membership membership;   /* MEMBER */
     } u[];
 };
 

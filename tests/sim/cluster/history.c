@@ -35,7 +35,7 @@ struct history {
     bool ended[SESSIONS_MAX];
     uint64_t first_request[SESSIONS_MAX]; /* NEVER: none yet */
     uint32_t n_sessions;
-    char text[256];
+    char text[400];
 };
 
 static void *grow(void *p, uint32_t n, uint32_t *cap, size_t size)
@@ -145,9 +145,12 @@ static int by_low(const void *a, const void *b)
 static const char *violation(struct history *h, uint32_t cell, const char *what, const struct zone *a, const struct zone *b)
 {
     const struct write *wa = &h->write[a->write], *wb = b ? &h->write[b->write] : NULL;
-    snprintf(h->text, sizeof h->text, "cell %u: %s: write %u [%llu, %lld] session %u%s%u [%llu, %lld] session %u", cell, what, a->write,
-             (unsigned long long)wa->invoked, (long long)wa->answered, wa->session, b ? " and write " : " / ", b ? b->write : 0,
-             (unsigned long long)(wb ? wb->invoked : 0), (long long)(wb ? wb->answered : 0), wb ? wb->session : 0);
+    snprintf(h->text, sizeof h->text, "cell %u: %s: %s %u (cells %u+%u) [%llu, %lld] session %u", cell, what, wa->zero ? "zeroing" : "write", a->write, wa->first, wa->n,
+             (unsigned long long)wa->invoked, (long long)wa->answered, wa->session);
+    size_t at = strlen(h->text);
+    if (wb)
+        snprintf(h->text + at, sizeof h->text - at, " and %s %u (cells %u+%u) [%llu, %lld] session %u", wb->zero ? "zeroing" : "write", b->write,
+                 wb->first, wb->n, (unsigned long long)wb->invoked, (long long)wb->answered, wb->session);
     return h->text;
 }
 
