@@ -291,8 +291,8 @@ int uring_dev_open(struct dir *dir, const char *name, unsigned lock_wait_ms, str
     int fd = openat(d->fd, name, O_RDWR | O_DIRECT | O_CLOEXEC);
     if (fd < 0)
         return -errno; /* EINVAL: the file system has no direct I/O */
-    uint64_t size;
-    bool is_block_device;
+    uint64_t size = 0;
+    bool is_block_device = false;
     int err = lock(fd, lock_wait_ms);
     if (err == 0)
         err = device_size(fd, &size, &is_block_device);

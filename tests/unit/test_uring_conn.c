@@ -140,7 +140,7 @@ static void peer_on_filled(struct conn *c)
 /* Keeps about a megabyte in the queue, in pieces of all kinds. */
 static void pump(struct peer *p)
 {
-    uint8_t small[6000];
+    uint8_t small[40000];
     while (p->queued < p->to_send && conn_unsent(p->conn) < p->queue_max) {
         uint64_t left = p->to_send - p->queued;
         size_t n;
