@@ -483,6 +483,19 @@ static void test_33_disconnect(void **state)
     memory_export_complete_all(&h.disk);
     assert_memory_equal(h.disk.bytes + 32, "third", 5);
     assert_int_equal(h.disk.abandoned, 0);
+
+    /* the connection breaks behind the DISC: its requests are handled all the same */
+    client_enter(&c, &h, "disk", false);
+    send_write(&c, 0, 1, 64, "fourth", 6);
+    send_request(&c, NBD_CMD_DISC, 0, 3, 0, 0);
+    run_ms(&h, 100);
+    assert_int_equal(h.disk.n_held, 1);
+    sim_reset(h.w, "client", "server");
+    run_ms(&h, 100);
+    assert_int_equal(h.server.n_connections, 0);
+    memory_export_complete_all(&h.disk);
+    assert_int_equal(h.disk.abandoned, 0);
+    client_close(&c);
     assert_int_equal(log_warning_count(), 0);
 }
 
@@ -590,8 +603,14 @@ static void test_payload_limit(void **state)
             expect_reply(&k[i], false, NBD_CMD_WRITE, j, 0);
             assert_memory_equal(h.disk.bytes + (2 * i + j) * MIB, pattern + i + 4 * j, MIB);
         }
-    /* One that is larger than the limit goes through all the same; small ones don't overtake those who wait. */
+    /* One that is larger than the limit goes through all the same. */
     send_write(&k[0], 0, 1, 0, pattern, 4 * MIB);
+    run_ms(&h, 300);
+    assert_int_equal(h.disk.n_held, 1);
+    memory_export_complete(&h.disk, 0);
+    expect_reply(&k[0], false, NBD_CMD_WRITE, 1, 0);
+    /* Small ones don't overtake those who wait, though there is room for them. */
+    send_write(&k[0], 0, 1, 0, pattern, MIB);
     run_ms(&h, 300);
     assert_int_equal(h.disk.n_held, 1);
     send_write(&k[1], 0, 1, 0, pattern, MIB);
