@@ -105,6 +105,21 @@ static void copy_forward(struct store *s)
             copy_group_forward(s, s->groups[p], limit);
 }
 
+/* The batch in which lsn lies: it begins at most a batch's length before. */
+static struct wal_position batch_of(struct store *s, uint64_t lsn)
+{
+    uint64_t from = lsn > WAL_BATCH_MAX_BYTES ? lsn - WAL_BATCH_MAX_BYTES : 0;
+    struct wal_position p = wal_position_at(s->wal, from > s->root->redo_lsn ? from : s->root->redo_lsn);
+    for (;;) {
+        struct wal_position next = wal_position_at(s->wal, p.lsn + 1);
+        if (next.lsn > lsn || next.lsn == p.lsn)
+            break;
+        p = next;
+    }
+    assert(p.lsn <= lsn);
+    return p;
+}
+
 /* ST2, ST1: from here on recovery needs the WAL. */
 static struct wal_position redo_position(struct store *s)
 {
@@ -117,11 +132,7 @@ static struct wal_position redo_position(struct store *s)
                 low = i->place.desc_lsn;
         }
     }
-    if (low == s->cycle.cut.lsn)
-        return s->cycle.cut;
-    /* The batch that holds it begins at most a batch's length before it. */
-    low = low > WAL_BATCH_MAX_BYTES ? low - WAL_BATCH_MAX_BYTES : 0;
-    return wal_position_at(s->wal, low > s->root->redo_lsn ? low : s->root->redo_lsn);
+    return low == s->cycle.cut.lsn ? s->cycle.cut : batch_of(s, low);
 }
 
 static void name_tail(struct group *g, struct group_page *p)

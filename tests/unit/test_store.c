@@ -529,8 +529,10 @@ static void test_fatal_errors(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) /* one test, by name or pattern */
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_read_restart),
         cmocka_unit_test(test_power_cut_without_checkpoint),
