@@ -94,6 +94,7 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
         link_problem(l, "refused: %.*s", (int)sizeof m->u.refused.reason - 1, m->u.refused.reason);
         link_close(l);
     } else if (l->state == LINK_UP) {
+        l->heard_ns = io_now(l->reactor);
         l->handler->msg(l, m, payload);
     } else if (l->state == LINK_HELLO) {
         if (!link_check_hello(l, m)) {
@@ -103,7 +104,7 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
         timer_cancel(l->reactor, &l->timer);
         l->state = LINK_UP;
         l->backoff_ns = LINK_BACKOFF_MIN_NS;
-        l->up_since_ns = io_now(l->reactor);
+        l->heard_ns = io_now(l->reactor);
         l->connects++;
         l->problem[0] = 0;
         log_info("volume %s: connected to %s (%s)", l->volume, l->replica->name, l->replica->address);

@@ -40,7 +40,7 @@ struct replica_link {
     struct wire_peer peer;
     struct timer timer; /* reconnect, HELLO timeout, finish timeout */
     uint64_t backoff_ns;
-    uint64_t up_since_ns;
+    uint64_t heard_ns; /* the last message */
     uint64_t connects;
     char problem[320]; /* why it is down, for log and status; "" when up or not tried yet */
 };

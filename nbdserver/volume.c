@@ -11,6 +11,7 @@
 #define RETAIN_DEFAULT_BYTES (UINT64_C(64) << 20)
 #define LEASE_DEFAULT_MS 2000u
 #define HELD_GRACE_NS (200 * NS_PER_MS) /* a holder is asked about anew about when its lease ends: the answer may take this long */
+#define LINK_SILENT_LEASES 5u
 #define ATTACH_TIMEOUT_NS (2000 * NS_PER_MS)
 
 static void session_begin(struct volume *v);
@@ -422,6 +423,16 @@ static const struct replica_link_handler link_handler = {
 
 /* ---- time ---- */
 
+/* While serving, every replica is sent beats and answers them. One that says nothing for several leases may be gone without a word (a power cut leaves a half-open connection): a new connection
+ * finds out, and the old one's unsent bytes and unanswered reads are let go. */
+static void drop_silent_links(struct volume *v)
+{
+    uint64_t now = io_now(v->reactor);
+    for (uint32_t i = 0; i < v->n_links; i++)
+        if (replica_link_is_up(&v->link[i]) && now - v->link[i].heard_ns > LINK_SILENT_LEASES * v->lease_ns)
+            replica_link_drop(&v->link[i], "no sign of life");
+}
+
 static void on_tick(struct timer *t)
 {
     struct volume *v = container_of(t, struct volume, tick);
@@ -430,6 +441,8 @@ static void on_tick(struct timer *t)
         group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_TICK });
         serving &= v->group[i].proposer->state == PROPOSER_SERVING;
     }
+    if (serving)
+        drop_silent_links(v);
     fail_overdue(v);
     volume_update_state(v); /* the holder's remaining time */
     volume_pump(v);

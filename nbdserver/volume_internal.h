@@ -31,6 +31,9 @@
 #define READ_ATTEMPTS_MAX 4096u     /* READs under way, to all replicas together, those that nobody waits for included */
 #define READ_PER_LINK_MAX 1024u     /* ... to one replica */
 #define READ_HEDGE_MIN_NS (2 * NS_PER_MS)
+#define READ_HEDGE_EVERY 16u               /* at most one read in so many is hedged in the long run: when everything is slow, asking twice makes it slower */
+#define READ_HEDGE_BURST 64u               /* ... but so many in a row, for a replica that just stopped answering */
+#define READ_HEDGE_ALWAYS_NS (25 * NS_PER_MS) /* a read as old as that is hedged in any case */
 #define READ_HEDGE_UNKNOWN_NS (10 * NS_PER_MS) /* for a replica not measured yet */
 #define READ_RETRY_MIN_NS (2 * NS_PER_MS)
 #define READ_RETRY_MAX_NS (100 * NS_PER_MS)
@@ -75,6 +78,7 @@ struct volume_read {
     uint32_t tried, bad; /* replicas, as bits; bad: they said BAD (or their answer was) for the range being asked for in this round */
     uint32_t n_attempts;
     struct read_attempt *attempt[MEMBERS_MAX];
+    uint64_t asked_ns; /* the last time */
     uint64_t hedge_at_ns, retry_at_ns, retry_delay_ns;
     bool active;
     bool by_block; /* every replica has some bad block in the range: block by block each may be had from another */
@@ -149,6 +153,7 @@ struct volume_group {
     struct list attempts_free;
     struct timer read_timer;
     uint64_t read_timer_ns; /* 0: not set */
+    uint32_t hedge_credit;  /* in READ_HEDGE_EVERYths of a hedge */
     uint64_t reads, hedges, read_retries, writes;
 };
 

@@ -173,6 +173,7 @@ static void read_send(struct volume_group *g, struct volume_read *r, uint32_t re
     g->replica[replica].n_outstanding++;
     r->attempt[r->n_attempts++] = a;
     r->tried |= 1u << replica;
+    r->asked_ns = now;
     r->hedge_at_ns = now + max_u64(patience, READ_HEDGE_MIN_NS);
     read_timer_at(g, r->hedge_at_ns);
 
@@ -235,6 +236,8 @@ void volume_read_start(struct volume_group *g, struct volume_read *r, uint64_t b
     r->active = true;
     list_init(&r->link);
     g->reads++;
+    if (g->hedge_credit < READ_HEDGE_BURST * READ_HEDGE_EVERY)
+        g->hedge_credit++;
     read_try(g, r, io_now(g->volume->reactor));
 }
 
@@ -447,6 +450,32 @@ void read_pump(struct volume_group *g)
         read_try(g, container_of(again.next, struct volume_read, link), now);
 }
 
+/* The read is late. */
+static void read_hedge(struct volume_group *g, struct volume_read *r, uint64_t now)
+{
+    if (r->n_attempts == g->volume->n_links) {
+        r->hedge_at_ns = UINT64_MAX; /* all are asked */
+        return;
+    }
+    bool always = now - r->asked_ns >= READ_HEDGE_ALWAYS_NS;
+    if (!always && g->hedge_credit < READ_HEDGE_EVERY) {
+        r->hedge_at_ns = r->asked_ns + READ_HEDGE_ALWAYS_NS;
+        return;
+    }
+    uint32_t before = r->n_attempts;
+    read_try(g, r, now);
+    if (r->n_attempts > before) {
+        g->hedge_credit -= g->hedge_credit < READ_HEDGE_EVERY ? g->hedge_credit : READ_HEDGE_EVERY;
+        g->hedges++;
+        g->replica[r->attempt[0]->replica].hedged++;
+    }
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static void read_timer_fired(struct volume_group *g)
 {
     uint64_t now = io_now(g->volume->reactor), next = UINT64_MAX;
@@ -456,25 +485,14 @@ static void read_timer_fired(struct volume_group *g)
         if (r->retry_at_ns <= now)
             read_try(g, r, now);
     }
-    list_for_each_safe(p, &g->reads_active) {
-        struct volume_read *r = container_of(p, struct volume_read, link);
-        if (r->hedge_at_ns <= now && r->n_attempts < g->volume->n_links) {
-            uint32_t before = r->n_attempts;
-            read_try(g, r, now);
-            if (r->n_attempts > before) {
-                g->hedges++;
-                g->replica[r->attempt[0]->replica].hedged++;
-            }
-        }
-    }
-    list_for_each(p, &g->reads_retry) {
-        const struct volume_read *r = container_of(p, struct volume_read, link);
-        next = r->retry_at_ns < next ? r->retry_at_ns : next;
-    }
     list_for_each(p, &g->reads_active) {
-        const struct volume_read *r = container_of(p, struct volume_read, link);
-        next = r->hedge_at_ns < next ? r->hedge_at_ns : next;
+        struct volume_read *r = container_of(p, struct volume_read, link);
+        if (r->hedge_at_ns <= now)
+            read_hedge(g, r, now);
+        next = earlier(next, r->hedge_at_ns);
     }
+    list_for_each(p, &g->reads_retry)
+        next = earlier(next, container_of(p, struct volume_read, link)->retry_at_ns);
     if (next != UINT64_MAX)
         read_timer_at(g, next);
 }

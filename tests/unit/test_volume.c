@@ -487,6 +487,54 @@ static void test_reads_spread_at_depth(void **state)
     rig_free(rig);
 }
 
+static unsigned long long status_number(struct rig_frontend *f, const char *key)
+{
+    char json[16384];
+    size_t n = volume_status(f->volume, json, sizeof json - 1);
+    json[n] = 0;
+    const char *at = strstr(json, key);
+    assert_non_null(at);
+    return strtoull(at + strlen(key), NULL, 10);
+}
+
+/* When everything becomes slow at once, asking everybody twice would make it slower. */
+static void test_hedging_has_a_budget(void **state)
+{
+    struct rig *rig = attached(97);
+    write_value(rig, 0, MIB, 5);
+    for (unsigned i = 0; i < 2000; i++) {
+        submit(&rig->frontend[0], EXPORT_READ, i % 200 * BLOCK_SIZE, 4096, NULL, 0, 0);
+        while (rig->open >= 8)
+            sim_step(rig->world);
+    }
+    await_all(rig);
+    unsigned long long before = status_number(&rig->frontend[0], "\"read_hedges\":");
+    for (unsigned k = 0; k < REPLICAS; k++)
+        rig->replica[k].read_ns = (struct sim_range){15 * NS_PER_MS, 18 * NS_PER_MS};
+    for (unsigned i = 0; i < 300; i++)
+        submit(&rig->frontend[0], EXPORT_READ, i % 200 * BLOCK_SIZE, 4096, NULL, 0, 0);
+    await_all(rig);
+    unsigned long long hedges = status_number(&rig->frontend[0], "\"read_hedges\":") - before;
+    assert_in_range(hedges, 20, 64 + 300 / 16);
+    rig_free(rig);
+}
+
+/* A connection whose other end is gone without a word is given up, and one that only stalled is made anew. */
+static void test_silent_link_is_made_anew(void **state)
+{
+    struct rig *rig = attached(98);
+    write_value(rig, 0, MIB, 5);
+    sim_pause(rig->replica[0].sim);
+    sim_run_for(rig->world, 20 * NS_PER_S);
+    check_value(rig, 0, MIB, 5);
+    sim_resume(rig->replica[0].sim);
+    sim_run_for(rig->world, 10 * NS_PER_S);
+    unsigned long long connects = status_number(&rig->frontend[0], "\"connects\":"); /* of the first replica */
+    assert_in_range(connects, 2, 3);
+    compare_replicas(rig);
+    rig_free(rig);
+}
+
 /* ---- leases, majorities ---- */
 
 static void test_reads_wait_for_the_lease(void **state)
@@ -899,6 +947,8 @@ int main(void)
         cmocka_unit_test(test_slow_read_is_hedged),
         cmocka_unit_test(test_mute_replica),
         cmocka_unit_test(test_reads_spread_at_depth),
+        cmocka_unit_test(test_hedging_has_a_budget),
+        cmocka_unit_test(test_silent_link_is_made_anew),
         cmocka_unit_test(test_reads_wait_for_the_lease),
         cmocka_unit_test(test_one_replica_lost_stalls_nothing),
         cmocka_unit_test(test_fail_after),
