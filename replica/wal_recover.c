@@ -405,6 +405,8 @@ static void walk_end(struct wal_recovery *r)
         if (!r->sighting[i].stale && r->sighting[i].lsn > r->next.lsn)
             w->stats.torn_batches++;
     w->head = r->next;
+    if (w->redo_lsn > w->head.lsn) /* rot of the newest batches, which none vouches for, reached below the checkpoint's position */
+        w->redo_lsn = w->head.lsn;
     w->incarnation = r->max_incarnation + 1;
     uint32_t pages = (uint32_t)((sizeof(struct wal_batch) + wal_front_bytes(w->front) + BLOCK_SIZE - 1) / BLOCK_SIZE);
     if (w->head.lsn + (pages + 1) * (uint64_t)BLOCK_SIZE > r->limit_lsn) {
