@@ -1,7 +1,9 @@
-/* The life of NBD connections: accepted, read, held back when memory or the client's patience with replies runs out, closed.
+/* The life of NBD connections: accepted, read, held back when memory or the client's patience with replies runs out,
+ * closed.
  *
- * What always holds: a connection is in server->connections from accept until on_closed; its requests that are still with the export then lose it (no reply). Sockets are held back
- * (not read) and never dropped for want of memory. Whoever waits for memory waits in one queue, and what became free is given out once per loop turn. */
+ * What always holds: a connection is in server->connections from accept until on_closed; its requests that are still
+ * with the export then lose it (no reply). Sockets are held back (not read) and never dropped for want of memory.
+ * Whoever waits for memory waits in one queue, and what became free is given out once per loop turn. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,13 +97,13 @@ void nbd_wait_for_memory(struct nbd_conn *c)
     list_push_back(&s->memory_waiters, &c->memory_link);
 }
 
-/* The turn hook: whatever became free in this turn (requests done, replies sent, buffers of others) goes to those who wait, in their order. */
+/* The turn hook: whatever became free in this turn (requests done, replies sent, buffers of others) goes to those who
+ * wait, in their order. */
 static void serve_memory_waiters(struct nbd_server *s)
 {
     if (list_empty(&s->memory_waiters))
         return;
-    list_for_each_safe(n, &s->connections)
-        count_unsent(container_of(n, struct nbd_conn, link));
+    list_for_each_safe(n, &s->connections) count_unsent(container_of(n, struct nbd_conn, link));
     while (!list_empty(&s->memory_waiters)) {
         struct nbd_conn *c = container_of(s->memory_waiters.next, struct nbd_conn, memory_link);
         if (!nbd_admit(c))
@@ -114,8 +116,9 @@ static void serve_memory_waiters(struct nbd_server *s)
         timer_cancel(s->reactor, &s->stall_timer);
 }
 
-/* Clients that hold memory and neither send the payload they announced nor take their replies may not starve the others for ever ("if a server believes a client's
- * behaviour constitutes a denial of service, it MAY initiate a hard disconnect"). Without others who wait they may take all the time they want. */
+/* Clients that hold memory and neither send the payload they announced nor take their replies may not starve the others
+ * for ever ("if a server believes a client's behaviour constitutes a denial of service, it MAY initiate a hard
+ * disconnect"). Without others who wait they may take all the time they want. */
 static void on_stall_timer(struct timer *t)
 {
     struct nbd_server *s = container_of(t, struct nbd_server, stall_timer);
@@ -133,7 +136,8 @@ static void on_stall_timer(struct timer *t)
             c->stall_mark = mark;
             c->stall_since_ns = now;
         } else if (now - c->stall_since_ns >= NBD_STALL_NS) {
-            nbd_fail(c, "no progress for %llu s (%s) while others wait for the memory it holds", (unsigned long long)(NBD_STALL_NS / NS_PER_S),
+            nbd_fail(c, "no progress for %llu s (%s) while others wait for the memory it holds",
+                     (unsigned long long)(NBD_STALL_NS / NS_PER_S),
                      c->payload ? "a write's payload is outstanding" : "it does not take its replies");
         }
     }
@@ -147,7 +151,8 @@ static void detach(struct nbd_conn *c)
 {
     timer_cancel(c->server->reactor, &c->timer);
     list_remove(&c->memory_link);
-    /* After DISC "the server MUST handle all outstanding requests"; otherwise a request that has no slot yet may be dropped (protocol.md P11: the client may have sent it again elsewhere). */
+    /* After DISC "the server MUST handle all outstanding requests"; otherwise a request that has no slot yet may be
+     * dropped (protocol.md P11: the client may have sent it again elsewhere). */
     bool keep = c->state == NBD_DISC_SEEN;
     for (struct list *n; (n = list_pop_front(&c->requests));) {
         struct nbd_request *r = container_of(n, struct nbd_request, link);
@@ -220,7 +225,8 @@ static size_t on_data(struct conn *conn, const uint8_t *data, size_t len)
     struct nbd_conn *c = conn->user;
     size_t used = 0;
     while (c->state != NBD_CLOSED && c->paused == 0) {
-        size_t n = nbd_in_transmission(c) ? nbd_transmit_data(c, data + used, len - used) : nbd_handshake_data(c, data + used, len - used);
+        size_t n = nbd_in_transmission(c) ? nbd_transmit_data(c, data + used, len - used)
+                                          : nbd_handshake_data(c, data + used, len - used);
         assert(n <= len - used);
         if (n == 0)
             break;
@@ -281,11 +287,13 @@ static void refused_on_closed(struct conn *conn, int err)
 {
 }
 
-static const struct conn_handler refused_handler = { .on_data = refused_on_data, .on_closed = refused_on_closed };
+static const struct conn_handler refused_handler = {.on_data = refused_on_data, .on_closed = refused_on_closed};
 
 void nbd_server_accept(struct nbd_server *s, struct conn *conn)
 {
-    const char *why = s->shutting_down ? "the server is shutting down" : s->n_connections >= s->connections_max ? "too many connections" : NULL;
+    const char *why = s->shutting_down                         ? "the server is shutting down"
+                      : s->n_connections >= s->connections_max ? "too many connections"
+                                                               : NULL;
     struct nbd_conn *c = why ? NULL : calloc(1, sizeof *c);
     if (!c) {
         log_warning("NBD client %s: refused: %s", conn->peer, why ? why : "out of memory");
@@ -311,7 +319,8 @@ void nbd_server_accept(struct nbd_server *s, struct conn *conn)
 
 /* ---- the server ---- */
 
-/* Transmission ends for each client when its requests under way are answered; handshakes are answered ERR_SHUTDOWN meanwhile and end last. */
+/* Transmission ends for each client when its requests under way are answered; handshakes are answered ERR_SHUTDOWN
+ * meanwhile and end last. */
 static void end_shutdown(struct nbd_server *s)
 {
     bool busy = false;
@@ -325,8 +334,7 @@ static void end_shutdown(struct nbd_server *s)
     }
     if (busy)
         return;
-    list_for_each_safe(n, &s->connections)
-        nbd_finish(container_of(n, struct nbd_conn, link));
+    list_for_each_safe(n, &s->connections) nbd_finish(container_of(n, struct nbd_conn, link));
     if (s->n_connections == 0 && s->drained) {
         void (*drained)(struct nbd_server *) = s->drained;
         s->drained = NULL;
@@ -354,7 +362,7 @@ void nbd_server_init(struct nbd_server *s, struct reactor *r)
     s->in_flight_max = 1024;
     s->hook.fn = on_turn;
     s->stall_timer.fn = on_stall_timer;
-    s->zeroes = (struct buf){ .data = (uint8_t *)zero_bytes, .cap = NBD_ZEROES_BYTES, .refs = 1, .arena = r->arena };
+    s->zeroes = (struct buf){.data = (uint8_t *)zero_bytes, .cap = NBD_ZEROES_BYTES, .refs = 1, .arena = r->arena};
     list_init(&s->connections);
     list_init(&s->memory_waiters);
     list_init(&s->free_requests);

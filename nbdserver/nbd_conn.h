@@ -1,6 +1,7 @@
-/* One NBD client: fixed-newstyle handshake, then transmission (NBD's doc/proto.md; ../docs/nbd.md lists which MUST is held where).
+/* One NBD client: fixed-newstyle handshake, then transmission (NBD's doc/proto.md; ../docs/nbd.md lists which MUST is
+ * held where).
  *
- * A connection is a state machine fed by conn callbacks. Malformed input ends that connection alone, with one log line. */
+ * A connection is a state machine fed by conn callbacks. Malformed input ends it alone, with one log line. */
 #ifndef QBD_NBDSERVER_NBD_CONN_H
 #define QBD_NBDSERVER_NBD_CONN_H
 
@@ -11,7 +12,8 @@ struct nbd_server {
     struct reactor *reactor;
     struct export_list exports;
     /* Limits; nbd_server_init sets defaults that may be changed before the first connection. */
-    uint64_t payload_limit_bytes; /* of all connections: payload and replies held in memory; above it sockets are not read. A quarter of the arena's limit is safe. */
+    uint64_t payload_limit_bytes; /* of all connections: payload and replies held in memory; above it sockets are not
+                                     read. A quarter of the arena's limit is safe. */
     uint32_t connections_max;
     uint64_t handshake_timeout_ns;
     uint64_t attach_wait_ns;   /* how long a client waits for an export that is not attached (yet) */
@@ -39,11 +41,13 @@ void nbd_server_init(struct nbd_server *s, struct reactor *r);
 void nbd_server_free(struct nbd_server *s);
 /* Takes over an accepted connection. Never fails: a refused one is closed with a log line. */
 void nbd_server_accept(struct nbd_server *s, struct conn *c);
-/* attached, refused or state of x changed: clients that wait for it are looked at now (a slow poll finds out otherwise). */
+/* attached, refused or state of x changed: clients that wait for it are looked at now (a slow poll finds out
+ * otherwise). */
 void nbd_server_export_changed(struct nbd_server *s, const struct export *x);
 /* Closes all transmission-phase connections of this export (fenced: P7). NULL: of all. */
 void nbd_server_drop(struct nbd_server *s, const struct export *x, const char *why);
-/* Graceful: new requests get ESHUTDOWN, requests under way complete, then connections close; drained is called once, at the end of a loop turn. */
+/* Graceful: new requests get ESHUTDOWN, requests under way complete, then connections close; drained is called once, at
+ * the end of a loop turn. */
 void nbd_server_shutdown(struct nbd_server *s, void (*drained)(struct nbd_server *s));
 
 #endif

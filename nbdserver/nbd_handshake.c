@@ -1,7 +1,8 @@
 /* Fixed newstyle negotiation: from the greeting to transmission ("Handshake", "Option types").
  *
- * What always holds: each option gets its final reply (EXPORT_NAME: its only one, or a close), then the next is parsed at the right place whatever the last one held.
- * "Prefer an error reply to a disconnect": only a violated MUST of the client or a denial of service closes. */
+ * What always holds: each option gets its final reply (EXPORT_NAME: its only one, or a close), then the next is parsed
+ * at the right place whatever the last one held. "Prefer an error reply to a disconnect": only a violated MUST of the
+ * client or a denial of service closes. */
 #include <stdio.h>
 
 #include "nbdserver/nbd_internal.h"
@@ -13,9 +14,8 @@ struct bytes {
 
 struct option {
     uint32_t number;
-    const char *name;
-    bool no_data;        /* "The client MUST NOT send any additional data ... SHOULD reject with NBD_REP_ERR_INVALID" */
-    bool in_shutdown;    /* answered while the server shuts down */
+    bool no_data;     /* "The client MUST NOT send any additional data ... SHOULD reject with NBD_REP_ERR_INVALID" */
+    bool in_shutdown; /* answered while the server shuts down */
     void (*handle)(struct nbd_conn *c, uint32_t option, struct bytes data); /* NULL: ERR_UNSUP */
 };
 
@@ -43,12 +43,12 @@ static void option_reply_2(struct nbd_conn *c, uint32_t option, uint32_t type, s
         .type = htobe32(type),
         .length = htobe32((uint32_t)(a.len + b.len)),
     };
-    struct segment seg[3] = { { NULL, &h, sizeof h } };
+    struct segment seg[3] = {{NULL, &h, sizeof h}};
     unsigned n = 1;
     if (a.len > 0)
-        seg[n++] = (struct segment){ NULL, a.at, (uint32_t)a.len };
+        seg[n++] = (struct segment){NULL, a.at, (uint32_t)a.len};
     if (b.len > 0)
-        seg[n++] = (struct segment){ NULL, b.at, (uint32_t)b.len };
+        seg[n++] = (struct segment){NULL, b.at, (uint32_t)b.len};
     conn_send(c->conn, seg, n);
     /* "The client MUST NOT send any option until it has received a final reply": one that never reads is no client. */
     if (c->state != NBD_CLOSED && conn_unsent(c->conn) > NBD_HANDSHAKE_UNSENT_MAX)
@@ -57,7 +57,7 @@ static void option_reply_2(struct nbd_conn *c, uint32_t option, uint32_t type, s
 
 static void option_reply(struct nbd_conn *c, uint32_t option, uint32_t type, const void *p, size_t len)
 {
-    option_reply_2(c, option, type, (struct bytes){ p, len }, (struct bytes){ NULL, 0 });
+    option_reply_2(c, option, type, (struct bytes){p, len}, (struct bytes){NULL, 0});
 }
 
 static void option_ack(struct nbd_conn *c, uint32_t option)
@@ -65,7 +65,7 @@ static void option_ack(struct nbd_conn *c, uint32_t option)
     option_reply(c, option, NBD_REP_ACK, NULL, 0);
 }
 
-/* "All error replies MAY have some data set, in which case that data is an error message string suitable for display". */
+/* "All error replies MAY have some data set, ... an error message string suitable for display". */
 static void option_error(struct nbd_conn *c, uint32_t option, uint32_t type, const char *why)
 {
     option_reply(c, option, type, why, strlen(why));
@@ -79,7 +79,7 @@ void nbd_greet(struct nbd_conn *c)
         .option_magic = htobe64(NBD_OPTION_MAGIC),
         .flags = htobe16(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES),
     };
-    conn_send(c->conn, &(struct segment){ NULL, &g, sizeof g }, 1);
+    conn_send(c->conn, &(struct segment){NULL, &g, sizeof g}, 1);
 }
 
 /* ---- strings and names ---- */
@@ -89,18 +89,22 @@ static size_t utf8_sequence(const uint8_t *p, size_t len)
 {
     if (p[0] < 0x80)
         return 1;
-    size_t n = p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : p[0] >= 0xe0 && p[0] <= 0xef ? 3 : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4 : 0;
+    size_t n = 0;
+    if (p[0] >= 0xc2 && p[0] <= 0xf4)
+        n = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
     if (n == 0 || n > len)
         return 0;
     for (size_t i = 1; i < n; i++)
         if ((p[i] & 0xc0) != 0x80)
             return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+        (p[0] == 0xf4 && p[1] > 0x8f))
         return 0;
     return n;
 }
 
-/* "Conventions": a string is UTF-8, MUST NOT contain NUL and MUST be no longer than 4096 bytes. NULL when it is one, else what is wrong. */
+/* "Conventions": a string is UTF-8, MUST NOT contain NUL and MUST be no longer than 4096 bytes. NULL when it is one,
+ * else what is wrong. */
 static const char *string_check(struct bytes s)
 {
     if (s.len > NBD_STRING_MAX)
@@ -120,7 +124,7 @@ static struct export *find_export(const struct nbd_server *s, struct bytes name)
     if (name.len == 0) {
         if (!s->exports.default_export)
             return NULL;
-        name = (struct bytes){ (const uint8_t *)s->exports.default_export, strlen(s->exports.default_export) };
+        name = (struct bytes){(const uint8_t *)s->exports.default_export, strlen(s->exports.default_export)};
     }
     for (uint32_t i = 0; i < s->exports.n; i++) {
         struct export *x = s->exports.export[i];
@@ -132,7 +136,8 @@ static struct export *find_export(const struct nbd_server *s, struct bytes name)
 
 static uint16_t transmission_flags(const struct nbd_conn *c, const struct export *x)
 {
-    /* CAN_MULTI_CONN: a write is answered when it is chosen, hence durable and seen by every later read; FLUSH and FUA add nothing to that on any connection. */
+    /* CAN_MULTI_CONN: a write is answered when it is chosen, hence durable and seen by every later read; FLUSH and FUA
+     * add nothing to that on any connection. */
     uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_CAN_MULTI_CONN;
     if (x->read_only)
         flags |= NBD_FLAG_READ_ONLY;
@@ -153,7 +158,8 @@ static void enter_transmission(struct nbd_conn *c)
     c->state = NBD_REQUEST;
     uint64_t quarter = c->server->unsent_max_bytes / 4;
     conn_set_low_water(c->conn, quarter < NBD_LOW_WATER_BYTES ? quarter : NBD_LOW_WATER_BYTES);
-    log_info("NBD client %s uses %s (%s%s)", c->conn->peer, c->export->name, c->structured_replies ? "structured replies" : "simple replies",
+    log_info("NBD client %s uses %s (%s%s)", c->conn->peer, c->export->name,
+             c->structured_replies ? "structured replies" : "simple replies",
              c->export->read_only ? ", read-only" : "");
 }
 
@@ -179,13 +185,13 @@ static void send_infos(struct nbd_conn *c)
     }
     if (go->want_name) {
         uint16_t type = htobe16(NBD_INFO_NAME);
-        option_reply_2(c, go->option, NBD_REP_INFO, (struct bytes){ (const uint8_t *)&type, sizeof type },
-                       (struct bytes){ (const uint8_t *)x->name, strlen(x->name) });
+        option_reply_2(c, go->option, NBD_REP_INFO, (struct bytes){(const uint8_t *)&type, sizeof type},
+                       (struct bytes){(const uint8_t *)x->name, strlen(x->name)});
     }
     if (go->want_description && x->description) {
         uint16_t type = htobe16(NBD_INFO_DESCRIPTION);
-        option_reply_2(c, go->option, NBD_REP_INFO, (struct bytes){ (const uint8_t *)&type, sizeof type },
-                       (struct bytes){ (const uint8_t *)x->description, strlen(x->description) });
+        option_reply_2(c, go->option, NBD_REP_INFO, (struct bytes){(const uint8_t *)&type, sizeof type},
+                       (struct bytes){(const uint8_t *)x->description, strlen(x->description)});
     }
     option_ack(c, go->option);
 }
@@ -200,7 +206,7 @@ static void go_accept(struct nbd_conn *c)
         };
         /* "124 bytes, zeroes (reserved) (unless NBD_FLAG_C_NO_ZEROES was negotiated)". */
         size_t len = c->no_zeroes ? offsetof(struct nbd_export_name_reply, zeroes) : sizeof r;
-        conn_send(c->conn, &(struct segment){ NULL, &r, (uint32_t)len }, 1);
+        conn_send(c->conn, &(struct segment){NULL, &r, (uint32_t)len}, 1);
     } else {
         send_infos(c); /* GO: "MUST NOT send any zero padding bytes after the NBD_REP_ACK data" */
     }
@@ -208,7 +214,8 @@ static void go_accept(struct nbd_conn *c)
         enter_transmission(c);
 }
 
-/* "NBD_REP_ERR_UNKNOWN: the server SHOULD NOT send NBD_REP_INFO replies"; haggling goes on. EXPORT_NAME has no error reply: "MUST terminate the session". */
+/* "NBD_REP_ERR_UNKNOWN: the server SHOULD NOT send NBD_REP_INFO replies"; haggling goes on. EXPORT_NAME has no error
+ * reply: "MUST terminate the session". */
 static void go_refuse(struct nbd_conn *c, uint32_t option, uint32_t type, const char *why)
 {
     c->state = NBD_OPTION;
@@ -266,7 +273,7 @@ static void on_export_name(struct nbd_conn *c, uint32_t option, struct bytes nam
     if (!x)
         go_refuse(c, option, 0, wrong ? wrong : "no such export");
     else
-        go_start(c, &(struct nbd_go){ .option = option, .export = x });
+        go_start(c, &(struct nbd_go){.option = option, .export = x});
 }
 
 /* Data: 32 bits length of name, name, 16 bits number of information requests, 16 bits each. */
@@ -278,11 +285,12 @@ static void on_info_or_go(struct nbd_conn *c, uint32_t option, struct bytes d)
         option_error(c, option, NBD_REP_ERR_INVALID, "the name is longer than the option's data");
         return;
     }
-    struct bytes name = { d.at + 4, take_be32(d.at) };
+    struct bytes name = {d.at + 4, take_be32(d.at)};
     const uint8_t *requests = name.at + name.len + 2;
     size_t n = take_be16(name.at + name.len);
     if (d.len != fixed + name.len + 2 * n) {
-        option_error(c, option, NBD_REP_ERR_INVALID, "the number of information requests does not fit the option's data");
+        option_error(c, option, NBD_REP_ERR_INVALID,
+                     "the number of information requests does not fit the option's data");
         return;
     }
     const char *wrong = string_check(name);
@@ -290,12 +298,12 @@ static void on_info_or_go(struct nbd_conn *c, uint32_t option, struct bytes d)
         option_error(c, option, NBD_REP_ERR_INVALID, wrong);
         return;
     }
-    struct nbd_go go = { .option = option, .export = find_export(c->server, name) };
+    struct nbd_go go = {.option = option, .export = find_export(c->server, name)};
     if (!go.export) {
         option_error(c, option, NBD_REP_ERR_UNKNOWN, name.len ? "no such export" : "there is no default export");
         return;
     }
-    /* "The server MUST ignore any information requests it does not understand." One that is repeated is answered once. */
+    /* "The server MUST ignore any information requests it does not understand." A repeated one is answered once. */
     for (size_t i = 0; i < n; i++) {
         uint16_t type = take_be16(requests + 2 * i);
         go.want_name |= type == NBD_INFO_NAME;
@@ -309,7 +317,8 @@ static void on_info_or_go(struct nbd_conn *c, uint32_t option, struct bytes d)
 
 static void on_abort(struct nbd_conn *c, uint32_t option, struct bytes data)
 {
-    /* "The server MUST reply with NBD_REP_ACK"; "a server SHOULD ignore any data". The client may close without reading it. */
+    /* "The server MUST reply with NBD_REP_ACK"; "a server SHOULD ignore any data". The client may close without reading
+     * it. */
     option_ack(c, option);
     if (c->state != NBD_CLOSED)
         nbd_finish(c);
@@ -328,7 +337,8 @@ static void on_list(struct nbd_conn *c, uint32_t option, struct bytes data)
         memcpy(name, &be, 4);
         memcpy(name + 4, x->name, len);
         const char *text = x->description ? x->description : "";
-        option_reply_2(c, option, NBD_REP_SERVER, (struct bytes){ name, 4 + len }, (struct bytes){ (const uint8_t *)text, strlen(text) });
+        option_reply_2(c, option, NBD_REP_SERVER, (struct bytes){name, 4 + len},
+                       (struct bytes){(const uint8_t *)text, strlen(text)});
     }
     if (c->state != NBD_CLOSED)
         option_ack(c, option);
@@ -340,19 +350,20 @@ static void on_structured_reply(struct nbd_conn *c, uint32_t option, struct byte
     option_ack(c, option);
 }
 
-/* Those without a handler have their place here and are answered as by a server that lacks them: "Servers that receive messages which they do not implement MUST reply
- * with NBD_REP_ERR_UNSUP". For STARTTLS that is NOTLS mode, where ERR_TLS_REQD is never sent. */
+/* Those without a handler have their place here and are answered as by a server that lacks them: "Servers that receive
+ * messages which they do not implement MUST reply with NBD_REP_ERR_UNSUP". For STARTTLS that is NOTLS mode, where
+ * ERR_TLS_REQD is never sent. */
 static const struct option options[] = {
-    { NBD_OPT_EXPORT_NAME, "EXPORT_NAME", false, false, on_export_name },
-    { NBD_OPT_ABORT, "ABORT", false, true, on_abort },
-    { NBD_OPT_LIST, "LIST", true, false, on_list },
-    { NBD_OPT_STARTTLS, "STARTTLS", false, false, NULL },
-    { NBD_OPT_INFO, "INFO", false, false, on_info_or_go },
-    { NBD_OPT_GO, "GO", false, false, on_info_or_go },
-    { NBD_OPT_STRUCTURED_REPLY, "STRUCTURED_REPLY", true, false, on_structured_reply },
-    { NBD_OPT_LIST_META_CONTEXT, "LIST_META_CONTEXT", false, false, NULL },
-    { NBD_OPT_SET_META_CONTEXT, "SET_META_CONTEXT", false, false, NULL },
-    { NBD_OPT_EXTENDED_HEADERS, "EXTENDED_HEADERS", false, false, NULL },
+    {NBD_OPT_EXPORT_NAME, false, false, on_export_name},
+    {NBD_OPT_ABORT, false, true, on_abort},
+    {NBD_OPT_LIST, true, false, on_list},
+    {NBD_OPT_STARTTLS, false, false, NULL},
+    {NBD_OPT_INFO, false, false, on_info_or_go},
+    {NBD_OPT_GO, false, false, on_info_or_go},
+    {NBD_OPT_STRUCTURED_REPLY, true, false, on_structured_reply},
+    {NBD_OPT_LIST_META_CONTEXT, false, false, NULL},
+    {NBD_OPT_SET_META_CONTEXT, false, false, NULL},
+    {NBD_OPT_EXTENDED_HEADERS, false, false, NULL},
 };
 
 static const struct option *find_option(uint32_t number)
@@ -369,7 +380,7 @@ static void end_skip(struct nbd_conn *c)
 {
     c->state = NBD_OPTION;
     if (c->option == NBD_OPT_ABORT)
-        on_abort(c, c->option, (struct bytes){ NULL, 0 });
+        on_abort(c, c->option, (struct bytes){NULL, 0});
     else
         option_error(c, c->option, c->skip_reply, c->skip_why);
 }
@@ -391,7 +402,8 @@ static size_t on_client_flags(struct nbd_conn *c, const uint8_t *data, size_t le
     if (len < 4)
         return 0;
     uint32_t flags = take_be32(data);
-    /* "the server MUST drop the TCP connection if the client sets an unknown flag". Without FIXED_NEWSTYLE only EXPORT_NAME is to be expected; others are answered all the same. */
+    /* "the server MUST drop the TCP connection if the client sets an unknown flag". Without FIXED_NEWSTYLE only
+     * EXPORT_NAME is to be expected; others are answered all the same. */
     if (flags & ~(uint32_t)(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)) {
         nbd_fail(c, "unknown client flags 0x%x", flags);
         return 4;
@@ -414,13 +426,16 @@ static size_t on_option(struct nbd_conn *c, const uint8_t *data, size_t len)
     uint32_t number = be32toh(h.option), length = be32toh(h.length);
     const struct option *o = find_option(number);
     if (number == NBD_OPT_EXPORT_NAME && (length > NBD_STRING_MAX || c->server->shutting_down)) {
-        go_refuse(c, number, 0, c->server->shutting_down ? "the server is shutting down" : "the export name is longer than 4096 bytes");
+        go_refuse(c, number, 0,
+                  c->server->shutting_down ? "the server is shutting down"
+                                           : "the export name is longer than 4096 bytes");
         return sizeof h;
     }
     if (c->server->shutting_down && !(o && o->in_shutdown)) {
         skip_option(c, number, length, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
     } else if (!o || !o->handle) {
-        skip_option(c, number, length, NBD_REP_ERR_UNSUP, o ? "this server does not offer that option" : "unknown option");
+        skip_option(c, number, length, NBD_REP_ERR_UNSUP,
+                    o ? "this server does not offer that option" : "unknown option");
     } else if (o->no_data && length > 0) {
         skip_option(c, number, length, NBD_REP_ERR_INVALID, "this option takes no data");
     } else if (number == NBD_OPT_ABORT) {
@@ -430,7 +445,7 @@ static size_t on_option(struct nbd_conn *c, const uint8_t *data, size_t len)
     } else if (len - sizeof h < length) {
         return 0; /* seen whole */
     } else {
-        o->handle(c, number, (struct bytes){ data + sizeof h, length });
+        o->handle(c, number, (struct bytes){data + sizeof h, length});
         return sizeof h + length;
     }
     return sizeof h;
@@ -455,7 +470,8 @@ size_t nbd_handshake_data(struct nbd_conn *c, const uint8_t *data, size_t len)
     case NBD_OPTION_SKIP:
         return on_skip(c, len);
     case NBD_ATTACHING:
-        /* "The client MUST NOT send any option until it has received a final reply": one that does anyway is read afterwards. */
+        /* "The client MUST NOT send any option until it has received a final reply": one that does anyway is read
+         * afterwards. */
         if (len > 0)
             nbd_pause(c, NBD_PAUSE_ATTACHING);
         return 0;
@@ -470,5 +486,6 @@ void nbd_handshake_timer(struct nbd_conn *c)
     if (c->state == NBD_ATTACHING)
         nbd_attach_check(c);
     else
-        nbd_fail(c, "the handshake took longer than %llu s", (unsigned long long)(c->server->handshake_timeout_ns / NS_PER_S));
+        nbd_fail(c, "the handshake took longer than %llu s",
+                 (unsigned long long)(c->server->handshake_timeout_ns / NS_PER_S));
 }

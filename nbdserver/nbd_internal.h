@@ -5,8 +5,9 @@
  *   nbd_transmit.c   requests: checks, admission, payload, hand-over to the export
  *   nbd_reply.c      replies
  *
- * What always holds: a request that was submitted is owned by the export until done(); it points to its connection only while that connection is open. A connection's struct
- * lives until on_closed. The bytes that a request holds (charge) and the replies not yet sent (unsent_charge) are counted in server->payload_bytes. */
+ * What always holds: a request that was submitted is owned by the export until done(); it points to its connection only
+ * while that connection is open. A connection's struct lives until on_closed. The bytes that a request holds (charge)
+ * and the replies not yet sent (unsent_charge) are counted in server->payload_bytes. */
 #ifndef QBD_NBDSERVER_NBD_INTERNAL_H
 #define QBD_NBDSERVER_NBD_INTERNAL_H
 
@@ -37,16 +38,18 @@ enum nbd_pause {
     NBD_PAUSE_END = 16,      /* nothing more is wanted */
 };
 
-#define NBD_LOW_WATER_BYTES (16u << 20) /* replies are taken up again below this; enough to keep any link busy meanwhile */
+#define NBD_LOW_WATER_BYTES (16u << 20) /* replies wanted again below this: enough to keep any link busy meanwhile */
 #define NBD_HANDSHAKE_UNSENT_MAX (1u << 20)
-#define NBD_COPY_MAX (32u << 10) /* a payload piece up to this is awaited in the window and copied; larger ones are received in place */
+/* A payload piece up to this is awaited in the window and copied; larger ones are received in place. */
+#define NBD_COPY_MAX (32u << 10)
 #define NBD_ATTACH_POLL_NS (200 * NS_PER_MS)
-#define NBD_LINGER_NS (10 * NS_PER_S)     /* for a client that does not take the last replies */
+#define NBD_LINGER_NS (10 * NS_PER_S) /* for a client that does not take the last replies */
 #define NBD_STALL_CHECK_NS NS_PER_S
-#define NBD_STALL_NS (60 * NS_PER_S)      /* a client that makes no progress this long while others wait for the memory it holds */
+/* For a client that makes no progress while others wait for the memory it holds. */
+#define NBD_STALL_NS (60 * NS_PER_S)
 #define NBD_SLAB_REQUESTS 64u
 #define NBD_ZEROES_BYTES (256u << 10)
-#define NBD_MESSAGE_MAX 256u              /* of our own error messages */
+#define NBD_MESSAGE_MAX 256u /* of our own error messages */
 
 /* The longest well-formed option: GO with the longest name and every information request. */
 #define NBD_OPTION_MAX (4u + NBD_STRING_MAX + 2u + 2u * 65535u)
@@ -86,7 +89,7 @@ struct nbd_conn {
     struct list link;        /* server->connections */
     struct list memory_link; /* server->memory_waiters */
     enum nbd_state state;
-    uint32_t paused; /* nbd_pause bits */
+    uint32_t paused;    /* nbd_pause bits */
     struct timer timer; /* handshake, attaching or lingering, by state */
     uint64_t handshake_deadline_ns;
     /* negotiated */
@@ -117,8 +120,8 @@ struct nbd_conn {
 /* ---- nbd_conn.c ---- */
 /* Logs "peer: reason" and closes at once. */
 void nbd_fail(struct nbd_conn *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
-void nbd_close(struct nbd_conn *c);  /* closes at once, silently */
-void nbd_finish(struct nbd_conn *c); /* sends what is queued, then closes */
+void nbd_close(struct nbd_conn *c);         /* closes at once, silently */
+void nbd_finish(struct nbd_conn *c);        /* sends what is queued, then closes */
 void nbd_end_when_idle(struct nbd_conn *c); /* takes no more requests; finishes when those under way are answered */
 void nbd_pause(struct nbd_conn *c, enum nbd_pause why);
 void nbd_resume(struct nbd_conn *c, enum nbd_pause why);

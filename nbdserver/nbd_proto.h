@@ -1,6 +1,7 @@
 /* The NBD protocol on the wire: constants and fixed messages, as doc/proto.md of NetworkBlockDevice/nbd names them.
  *
- * NBD is big-endian: every field here is as it stands on the wire; be16..be64 convert. Messages arrive at any address and are copied into these structs before they are looked at. */
+ * NBD is big-endian: every field here is as it stands on the wire; be16..be64 convert. Messages arrive at any address
+ * and are copied into these structs before they are looked at. */
 #ifndef QBD_NBDSERVER_NBD_PROTO_H
 #define QBD_NBDSERVER_NBD_PROTO_H
 

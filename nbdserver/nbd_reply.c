@@ -1,7 +1,8 @@
 /* Replies of the transmission phase ("Simple reply message", "Structured reply types").
  *
- * What always holds: a reply's data is the export's buffers, by reference; only headers are copied. Once structured replies were negotiated a READ never gets a simple one, not
- * even for an error. A reply is composed when its request is complete, so no chunk that says DONE can still fail. */
+ * What always holds: a reply's data is the export's buffers, by reference; only headers are copied. Once structured
+ * replies were negotiated a READ never gets a simple one, not even for an error. A reply is composed when its request
+ * is complete, so no chunk that says DONE can still fail. */
 #include "nbdserver/nbd_internal.h"
 
 /* Per piece a hole's or data's header and the data; zeroes need one per NBD_ZEROES_BYTES. */
@@ -17,14 +18,14 @@ struct reply {
 static void add_bytes(struct reply *o, const void *p, uint32_t len)
 {
     assert(o->n < SEGMENTS_MAX);
-    o->seg[o->n++] = (struct segment){ NULL, p, len };
+    o->seg[o->n++] = (struct segment){NULL, p, len};
 }
 
 static void add_buf(struct reply *o, struct buf *b, uint32_t off, uint32_t len)
 {
     assert(o->n < SEGMENTS_MAX);
     assert((uint64_t)off + len <= b->cap);
-    o->seg[o->n++] = (struct segment){ b, b->data + off, len };
+    o->seg[o->n++] = (struct segment){b, b->data + off, len};
 }
 
 static void send_reply(struct nbd_conn *c, const struct reply *o)
@@ -46,7 +47,8 @@ static struct nbd_chunk chunk(uint64_t cookie, uint16_t type, uint16_t flags, ui
 
 static struct nbd_simple_reply simple(uint64_t cookie, uint32_t error)
 {
-    return (struct nbd_simple_reply){ .magic = htobe32(NBD_SIMPLE_REPLY_MAGIC), .error = htobe32(error), .cookie = cookie };
+    return (struct nbd_simple_reply){
+        .magic = htobe32(NBD_SIMPLE_REPLY_MAGIC), .error = htobe32(error), .cookie = cookie};
 }
 
 void nbd_reply_error(struct nbd_conn *c, uint16_t command, uint64_t cookie, uint32_t error, const char *why)
@@ -60,10 +62,12 @@ void nbd_reply_error(struct nbd_conn *c, uint16_t command, uint64_t cookie, uint
         send_reply(c, &o);
         return;
     }
-    /* "The server SHOULD prefer sending errors via a structured reply, as the error can then be accompanied by a string". */
+    /* "The server SHOULD prefer sending errors via a structured reply, as the error can then be accompanied by a
+     * string". */
     uint16_t len = (uint16_t)strlen(why);
     struct nbd_chunk_error e = {
-        .chunk = chunk(cookie, (uint16_t)NBD_REPLY_TYPE_ERROR, NBD_REPLY_FLAG_DONE, (uint32_t)(sizeof e - sizeof e.chunk) + len),
+        .chunk = chunk(cookie, (uint16_t)NBD_REPLY_TYPE_ERROR, NBD_REPLY_FLAG_DONE,
+                       (uint32_t)(sizeof e - sizeof e.chunk) + len),
         .error = htobe32(error),
         .message_length = htobe16(len),
     };
@@ -78,7 +82,7 @@ void nbd_reply_empty(struct nbd_conn *c, uint16_t command, uint64_t cookie)
     o.n = 0;
     struct nbd_simple_reply s = simple(cookie, NBD_SUCCESS);
     struct nbd_chunk none = chunk(cookie, NBD_REPLY_TYPE_NONE, NBD_REPLY_FLAG_DONE, 0);
-    /* "MUST NOT use a simple reply for NBD_CMD_READ ..., but MAY use either ... to all other requests" without payload. */
+    /* "MUST NOT use a simple reply for NBD_CMD_READ ..., but MAY use either ... to all other requests". */
     if (c->structured_replies && command == NBD_CMD_READ)
         add_bytes(&o, &none, sizeof none);
     else
@@ -107,7 +111,8 @@ static void add_pieces(struct nbd_conn *c, struct reply *o, const struct export_
     }
 }
 
-/* Neighbouring pieces of a kind make one chunk: "A server SHOULD try to minimize the number of chunks". With DF it is one chunk, "with the zeroes explicitly present". */
+/* Neighbouring pieces of a kind make one chunk: "A server SHOULD try to minimize the number of chunks". With DF it is
+ * one chunk, "with the zeroes explicitly present". */
 static void reply_chunks(struct nbd_conn *c, const struct nbd_request *r)
 {
     const struct export_request *x = &r->x;
@@ -127,12 +132,12 @@ static void reply_chunks(struct nbd_conn *c, const struct nbd_request *r)
             len += x->data_len[next];
         uint16_t done = next == x->n_pieces ? NBD_REPLY_FLAG_DONE : 0;
         if (hole) {
-            header[n].hole = (struct nbd_chunk_hole){
-                chunk(r->cookie, NBD_REPLY_TYPE_OFFSET_HOLE, done, 12), htobe64(at), htobe32(len)
-            };
+            header[n].hole = (struct nbd_chunk_hole){chunk(r->cookie, NBD_REPLY_TYPE_OFFSET_HOLE, done, 12),
+                                                     htobe64(at), htobe32(len)};
             add_bytes(&o, &header[n].hole, sizeof header[n].hole);
         } else {
-            header[n].data = (struct nbd_chunk_data){ chunk(r->cookie, NBD_REPLY_TYPE_OFFSET_DATA, done, 8 + len), htobe64(at) };
+            header[n].data =
+                (struct nbd_chunk_data){chunk(r->cookie, NBD_REPLY_TYPE_OFFSET_DATA, done, 8 + len), htobe64(at)};
             add_bytes(&o, &header[n].data, sizeof header[n].data);
             add_pieces(c, &o, x, i, next);
         }
@@ -164,7 +169,8 @@ static void check_pieces(const struct export_request *x)
 
 /* ---- results of the export ---- */
 
-/* "The allowed values for the error field have been restricted": ENOTSUP is for FAST_ZERO alone, EOVERFLOW for what was refused before it got here. */
+/* "The allowed values for the error field have been restricted": ENOTSUP is for FAST_ZERO alone, EOVERFLOW for what was
+ * refused before it got here. */
 static uint32_t wire_error(const struct nbd_request *r)
 {
     switch (r->x.error) {

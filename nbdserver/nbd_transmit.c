@@ -1,23 +1,26 @@
-/* The transmission phase's requests: what a header must satisfy, memory for it, its payload, and the hand-over to the export ("Request message", "Request types", "Error values").
+/* The transmission phase's requests: what a header must satisfy, memory for it, its payload, and the hand-over to the
+ * export ("Request message", "Request types", "Error values").
  *
- * What always holds: a header that is well formed gets exactly one answer, whatever it asks for, and the stream stays in step: a failed WRITE's payload is taken all the same. An
- * admitted request holds all the memory it will need before its first payload byte is received, so that requests never wait for each other with memory half taken. */
+ * What always holds: a header that is well formed gets exactly one answer, whatever it asks for, and the stream stays
+ * in step: a failed WRITE's payload is taken all the same. An admitted request holds all the memory it will need before
+ * its first payload byte is received, so that requests never wait for each other with memory half taken. */
 #include "nbdserver/nbd_internal.h"
 
 struct command {
     bool known, writes;
-    uint16_t flags; /* besides FUA */
+    uint16_t flags;      /* besides FUA */
     uint32_t beyond_end; /* "Error values": the answer to a request past the end */
     enum export_op op;
 };
 
-/* CACHE and BLOCK_STATUS are not offered (later issues) and count as unknown: "The server SHOULD return NBD_EINVAL if it receives an unknown command". */
+/* CACHE and BLOCK_STATUS are not offered (later issues) and count as unknown: "The server SHOULD return NBD_EINVAL if
+ * it receives an unknown command". */
 static const struct command commands[] = {
-    [NBD_CMD_READ] = { true, false, NBD_CMD_FLAG_DF, NBD_EINVAL, EXPORT_READ },
-    [NBD_CMD_WRITE] = { true, true, 0, NBD_ENOSPC, EXPORT_WRITE },
-    [NBD_CMD_FLUSH] = { true, false, 0, NBD_EINVAL, EXPORT_FLUSH },
-    [NBD_CMD_TRIM] = { true, true, 0, NBD_EINVAL, EXPORT_TRIM },
-    [NBD_CMD_WRITE_ZEROES] = { true, true, NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, NBD_ENOSPC, EXPORT_ZERO },
+    [NBD_CMD_READ] = {true, false, NBD_CMD_FLAG_DF, NBD_EINVAL, EXPORT_READ},
+    [NBD_CMD_WRITE] = {true, true, 0, NBD_ENOSPC, EXPORT_WRITE},
+    [NBD_CMD_FLUSH] = {true, false, 0, NBD_EINVAL, EXPORT_FLUSH},
+    [NBD_CMD_TRIM] = {true, true, 0, NBD_EINVAL, EXPORT_TRIM},
+    [NBD_CMD_WRITE_ZEROES] = {true, true, NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, NBD_ENOSPC, EXPORT_ZERO},
 };
 
 /* 0, or the error to answer with and why. The request touches nothing unless this says 0. */
@@ -28,8 +31,9 @@ static uint32_t check(const struct nbd_conn *c, const struct nbd_header *h, cons
     *why = "unknown command";
     if (!k)
         return NBD_EINVAL;
-    /* "This flag [FUA] is valid for all commands": SEND_FUA is always set, so READ and FLUSH included. "SHOULD return NBD_EINVAL if it receives a request with a flag not
-     * explicitly documented as applicable to the given request"; DF needs SEND_DF, FAST_ZERO needs SEND_FAST_ZERO (set unless read-only). */
+    /* "This flag [FUA] is valid for all commands": SEND_FUA is always set, so READ and FLUSH included. "SHOULD return
+     * NBD_EINVAL if it receives a request with a flag not explicitly documented as applicable to the given request"; DF
+     * needs SEND_DF, FAST_ZERO needs SEND_FAST_ZERO (set unless read-only). */
     uint16_t allowed = k->flags | NBD_CMD_FLAG_FUA;
     if (!c->structured_replies)
         allowed &= (uint16_t)~NBD_CMD_FLAG_DF;
@@ -39,7 +43,7 @@ static uint32_t check(const struct nbd_conn *c, const struct nbd_header *h, cons
     *why = "the server is shutting down";
     if (c->server->shutting_down)
         return NBD_ESHUTDOWN;
-    /* "If this flag [READ_ONLY] is set, the server MUST error subsequent write operations", "SHOULD return NBD_EPERM". */
+    /* "If this flag [READ_ONLY] is set, the server MUST error subsequent write operations", "SHOULD return EPERM". */
     *why = "the export is read-only";
     if (k->writes && x->read_only)
         return NBD_EPERM;
@@ -52,7 +56,8 @@ static uint32_t check(const struct nbd_conn *c, const struct nbd_header *h, cons
     *why = "longer than the maximum payload";
     if (h->type == NBD_CMD_WRITE && h->length > NBD_PAYLOAD_MAX)
         return NBD_EINVAL;
-    /* "The server is also permitted to reject large read requests up front with NBD_EOVERFLOW" (structured replies); EOVERFLOW is defined for nothing else here. */
+    /* "The server is also permitted to reject large read requests up front with NBD_EOVERFLOW" (structured replies);
+     * EOVERFLOW is defined for nothing else here. */
     if (h->type == NBD_CMD_READ && h->length > NBD_PAYLOAD_MAX)
         return c->structured_replies ? NBD_EOVERFLOW : NBD_EINVAL;
     return 0;
@@ -98,7 +103,8 @@ static struct nbd_request *new_request(struct nbd_conn *c, const struct nbd_head
     r->command = h->type;
     r->flags = h->flags;
     r->x.op = commands[h->type].op;
-    r->x.flags = (h->flags & NBD_CMD_FLAG_FUA ? EXPORT_FUA : 0) | (h->flags & NBD_CMD_FLAG_NO_HOLE ? EXPORT_NO_HOLE : 0);
+    r->x.flags =
+        (h->flags & NBD_CMD_FLAG_FUA ? EXPORT_FUA : 0) | (h->flags & NBD_CMD_FLAG_NO_HOLE ? EXPORT_NO_HOLE : 0);
     r->x.offset = h->offset;
     r->x.length = h->length;
     r->x.n_pieces = 0;
@@ -240,7 +246,8 @@ static void on_request(struct nbd_conn *c, const struct nbd_header *h)
         refuse(c, h, error, why);
         return;
     }
-    /* "The client SHOULD NOT request a length of 0; ... the server SHOULD NOT disconnect": nothing is done, successfully. */
+    /* "The client SHOULD NOT request a length of 0; ... the server SHOULD NOT disconnect": nothing is done,
+     * successfully. */
     if (h->length == 0 && h->type != NBD_CMD_FLUSH) {
         c->server->requests++;
         nbd_reply_empty(c, h->type, h->cookie);

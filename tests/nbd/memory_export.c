@@ -4,17 +4,18 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define MUST(cond)                                                                                \
-    do {                                                                                          \
-        if (!(cond)) {                                                                            \
-            fprintf(stderr, "memory export: %s:%d: rule broken: %s\n", __FILE__, __LINE__, #cond); \
-            abort();                                                                              \
-        }                                                                                         \
+#define MUST(cond)                                                                                                     \
+    do {                                                                                                               \
+        if (!(cond)) {                                                                                                 \
+            fprintf(stderr, "memory export: %s:%d: rule broken: %s\n", __FILE__, __LINE__, #cond);                     \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 static void zero_range(struct memory_export *m, uint64_t off, uint64_t len)
 {
-    uint64_t from = (off + BLOCK_SIZE - 1) & ~(uint64_t)(BLOCK_SIZE - 1), to = (off + len) & ~(uint64_t)(BLOCK_SIZE - 1);
+    uint64_t from = (off + BLOCK_SIZE - 1) & ~(uint64_t)(BLOCK_SIZE - 1),
+             to = (off + len) & ~(uint64_t)(BLOCK_SIZE - 1);
     if (from >= to) {
         memset(m->bytes + off, 0, len);
         return;
@@ -36,7 +37,8 @@ static void execute_read(struct memory_export *m, struct export_request *r)
     for (uint32_t i = 0; i < r->n_pieces; i++) {
         r->data[i] = NULL;
         if (!all_zero(m->bytes + at, r->data_len[i])) {
-            r->data[i] = buf_alloc_must(m->reactor->arena, (r->data_off[i] + r->data_len[i] + BLOCK_SIZE - 1) & ~(BLOCK_SIZE - 1));
+            r->data[i] = buf_alloc_must(m->reactor->arena,
+                                        (r->data_off[i] + r->data_len[i] + BLOCK_SIZE - 1) & ~(BLOCK_SIZE - 1));
             memcpy(r->data[i]->data + r->data_off[i], m->bytes + at, r->data_len[i]);
         }
         at += r->data_len[i];
@@ -102,7 +104,8 @@ static void on_timer(struct timer *t)
         timer_set(m->reactor, &m->timer, io_now(m->reactor) + draw(m, m->max_delay_ns));
 }
 
-/* export.h: offsets and lengths are checked by the NBD side; a WRITE's pieces are cut as export_cut says, a 4 KiB-aligned volume offset at a 4 KiB-aligned address. */
+/* export.h: offsets and lengths are checked by the NBD side; a WRITE's pieces are cut as export_cut says, a 4
+ * KiB-aligned volume offset at a 4 KiB-aligned address. */
 static void check(const struct memory_export *m, const struct export_request *r)
 {
     MUST(r->done && !r->abandoned && r->error == 0);

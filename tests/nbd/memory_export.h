@@ -1,4 +1,5 @@
-/* An export in memory, for tests of the NBD side: it holds submit() to export.h's rules, and completes requests at once, when told to, or in random order after random delays. */
+/* An export in memory, for tests of the NBD side: it holds submit() to export.h's rules, and completes requests at
+ * once, when told to, or in random order after random delays. */
 #ifndef QBD_TESTS_NBD_MEMORY_EXPORT_H
 #define QBD_TESTS_NBD_MEMORY_EXPORT_H
 

@@ -2,8 +2,9 @@
  *
  *   nbd_memory_server LISTEN SIZE_BYTES [MAX_DELAY_US]
  *
- * LISTEN as in base/io.h (unix:PATH, HOST:PORT). Exports: "memory" (the default; requests complete in random order after up to MAX_DELAY_US), "other" (the same, smaller)
- * and "readonly". Prints "ready ADDRESS" when it serves; SIGTERM ends it when all requests under way are answered. */
+ * LISTEN as in base/io.h (unix:PATH, HOST:PORT). Exports: "memory" (the default; requests complete in random order
+ * after up to MAX_DELAY_US), "other" (the same, smaller) and "readonly". Prints "ready ADDRESS" when it serves; SIGTERM
+ * ends it when all requests under way are answered. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +42,7 @@ static void on_signal(int signo, void *user)
 
 static void make_exports(struct reactor *r, uint64_t size_bytes, uint64_t max_delay_ns)
 {
-    static const char *const names[N_EXPORTS] = { "memory", "other", "readonly" };
+    static const char *const names[N_EXPORTS] = {"memory", "other", "readonly"};
     static struct export *list[N_EXPORTS];
     for (int i = 0; i < N_EXPORTS; i++) {
         memory_export_init(&exports[i], r, names[i], i == 0 ? size_bytes : size_bytes / 2 + 513);
@@ -52,13 +53,13 @@ static void make_exports(struct reactor *r, uint64_t size_bytes, uint64_t max_de
     exports[2].x.read_only = true;
     exports[2].x.description = "what nobody may change";
     memset(exports[2].bytes + 4096, 0x5a, 4096);
-    server.exports = (struct export_list){ .export = list, .n = N_EXPORTS, .default_export = "memory" };
+    server.exports = (struct export_list){.export = list, .n = N_EXPORTS, .default_export = "memory"};
 }
 
 int main(int argc, char **argv)
 {
-    static const int signals[] = { SIGTERM, SIGINT };
-    struct uring_options options = { .arena_limit_bytes = UINT64_C(1) << 30, .spin_us = 0 };
+    static const int signals[] = {SIGTERM, SIGINT};
+    struct uring_options options = {.arena_limit_bytes = UINT64_C(1) << 30, .spin_us = 0};
     struct reactor *r;
     const char *why = "";
     if (argc < 3) {
@@ -84,9 +85,11 @@ int main(int argc, char **argv)
     fflush(stdout);
     uring_reactor_run(r);
     /* What the clients left behind must have come back. */
-    int leak = server.n_connections == 0 && (server.requests_out > 0 || server.payload_bytes > 0 || arena_used_bytes(r->arena) > 0);
+    int leak = server.n_connections == 0 &&
+               (server.requests_out > 0 || server.payload_bytes > 0 || arena_used_bytes(r->arena) > 0);
     if (leak)
-        fprintf(stderr, "nbd_memory_server: left over: %u requests, %llu bytes of payload, %llu of the arena\n", server.requests_out,
-                (unsigned long long)server.payload_bytes, (unsigned long long)arena_used_bytes(r->arena));
+        fprintf(stderr, "nbd_memory_server: left over: %u requests, %llu bytes of payload, %llu of the arena\n",
+                server.requests_out, (unsigned long long)server.payload_bytes,
+                (unsigned long long)arena_used_bytes(r->arena));
     return leak;
 }

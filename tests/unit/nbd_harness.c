@@ -51,8 +51,8 @@ void harness_open(struct harness *h, uint64_t seed, uint32_t chunk, uint64_t are
     struct sim_config *cfg = sim_config(h->w);
     cfg->chunk_max = chunk;
     cfg->pipe_bytes = 1u << 20;
-    cfg->turn_ns = (struct sim_range){ 1000, 5000 };
-    cfg->latency_ns = (struct sim_range){ 1000, 50000 };
+    cfg->turn_ns = (struct sim_range){1000, 5000};
+    cfg->latency_ns = (struct sim_range){1000, 50000};
     h->server_host = sim_reactor_new(h->w, "server", arena_bytes ? arena_bytes : UINT64_C(1) << 30);
     h->client_host = sim_reactor_new(h->w, "client", UINT64_C(1) << 30);
     struct reactor *r = sim_reactor_io(h->server_host);
@@ -65,7 +65,7 @@ void harness_open(struct harness *h, uint64_t seed, uint32_t chunk, uint64_t are
     h->list[0] = &h->disk.x;
     h->list[1] = &h->ro.x;
     h->list[2] = &h->big.x;
-    h->server.exports = (struct export_list){ .export = h->list, .n = 3, .default_export = "disk" };
+    h->server.exports = (struct export_list){.export = h->list, .n = 3, .default_export = "disk"};
     assert_int_equal(io_listen(r, "unix:/nbd", on_accept, h, &h->listener), 0);
 }
 
@@ -129,7 +129,8 @@ static void client_on_closed(struct conn *conn, int err)
     c->conn = NULL;
 }
 
-static const struct conn_handler client_handler = { .on_open = client_on_open, .on_data = client_on_data, .on_closed = client_on_closed };
+static const struct conn_handler client_handler = {
+    .on_open = client_on_open, .on_data = client_on_data, .on_closed = client_on_closed};
 
 static bool is_open(void *user)
 {
@@ -169,7 +170,7 @@ void client_send(struct client *c, const void *p, size_t n)
     const uint8_t *at = p;
     while (n > 0) {
         uint32_t k = n < 1u << 20 ? (uint32_t)n : 1u << 20;
-        conn_send(c->conn, &(struct segment){ NULL, at, k }, 1);
+        conn_send(c->conn, &(struct segment){NULL, at, k}, 1);
         at += k;
         n -= k;
     }
@@ -198,7 +199,7 @@ static bool has(void *user)
 
 const uint8_t *take(struct client *c, size_t n)
 {
-    struct wanted w = { c, n };
+    struct wanted w = {c, n};
     sim_run_until(c->h->w, has, &w, PATIENCE_NS);
     if (unread(c) < n)
         fail_msg("wanted %zu bytes, got %zu%s; log:\n%s", n, unread(c), c->gone ? " and the end" : "", log_text);
@@ -231,7 +232,7 @@ void send_client_flags(struct client *c, uint32_t flags)
 
 void send_option(struct client *c, uint32_t option, const void *data, uint32_t len)
 {
-    struct nbd_option_header o = { htobe64(NBD_OPTION_MAGIC), htobe32(option), htobe32(len) };
+    struct nbd_option_header o = {htobe64(NBD_OPTION_MAGIC), htobe32(option), htobe32(len)};
     client_send(c, &o, sizeof o);
     if (len > 0)
         client_send(c, data, len);
@@ -264,7 +265,7 @@ struct option_answer take_option_reply(struct client *c, uint32_t option)
     memcpy(&r, take(c, sizeof r), sizeof r);
     assert_true(be64toh(r.magic) == NBD_REPLY_MAGIC);
     assert_int_equal(be32toh(r.option), option);
-    struct option_answer a = { .type = be32toh(r.type), .len = be32toh(r.length) };
+    struct option_answer a = {.type = be32toh(r.type), .len = be32toh(r.length)};
     a.data = take(c, a.len);
     return a;
 }
@@ -348,7 +349,8 @@ static void take_error_chunk(struct client *c, struct reply_seen *s, uint32_t le
 }
 
 /* The rules of structured replies, held to each chunk. seen[] marks what was covered. */
-static void take_content_chunk(struct client *c, struct reply_seen *s, uint16_t type, uint32_t len, uint64_t offset, uint32_t length, uint8_t *data, uint8_t *seen)
+static void take_content_chunk(struct client *c, struct reply_seen *s, uint16_t type, uint32_t len, uint64_t offset,
+                               uint32_t length, uint8_t *data, uint8_t *seen)
 {
     const uint8_t *p = take(c, len);
     uint64_t at;
@@ -374,7 +376,8 @@ static void take_content_chunk(struct client *c, struct reply_seen *s, uint16_t 
         memcpy(data + (at - offset), p + 8, n);
 }
 
-static void take_chunks(struct client *c, struct reply_seen *s, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length, uint8_t *data)
+static void take_chunks(struct client *c, struct reply_seen *s, uint16_t type, uint16_t flags, uint64_t offset,
+                        uint32_t length, uint8_t *data)
 {
     uint8_t *seen = NULL; /* an error's length may be anything */
     bool first = true, done = false;
@@ -410,9 +413,10 @@ static void take_chunks(struct client *c, struct reply_seen *s, uint16_t type, u
     free(seen);
 }
 
-struct reply_seen take_reply(struct client *c, bool structured, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length, uint8_t *data)
+struct reply_seen take_reply(struct client *c, bool structured, uint16_t type, uint16_t flags, uint64_t offset,
+                             uint32_t length, uint8_t *data)
 {
-    struct reply_seen s = { 0 };
+    struct reply_seen s = {0};
     uint32_t magic;
     memcpy(&magic, take(c, 4), 4);
     c->pos -= 4;
@@ -434,4 +438,54 @@ void expect_reply(struct client *c, bool structured, uint16_t type, uint64_t coo
     struct reply_seen s = take_reply(c, structured, type, 0, 0, 0, NULL);
     assert_int_equal(s.error, error);
     assert_true(s.cookie == cookie);
+}
+
+void do_write(struct client *k, bool structured, uint64_t offset, const void *p, uint32_t length)
+{
+    send_write(k, 0, 1234, offset, p, length);
+    expect_reply(k, structured, NBD_CMD_WRITE, 1234, 0);
+}
+
+void expect_read(struct client *k, bool structured, uint16_t flags, uint64_t offset, uint32_t length,
+                 const uint8_t *want)
+{
+    send_request(k, NBD_CMD_READ, flags, 4321, offset, length);
+    struct reply_seen s = take_reply(k, structured, NBD_CMD_READ, flags, offset, length, buffer);
+    assert_int_equal(s.error, 0);
+    assert_true(s.cookie == 4321);
+    assert_memory_equal(buffer, want, length);
+}
+
+void expect_alive(struct client *k, bool structured)
+{
+    expect_nothing(k);
+    send_request(k, NBD_CMD_FLUSH, 0, 99, 0, 0);
+    expect_reply(k, structured, NBD_CMD_FLUSH, 99, 0);
+}
+
+/* ---- payloads ---- */
+
+uint8_t *buffer, *pattern;
+
+int harness_buffers_make(void **state)
+{
+    uint64_t x = 88172645463325252u;
+    buffer = malloc(BUFFER_BYTES);
+    pattern = malloc(BUFFER_BYTES);
+    if (!buffer || !pattern)
+        return -1;
+    for (uint32_t i = 0; i < BUFFER_BYTES; i += 8) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        memcpy(pattern + i, &x, 8);
+    }
+    return 0;
+}
+
+int harness_buffers_free(void **state)
+{
+    free(buffer);
+    free(pattern);
+    return 0;
 }

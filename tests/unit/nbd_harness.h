@@ -1,6 +1,8 @@
-/* What the NBD unit tests share: one server on a simulated host, clients on another, and a hand-written client that speaks bytes.
+/* What the NBD unit tests share: one server on a simulated host, clients on another, and a hand-written client that
+ * speaks bytes.
  *
- * The simulator cuts the stream into pieces of 1 to h->chunk bytes; with 1 the server's state machine is driven byte by byte. */
+ * The simulator cuts the stream into pieces of 1 to h->chunk bytes; with 1 the server's state machine is driven byte by
+ * byte. */
 #ifndef QBD_TESTS_UNIT_NBD_HARNESS_H
 #define QBD_TESTS_UNIT_NBD_HARNESS_H
 
@@ -80,8 +82,9 @@ uint16_t client_enter(struct client *c, struct harness *h, const char *name, boo
 /* ---- transmission ---- */
 void send_request(struct client *c, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t length);
 void send_write(struct client *c, uint16_t flags, uint64_t cookie, uint64_t offset, const void *p, uint32_t length);
-/* One whole reply to a request of that type: by simple reply or chunks, as it comes. A READ's data goes to data (offset and length are the request's); coverage,
- * bounds, DONE and the rules of structured replies are checked. Returns the error. */
+/* One whole reply to a request of that type: by simple reply or chunks, as it comes. A READ's data goes to data (offset
+ * and length are the request's); coverage, bounds, DONE and the rules of structured replies are checked. Returns the
+ * error. */
 struct reply_seen {
     uint64_t cookie;
     uint32_t error;
@@ -89,8 +92,22 @@ struct reply_seen {
     unsigned n_data, n_holes;
     char text[256];
 };
-struct reply_seen take_reply(struct client *c, bool structured, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length, uint8_t *data);
+struct reply_seen take_reply(struct client *c, bool structured, uint16_t type, uint16_t flags, uint64_t offset,
+                             uint32_t length, uint8_t *data);
 /* As take_reply for a request without data; asserts cookie and error. */
 void expect_reply(struct client *c, bool structured, uint16_t type, uint64_t cookie, uint32_t error);
+
+/* ---- payloads: group fixtures; buffer is for what comes back, pattern is random bytes ---- */
+#define BUFFER_BYTES ((32u << 20) + 8192)
+#define MIB (1u << 20)
+extern uint8_t *buffer, *pattern;
+int harness_buffers_make(void **state);
+int harness_buffers_free(void **state);
+
+/* One request and its reply, which must be success. */
+void do_write(struct client *k, bool structured, uint64_t offset, const void *p, uint32_t length);
+void expect_read(struct client *k, bool structured, uint16_t flags, uint64_t offset, uint32_t length,
+                 const uint8_t *want);
+void expect_alive(struct client *k, bool structured); /* nothing unread, and a FLUSH is answered */
 
 #endif

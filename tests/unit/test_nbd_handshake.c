@@ -1,4 +1,5 @@
-/* Fixed newstyle negotiation, driven over simulated connections: every option, every malformed form of it, waiting for an export, limits, shutdown.
+/* Fixed newstyle negotiation, driven over simulated connections: every option, every malformed form of it, waiting for
+ * an export, limits, shutdown.
  *
  * The numbers in names are those of docs/nbd.md. */
 #include "tests/unit/nbd_harness.h"
@@ -67,7 +68,7 @@ static void test_1_greeting(void **state)
 
 static void test_1_client_flags(void **state)
 {
-    static const uint32_t bad[] = { 4, 8, 0x100, 0x80000000u, 0xffffffffu, 7 };
+    static const uint32_t bad[] = {4, 8, 0x100, 0x80000000u, 0xffffffffu, 7};
     for (uint32_t flags = 0; flags < 4; flags++) {
         client_greet(&c, &h, flags);
         expect_in_step(&c);
@@ -111,11 +112,12 @@ static void test_6_export_name_refused(void **state)
     static const struct {
         const char *name;
         uint32_t len;
-    } bad[] = { { "nosuch", 6 }, { "disk\0", 5 }, { "dis\0k", 5 }, { "\xff\xfe", 2 }, { "DISK", 4 }, { "disk ", 5 } };
+    } bad[] = {{"nosuch", 6}, {"disk\0", 5}, {"dis\0k", 5}, {"\xff\xfe", 2}, {"DISK", 4}, {"disk ", 5}};
     for (size_t i = 0; i < ARRAY_LEN(bad) + 2; i++) {
         bool table = i < ARRAY_LEN(bad);
         client_greet(&c, &h, 3);
-        send_option(&c, NBD_OPT_EXPORT_NAME, table ? (const void *)bad[i].name : longest, table ? bad[i].len : NBD_STRING_MAX + (uint32_t)(i - ARRAY_LEN(bad)));
+        send_option(&c, NBD_OPT_EXPORT_NAME, table ? (const void *)bad[i].name : longest,
+                    table ? bad[i].len : NBD_STRING_MAX + (uint32_t)(i - ARRAY_LEN(bad)));
         expect_end(&c); /* without a byte */
         client_close(&c);
         assert_int_equal(log_warning_count(), i + 1);
@@ -154,12 +156,20 @@ static void test_7_longest_name(void **state)
 
 static void test_3_unknown_options(void **state)
 {
-    static const uint32_t numbers[] = { 0, NBD_OPT_PEEK_EXPORT, NBD_OPT_STARTTLS, NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT, NBD_OPT_EXTENDED_HEADERS, 12,
-                                        0x7fffffff, 0x80000000u, 0xffffffffu };
-    static const uint32_t lengths[] = { 0, 1, 16, 5000 };
+    static const uint32_t numbers[] = {0,
+                                       NBD_OPT_PEEK_EXPORT,
+                                       NBD_OPT_STARTTLS,
+                                       NBD_OPT_LIST_META_CONTEXT,
+                                       NBD_OPT_SET_META_CONTEXT,
+                                       NBD_OPT_EXTENDED_HEADERS,
+                                       12,
+                                       0x7fffffff,
+                                       0x80000000u,
+                                       0xffffffffu};
+    static const uint32_t lengths[] = {0, 1, 16, 5000};
     /* Data that looks like an option must be skipped all the same. */
     static uint8_t data[5000];
-    struct nbd_option_header abort_option = { htobe64(NBD_OPTION_MAGIC), htobe32(NBD_OPT_ABORT), 0 };
+    struct nbd_option_header abort_option = {htobe64(NBD_OPTION_MAGIC), htobe32(NBD_OPT_ABORT), 0};
     for (size_t i = 0; i + sizeof abort_option <= sizeof data; i += sizeof abort_option)
         memcpy(data + i, &abort_option, sizeof abort_option);
     client_greet(&c, &h, 3);
@@ -239,7 +249,10 @@ static void test_list(void **state)
     assert_memory_equal(a.data, "\0\0\0\4disk", 8);
     a = take_option_reply(&c, NBD_OPT_LIST);
     assert_int_equal(a.len, 4 + 5 + 16);
-    assert_memory_equal(a.data, "\0\0\0\5ro-\xc3\xa9" "a read-only disk", 25);
+    assert_memory_equal(a.data,
+                        "\0\0\0\5ro-\xc3\xa9"
+                        "a read-only disk",
+                        25);
     a = take_option_reply(&c, NBD_OPT_LIST);
     assert_memory_equal(a.data, "\0\0\0\3big", 7);
     a = take_option_reply(&c, NBD_OPT_LIST);
@@ -254,7 +267,7 @@ static void test_list(void **state)
 
 static void test_5_data_where_none_belongs(void **state)
 {
-    static const uint32_t numbers[] = { NBD_OPT_LIST, NBD_OPT_STRUCTURED_REPLY };
+    static const uint32_t numbers[] = {NBD_OPT_LIST, NBD_OPT_STRUCTURED_REPLY};
     client_greet(&c, &h, 3);
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
         for (uint32_t n = 1; n < 40; n += 19) {
@@ -285,11 +298,12 @@ static void test_wrong_option_magic(void **state)
 
 static void test_9_info_then_go(void **state)
 {
-    static const uint16_t infos[] = { NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, 17, 0xffff, NBD_INFO_EXPORT, NBD_INFO_NAME };
-    static const uint8_t block_size[14] = { 0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 2, 0, 0, 0 };
-    static const uint8_t export_info[12] = { 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0x01, 0x8f };
+    static const uint16_t infos[] = {NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, 17, 0xffff,
+                                     NBD_INFO_EXPORT,     NBD_INFO_NAME};
+    static const uint8_t block_size[14] = {0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 2, 0, 0, 0};
+    static const uint8_t export_info[12] = {0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0x01, 0x8f};
     uint8_t data[128], seen[2][512];
-    size_t len[2] = { 0, 0 };
+    size_t len[2] = {0, 0};
     client_greet(&c, &h, 3);
     send_option(&c, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
     take_option_reply(&c, NBD_OPT_STRUCTURED_REPLY);
@@ -373,7 +387,7 @@ static void test_10_unknown_export(void **state)
 static void test_7_inner_lengths(void **state)
 {
     uint8_t data[64];
-    static const uint16_t infos[] = { NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE };
+    static const uint16_t infos[] = {NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE};
     uint32_t good = go_data(data, "disk", 4, infos, 2);
     client_greet(&c, &h, 3);
     /* every truncation, and one and two bytes too many */
@@ -383,7 +397,8 @@ static void test_7_inner_lengths(void **state)
         send_option(&c, NBD_OPT_INFO, data, n);
         expect_option_error(&c, NBD_OPT_INFO, NBD_REP_ERR_INVALID, "the option's data");
     }
-    static const uint32_t name_lengths[] = { 0, 3, 5, 6, 7, 8, 9, 100, 0x7fffffff, 0xfffffffa, 0xfffffffb, 0xfffffffe, 0xffffffff };
+    static const uint32_t name_lengths[] = {0,   3,          5,          6,          7,          8,         9,
+                                            100, 0x7fffffff, 0xfffffffa, 0xfffffffb, 0xfffffffe, 0xffffffff};
     for (size_t i = 0; i < ARRAY_LEN(name_lengths); i++) {
         uint32_t be = htobe32(name_lengths[i]);
         memcpy(data, &be, 4);
@@ -391,7 +406,7 @@ static void test_7_inner_lengths(void **state)
         expect_option_error(&c, NBD_OPT_GO, NBD_REP_ERR_INVALID, NULL);
     }
     good = go_data(data, "disk", 4, infos, 2);
-    static const uint16_t counts[] = { 0, 1, 3, 0x8002, 0xffff };
+    static const uint16_t counts[] = {0, 1, 3, 0x8002, 0xffff};
     for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
         uint16_t be = htobe16(counts[i]);
         memcpy(data + 8, &be, 2);
@@ -405,9 +420,25 @@ static void test_7_inner_lengths(void **state)
 static void test_7_strings(void **state)
 {
     static uint8_t data[NBD_STRING_MAX + 64], longest[NBD_STRING_MAX + 1];
-    static const char *const bad[] = { "\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "\xc3(", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xe2\x82", "\xf0\x80\x80\x80",
-                                       "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "ab\xfe", "\xf0\x9f\x98" };
-    static const char *const fine[] = { "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "\x7f" };
+    static const char *const bad[] = {"\x80",
+                                      "\xc0\x80",
+                                      "\xc1\xbf",
+                                      "\xc3",
+                                      "\xc3(",
+                                      "\xe0\x80\x80",
+                                      "\xe0\x9f\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xe2\x82",
+                                      "\xf0\x80\x80\x80",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xff",
+                                      "ab\xfe",
+                                      "\xf0\x9f\x98"};
+    static const char *const fine[] = {"\xc2\x80",         "\xdf\xbf",         "\xe0\xa0\x80",
+                                       "\xed\x9f\xbf",     "\xee\x80\x80",     "\xef\xbf\xbf",
+                                       "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "\x7f"};
     client_greet(&c, &h, 3);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         send_go(&c, NBD_OPT_GO, bad[i]);
@@ -541,7 +572,7 @@ static void test_attach_impatient_client(void **state)
 
 static void test_handshake_timeout(void **state)
 {
-    static const uint8_t partial[20] = { 0, 0, 0, 3, 'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 3 };
+    static const uint8_t partial[20] = {0, 0, 0, 3, 'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 3};
     for (size_t n = 0; n <= 20; n += 5) {
         client_open(&c, &h);
         take(&c, 18);
@@ -634,14 +665,14 @@ static void test_shutdown_of_haggling(void **state)
     expect_end(&late);
     assert_int_equal(h.drained, 0);
     memory_export_complete_all(&h.disk);
-    struct reply_seen s = take_reply(&busy, false, NBD_CMD_READ, 0, 0, 4096, (uint8_t[4096]){ 0 });
+    struct reply_seen s = take_reply(&busy, false, NBD_CMD_READ, 0, 0, 4096, (uint8_t[4096]){0});
     assert_int_equal(s.error, 0);
     expect_end(&busy);
     expect_end(&c);
     expect_end(&waiting);
     run_ms(&h, 100);
     assert_int_equal(h.drained, 1);
-    struct client *all[] = { &busy, &named, &aborting, &waiting, &late, &c };
+    struct client *all[] = {&busy, &named, &aborting, &waiting, &late, &c};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         client_close(all[i]);
 }
@@ -662,13 +693,13 @@ static void test_truncation_everywhere(void **state)
 {
     uint8_t script[256];
     size_t n = 0;
-    struct nbd_option_header o = { htobe64(NBD_OPTION_MAGIC), htobe32(NBD_OPT_STRUCTURED_REPLY), 0 };
+    struct nbd_option_header o = {htobe64(NBD_OPTION_MAGIC), htobe32(NBD_OPT_STRUCTURED_REPLY), 0};
     uint32_t flags = htobe32(3);
     memcpy(script, &flags, 4);
     n += 4;
     memcpy(script + n, &o, sizeof o);
     n += sizeof o;
-    static const uint16_t infos[] = { NBD_INFO_BLOCK_SIZE };
+    static const uint16_t infos[] = {NBD_INFO_BLOCK_SIZE};
     uint32_t len = go_data(script + n + sizeof o, "disk", 4, infos, 1);
     o.option = htobe32(NBD_OPT_GO);
     o.length = htobe32(len);
@@ -694,10 +725,12 @@ static void test_garbage(void **state)
         client_open(&c, &h);
         send_client_flags(&c, sim_rand(h.w) % 8 == 0 ? (uint32_t)sim_rand(h.w) : 3);
         for (int i = 0; i < 4; i++) {
-            uint32_t len = (uint32_t)(sim_rand(h.w) % 64), declared = sim_rand(h.w) % 8 == 0 ? (uint32_t)sim_rand(h.w) : len;
+            uint32_t len = (uint32_t)(sim_rand(h.w) % 64),
+                     declared = sim_rand(h.w) % 8 == 0 ? (uint32_t)sim_rand(h.w) : len;
             for (size_t j = 0; j < len; j++)
                 junk[j] = sim_rand(h.w) % 2 ? 0 : (uint8_t)sim_rand(h.w);
-            struct nbd_option_header o = { htobe64(NBD_OPTION_MAGIC), htobe32((uint32_t)(sim_rand(h.w) % 13)), htobe32(declared) };
+            struct nbd_option_header o = {htobe64(NBD_OPTION_MAGIC), htobe32((uint32_t)(sim_rand(h.w) % 13)),
+                                          htobe32(declared)};
             if (sim_rand(h.w) % 16 == 0)
                 ((uint8_t *)&o)[sim_rand(h.w) % sizeof o] ^= (uint8_t)sim_rand(h.w);
             client_send(&c, &o, sizeof o);
@@ -715,8 +748,9 @@ static void test_garbage(void **state)
     client_close(&witness);
 }
 
-#define BOTH(f)                                                                                                   \
-    { #f " (byte by byte)", f, set_up_bytes, tear_down, NULL }, { #f " (in pieces)", f, set_up_pieces, tear_down, NULL }
+/* clang-format off */
+#define BOTH(f) {#f " (byte by byte)", f, set_up_bytes, tear_down, NULL}, {#f " (in pieces)", f, set_up_pieces, tear_down, NULL}
+/* clang-format on */
 
 int main(void)
 {
