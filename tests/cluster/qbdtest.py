@@ -75,8 +75,8 @@ class Cluster:
         return self.uri
 
     def small(self, *args):
-        """A cluster whose disks hold little: for tests that write little."""
-        return self.start("--size", "256M", "--wal-size", "128M", "--extent-size", "64M", *args)
+        """A cluster whose disks hold little. Its logs reach back about 128 MiB: a load that a replica is to catch up with needs a --rate."""
+        return self.start("--size", "256M", "--wal-size", "256M", "--extent-size", "64M", *args)
 
     def pid(self, name):
         r = self.qbd("pid", name, check=False)

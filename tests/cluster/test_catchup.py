@@ -10,7 +10,7 @@ BULK = 100 * MIB
 def scenario(t):
     c = t.cluster()
     uri = c.start("--size", "512M", "--extent-size", "128M")  # logs as in a real one: they reach back far enough
-    load = t.load(uri, "--depth", 8, "--first", 256 * MIB, "--span", 32 * MIB)
+    load = t.load(uri, "--depth", 8, "--rate", 200, "--first", 256 * MIB, "--span", 32 * MIB)
     load.wait_progress(200)
     c.kill("replica-3")
     say(f"writing {BULK // MIB} MiB without replica-3")

@@ -8,7 +8,7 @@ from qbdtest import main, require, say, verify
 def scenario(t):
     c = t.cluster()
     uri = c.small()
-    load = t.load(uri, "--depth", 16)
+    load = t.load(uri, "--depth", 16, "--rate", 500)
     load.wait_progress(200)
     for name in ("replica-1", "replica-2", "replica-3"):
         before = load.connects()

@@ -9,7 +9,7 @@ from qbdtest import MIB, main, require, run, say, verify, wait_until
 def scenario(t):
     c = t.cluster()
     uri = c.start("--size", "512M", "--wal-size", "64M", "--extent-size", "128M")
-    load = t.load(uri, "--depth", 8, "--first", 256 * MIB, "--span", 16 * MIB)
+    load = t.load(uri, "--depth", 8, "--rate", 200, "--first", 256 * MIB, "--span", 16 * MIB)
     load.wait_progress(100)
     c.kill("replica-3")
     with open(t.path("bulk"), "wb") as f:

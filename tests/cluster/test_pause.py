@@ -13,7 +13,7 @@ def scenario(t):
     c = t.cluster()
     uri = c.small()
     for name in ("replica-1", "replica-2", "replica-3"):
-        load = t.load(uri, "--depth", 4)
+        load = t.load(uri, "--depth", 4, "--max-len", 32768)
         load.wait_progress(100)
         say(f"SIGSTOP {name}")
         c.qbd("pause", name)
@@ -25,7 +25,7 @@ def scenario(t):
         c.qbd("resume", name)
         c.wait_up_to_date()
 
-    load = t.load(uri, "--depth", 8)
+    load = t.load(uri, "--depth", 4)
     load.wait_progress(200)
     say("SIGSTOP replica-1 and replica-3")
     c.qbd("pause", "replica-1")

@@ -39,7 +39,7 @@ def data_directories(t, c):
 def scenario(t):
     c = t.cluster()
     uri = c.small()
-    load = t.load(uri, "--depth", 8)
+    load = t.load(uri, "--depth", 8, "--rate", 400)
     load.wait_progress(200)
     r = c.qbd("wipe", "replica-2", check=False)
     require(r.returncode == 1 and len(r.stderr.strip().splitlines()) == 1, f"a running replica is not wiped: {r.returncode} {r.stderr}")

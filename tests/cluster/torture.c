@@ -24,6 +24,9 @@
 #define NS_PER_S 1000000000ull
 #define RECONNECT_PAUSE_NS (10 * NS_PER_MS)
 #define CONNECT_TIMEOUT_NS (5 * NS_PER_S)
+/* A server that lives may still find a request in the socket of a client that hung up, and it may take its time; until then the request is under way, and neither a read nor another
+ * write of those bytes says anything about it. */
+#define SETTLE_NS (2 * NS_PER_S)
 #define BUCKET_NS (10 * NS_PER_MS)
 #define BUCKETS_MAX 60000u
 #define LATENCIES_MAX (1u << 20)
@@ -35,6 +38,7 @@ struct op {
     enum op_state state;
     enum op_kind kind;
     uint64_t offset, len, seq;
+    uint64_t not_before_ns;
     uint64_t started_ns; /* when it was first sent: waits count from there, whatever happened in between */
     uint32_t flags;
     unsigned connection;
@@ -50,7 +54,7 @@ struct connection {
 struct options {
     const char *command, *uri, *model;
     double seconds;
-    unsigned depth, n_connections, read_percent, zero_percent, hangup_ms;
+    unsigned depth, n_connections, read_percent, zero_percent, hangup_ms, rate;
     uint64_t first, span, max_len, fixed_len, seed;
     double reconnect_s, drain_s;
     bool buckets, keep_trying;
@@ -66,6 +70,7 @@ static struct op ops[MODEL_SLOTS_MAX];
 static struct connection connections[CONNECTIONS_MAX];
 static uint64_t rng_state, begin_ns, begin_realtime_ns;
 static volatile sig_atomic_t stop_asked;
+static bool hanging_up; /* on purpose: the server lives */
 
 static struct {
     uint64_t writes, reads, bytes_written, reconnects, lost, sent_again, abandoned, errors, hangups;
@@ -211,6 +216,7 @@ static void record_wait(uint64_t ns, uint64_t at_ns)
 static void op_lost(struct op *op, unsigned slot)
 {
     stats.lost++;
+    op->not_before_ns = hanging_up ? now_ns() + SETTLE_NS : 0;
     if (op->kind == OP_READ) {
         op->state = OP_IDLE;
     } else if (o.keep_trying || percent(50) || !model_has_room(&model, slot)) {
@@ -330,7 +336,9 @@ static void maybe_hang_up(uint64_t now, uint64_t *next_ns)
     unsigned c = (unsigned)rnd_below(o.n_connections);
     if (connections[c].ready) {
         stats.hangups++;
+        hanging_up = true;
         connection_drop(c);
+        hanging_up = false;
     }
 }
 
@@ -363,7 +371,7 @@ static void step_connections(uint64_t now, uint64_t *last_ready_ns)
 
 static void run_load(void)
 {
-    uint64_t until = begin_ns + (uint64_t)(o.seconds * NS_PER_S), last_ready = begin_ns, hangup = begin_ns, drain_until = 0;
+    uint64_t chosen = 0, until = begin_ns + (uint64_t)(o.seconds * NS_PER_S), last_ready = begin_ns, hangup = begin_ns, drain_until = 0;
     for (;;) {
         uint64_t now = now_ns();
         bool stopping = stop_asked || now >= until;
@@ -375,14 +383,17 @@ static void run_load(void)
         if (!stopping)
             maybe_hang_up(now, &hangup);
         for (unsigned i = 0; i < o.depth; i++) {
-            if (ops[i].state == OP_IDLE && !stopping) {
+            if (now < ops[i].not_before_ns)
+                continue;
+            if (ops[i].state == OP_IDLE && !stopping && (!o.rate || chosen < (now - begin_ns) / (NS_PER_S / o.rate) + 1)) {
                 op_choose(&ops[i], i);
                 ops[i].state = OP_WAITING;
+                chosen++;
             }
             if (ops[i].state == OP_WAITING)
                 op_send(&ops[i], i);
         }
-        poll_connections(10);
+        poll_connections(o.rate ? 1 : 10);
     }
 }
 
@@ -487,7 +498,7 @@ static int command_verify(void)
 }
 
 enum { KEY_URI = 256, KEY_MODEL, KEY_SECONDS, KEY_DEPTH, KEY_CONNECTIONS, KEY_READS, KEY_ZEROES, KEY_HANGUP, KEY_FIRST, KEY_SPAN, KEY_MAX, KEY_FIXED, KEY_SEED, KEY_RECONNECT,
-       KEY_DRAIN, KEY_BUCKETS, KEY_KEEP };
+       KEY_DRAIN, KEY_BUCKETS, KEY_KEEP, KEY_RATE };
 
 static const struct argp_option options[] = {
     { "uri", KEY_URI, "URI", 0, "The volume", 0 },
@@ -498,6 +509,7 @@ static const struct argp_option options[] = {
     { "reads", KEY_READS, "PERCENT", 0, "Reads among the load, checked at once", 0 },
     { "zeroes", KEY_ZEROES, "PERCENT", 0, "WRITE_ZEROES among the writes", 0 },
     { "hangup-ms", KEY_HANGUP, "MS", 0, "Close a connection on purpose about this often", 0 },
+    { "rate", KEY_RATE, "N", 0, "At most so many requests a second", 0 },
     { "first", KEY_FIRST, "BYTES", 0, "Where the part under test begins (new models)", 0 },
     { "span", KEY_SPAN, "BYTES", 0, "How large it is (new models)", 0 },
     { "max-len", KEY_MAX, "BYTES", 0, "Longest request (new models)", 0 },
@@ -539,6 +551,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_RECONNECT: o.reconnect_s = atof(arg); return 0;
     case KEY_DRAIN: o.drain_s = atof(arg); return 0;
     case KEY_BUCKETS: o.buckets = true; return 0;
+    case KEY_RATE: o.rate = (unsigned)number(arg); return 0;
     case KEY_KEEP: o.keep_trying = true; return 0;
     case ARGP_KEY_ARG: o.command = arg; return 0;
     case ARGP_KEY_END:
