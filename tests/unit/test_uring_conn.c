@@ -59,9 +59,8 @@ static uint64_t next_random(struct peer *p)
 
 static void check(struct peer *p, const uint8_t *data, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        if (data[i] != pattern_byte(p->received + i, p->stream_in))
-            fail_msg("byte %llu of the stream is wrong", (unsigned long long)(p->received + i));
+    if (!pattern_is_at(data, n, p->received, p->stream_in))
+        fail_msg("bytes %llu to %llu of the stream are wrong", (unsigned long long)p->received, (unsigned long long)(p->received + n));
     p->received += n;
     if (p->received > p->to_receive)
         fail_msg("more came than was sent");
@@ -749,8 +748,7 @@ static void far_on_msg(struct wire_peer *p, const struct msg *m, struct buf *pay
     assert_int_equal(m->type, MSG_ACCEPT);
     const struct entry *e = m->u.accept.entry;
     assert_int_equal(e->slot, far_end.n + 1);
-    for (uint32_t i = 0; i < entry_payload_bytes(e); i += 997)
-        assert_int_equal(e->payload->data[e->payload_off + i], pattern_byte(i, far_end.n));
+    assert_true(pattern_is_at(entry_block_data(e, 0), entry_payload_bytes(e), 0, far_end.n));
     far_end.n++;
     struct msg answer = {.type = MSG_ACCEPTED, .group = 1, .cookie = m->cookie};
     answer.u.accepted.through = e->slot;

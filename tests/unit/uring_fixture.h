@@ -24,17 +24,40 @@ __attribute__((unused)) static const char *in_dir(const char *name)
     return p;
 }
 
-/* Byte i of a stream depends on the stream and on all of i. */
-__attribute__((unused)) static uint8_t pattern_byte(uint64_t i, uint64_t stream)
+/* The bytes of a stream repeat after a prime number of them, so that nothing of a power of two's size can take another's place unseen. */
+#define PERIOD 65521u
+
+__attribute__((unused)) static const uint8_t *pattern_table(uint64_t stream)
 {
-    uint64_t x = (i + 1) * 0x9E3779B97F4A7C15u ^ stream * 0xD1B54A32D192ED03u;
-    return (uint8_t)(x >> 56 ^ x >> 29);
+    static uint8_t tables[8][PERIOD];
+    uint8_t *t = tables[stream % 8];
+    if (t[0] == 0) {
+        uint64_t x = 0x9E3779B97F4A7C15u + stream % 8;
+        for (unsigned i = 0; i < PERIOD; i++) {
+            x = x * 6364136223846793005u + 1442695040888963407u;
+            t[i] = (uint8_t)(x >> 56);
+        }
+        t[0] |= 1;
+    }
+    return t;
 }
 
 __attribute__((unused)) static void pattern_at(uint8_t *p, size_t n, uint64_t at, uint64_t stream)
 {
-    for (size_t i = 0; i < n; i++)
-        p[i] = pattern_byte(at + i, stream);
+    for (size_t len; n; p += len, at += len, n -= len) {
+        len = PERIOD - at % PERIOD < n ? PERIOD - at % PERIOD : n;
+        memcpy(p, pattern_table(stream) + at % PERIOD, len);
+    }
+}
+
+__attribute__((unused)) static bool pattern_is_at(const uint8_t *p, size_t n, uint64_t at, uint64_t stream)
+{
+    for (size_t len; n; p += len, at += len, n -= len) {
+        len = PERIOD - at % PERIOD < n ? PERIOD - at % PERIOD : n;
+        if (memcmp(p, pattern_table(stream) + at % PERIOD, len) != 0)
+            return false;
+    }
+    return true;
 }
 
 __attribute__((unused)) static void pattern(uint8_t *p, size_t n, uint64_t stream)
