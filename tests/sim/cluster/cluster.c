@@ -316,7 +316,7 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, uint64_t volume_
     c->world = w;
     c->seed = seed;
     c->volume_bytes = volume_bytes;
-    c->wal_bytes = 24 * SIM_MIB + (seed % 3) * 8 * SIM_MIB;
+    c->wal_bytes = seed % 4 == 0 ? 24 * SIM_MIB : 128 * SIM_MIB; /* in a short one logs do not reach back far */
     c->extent_bytes = 16 * SIM_MIB;
     make_config(c);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
@@ -355,20 +355,47 @@ void cluster_free(struct cluster *c)
 
 /* ---- replicas against each other ---- */
 
+/* Until chunks can be copied, a replica that no peer's log reaches back to stays behind, and says so; it takes no part in what follows. */
+static bool takes_part(const struct node *n)
+{
+    return !replica_find_group(n->replica, SIM_GROUP)->catchup.needs_copy;
+}
+
 bool cluster_is_level(struct cluster *c)
 {
     uint64_t applied = 0;
+    unsigned level = 0;
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct node *n = &c->node[i];
         if (!n->ready)
             return false;
+        if (!takes_part(n))
+            continue;
         struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
         uint64_t a = store_applied(n->replica->store, SIM_GROUP);
-        if (!g || a != g->acceptor.commit || paxos_log_last(&g->acceptor.log).slot != a || (i > 0 && a != applied))
+        if (a != g->acceptor.commit || paxos_log_last(&g->acceptor.log).slot != a || (level > 0 && a != applied))
             return false;
         applied = a;
+        level++;
     }
-    return true;
+    return level > SIM_REPLICAS / 2;
+}
+
+void cluster_describe(struct cluster *c, char *to, size_t cap)
+{
+    size_t n = 0;
+    for (unsigned i = 0; i < SIM_REPLICAS && n < cap; i++) {
+        struct node *nd = &c->node[i];
+        struct replica_group *g = nd->ready ? replica_find_group(nd->replica, SIM_GROUP) : NULL;
+        if (!g) {
+            n += (size_t)snprintf(to + n, cap - n, "[%s is down] ", nd->host);
+            continue;
+        }
+        n += (size_t)snprintf(to + n, cap - n, "[%s floor %llu applied %llu commit %llu last %llu%s catch-up %d] ", nd->host,
+                              (unsigned long long)g->acceptor.log.base.slot, (unsigned long long)store_applied(nd->replica->store, SIM_GROUP),
+                              (unsigned long long)g->acceptor.commit, (unsigned long long)paxos_log_last(&g->acceptor.log).slot,
+                              g->catchup.needs_copy ? " needs copy" : "", (int)g->catchup.state);
+    }
 }
 
 struct image {
@@ -395,32 +422,53 @@ static const char *read_image(struct cluster *c, struct node *n, uint64_t block,
     return im->read.err ? "a store could not read a block" : NULL;
 }
 
-const char *cluster_compare_replicas(struct cluster *c)
+static bool differs(const struct store_read *a, const struct store_read *b, uint32_t i, uint32_t *crc_a, uint32_t *crc_b)
+{
+    *crc_a = a->zero[i / 64] >> (i % 64) & 1 ? CRC32C_ZERO_BLOCK : a->crc[i];
+    *crc_b = b->zero[i / 64] >> (i % 64) & 1 ? CRC32C_ZERO_BLOCK : b->crc[i];
+    return *crc_a != *crc_b || a->applied != b->applied;
+}
+
+/* One range of all replicas that take part, against the first of them. */
+static const char *compare_range(struct cluster *c, uint64_t block, uint32_t n)
 {
     static char text[160];
-    for (uint64_t block = 0; block < c->volume_bytes / BLOCK_SIZE; block += ENTRY_MAX_BLOCKS) {
-        uint64_t left = c->volume_bytes / BLOCK_SIZE - block;
-        uint32_t n = left < ENTRY_MAX_BLOCKS ? (uint32_t)left : ENTRY_MAX_BLOCKS;
-        static struct image im[SIM_REPLICAS];
-        for (unsigned i = 0; i < SIM_REPLICAS; i++) {
-            const char *wrong = read_image(c, &c->node[i], block, n, &im[i]);
-            if (wrong)
-                return wrong;
+    static struct image im[SIM_REPLICAS];
+    const char *wrong = NULL;
+    int first = -1;
+    for (unsigned i = 0; i < SIM_REPLICAS && !wrong; i++) {
+        if (!takes_part(&c->node[i]))
+            continue;
+        wrong = read_image(c, &c->node[i], block, n, &im[i]);
+        if (wrong)
+            break;
+        if (first < 0) {
+            first = (int)i;
+            continue;
         }
-        for (unsigned i = 1; i < SIM_REPLICAS; i++) {
-            for (uint32_t b = 0; b < n; b++) {
-                bool z0 = im[0].read.zero[b / 64] >> (b % 64) & 1, zi = im[i].read.zero[b / 64] >> (b % 64) & 1;
-                uint32_t c0 = z0 ? CRC32C_ZERO_BLOCK : im[0].read.crc[b], ci = zi ? CRC32C_ZERO_BLOCK : im[i].read.crc[b];
-                if (c0 != ci || im[0].read.applied != im[i].read.applied) {
-                    snprintf(text, sizeof text, "block %llu differs: replica 1 has %08x at slot %llu, replica %u has %08x at slot %llu",
-                             (unsigned long long)(block + b), c0, (unsigned long long)im[0].read.applied, i + 1, ci,
-                             (unsigned long long)im[i].read.applied);
-                    return text;
-                }
+        const struct store_read *a = &im[first].read, *b = &im[i].read;
+        uint32_t crc_a, crc_b;
+        for (uint32_t k = 0; k < n && !wrong; k++)
+            if (differs(a, b, k, &crc_a, &crc_b)) {
+                snprintf(text, sizeof text, "block %llu: replica %d has %08x at slot %llu, replica %u has %08x at slot %llu",
+                         (unsigned long long)(block + k), first + 1, crc_a, (unsigned long long)a->applied, i + 1, crc_b,
+                         (unsigned long long)b->applied);
+                wrong = text;
             }
-        }
-        for (unsigned i = 0; i < SIM_REPLICAS; i++)
-            buf_unref(im[i].read.buf);
     }
-    return NULL;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        if (im[i].done)
+            buf_unref(im[i].read.buf);
+        im[i].done = false;
+    }
+    return wrong;
+}
+
+const char *cluster_compare_replicas(struct cluster *c)
+{
+    uint64_t n_blocks = c->volume_bytes / BLOCK_SIZE;
+    const char *wrong = NULL;
+    for (uint64_t block = 0; block < n_blocks && !wrong; block += ENTRY_MAX_BLOCKS)
+        wrong = compare_range(c, block, n_blocks - block < ENTRY_MAX_BLOCKS ? (uint32_t)(n_blocks - block) : ENTRY_MAX_BLOCKS);
+    return wrong;
 }

@@ -71,8 +71,10 @@ void cluster_crash_frontend(struct frontend *f);
 void cluster_fail(struct cluster *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* A front end that serves now, or NULL. Starts looking at a random one. */
 struct frontend *cluster_serving(struct cluster *c, uint64_t random);
-/* All replicas up and applied to the same slot. */
+/* All replicas up, and those that do not say "needs copy" (a majority) applied to the same slot. */
 bool cluster_is_level(struct cluster *c);
+/* Where each replica stands, for a message. */
+void cluster_describe(struct cluster *c, char *to, size_t cap);
 /* NULL, or how two replicas at equal slots differ (reads every block of each). */
 const char *cluster_compare_replicas(struct cluster *c);
 

@@ -517,7 +517,9 @@ static void finish(struct trial *r)
     if (c->broken)
         return;
     if (!sim_run_until(r->world, is_level, r, LIVENESS_NS)) {
-        cluster_fail(c, "liveness: the replicas are not level %llu s after the last fault", (unsigned long long)(LIVENESS_NS / NS_PER_S));
+        char how[300];
+        cluster_describe(c, how, sizeof how);
+        cluster_fail(c, "liveness: the replicas are not level %llu s after the last fault: %s", (unsigned long long)(LIVENESS_NS / NS_PER_S), how);
         return;
     }
     const char *wrong = c->broken ? NULL : cluster_compare_replicas(c);
