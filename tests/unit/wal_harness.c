@@ -619,7 +619,7 @@ static void model_lost(struct model_group *g, const struct rec *r)
 
 void model_apply(struct model *m, const struct rec *r)
 {
-    assert_true(r->group < T_GROUPS && r->slot < T_SLOTS);
+    assert_true(r->group < MODEL_GROUPS && r->slot < T_SLOTS);
     struct model_group *g = &m->g[r->group];
     switch (r->type) {
     case WAL_ENTRY:
@@ -664,7 +664,7 @@ void model_apply(struct model *m, const struct rec *r)
 uint32_t model_check(const struct model *a, const struct model *b)
 {
     uint32_t lost = 0;
-    for (unsigned i = 0; i < T_GROUPS; i++) {
+    for (unsigned i = 0; i < MODEL_GROUPS; i++) {
         const struct model_group *x = &a->g[i], *y = &b->g[i];
         assert_int_equal(x->last, y->last);
         assert_int_equal(x->promised, y->promised);

@@ -31,6 +31,7 @@ struct rec {
 
 #define T_GROUPS 65u
 #define T_SLOTS 4096u
+#define MODEL_GROUPS 8u
 #define T_CUTS 256u
 
 struct wal_test {
@@ -122,7 +123,7 @@ struct model_group {
     bool created;
 };
 struct model {
-    struct model_group g[T_GROUPS];
+    struct model_group g[MODEL_GROUPS];
 };
 struct model *model_new(void);
 void model_apply(struct model *m, const struct rec *r);
