@@ -114,7 +114,7 @@ static void test_crash_while_recovering(void **state)
         struct store_test t;
         begin(&t, 5000 + at);
         t.events = 0;
-        t.crash_at = 150;
+        t.crash_at = 90;
         history(&t);
         assert_true(t.crashed);
         t_crash(&t, SIM_POWER);
@@ -403,6 +403,83 @@ static void test_rot_of_newest_root(void **state)
     assert_true(started > 0 && refused > 0);
 }
 
+/* ---- order ---- */
+
+static bool nothing_landed(void *user, struct sim_disk *d, uint64_t nth, uint64_t off)
+{
+    return false;
+}
+
+/* What is not durable is lost, all of it, after the WAL went round: a root that was believed too early would leave the one before, whose WAL is overwritten. */
+static void test_only_what_is_durable_counts(void **state)
+{
+    for (uint64_t seed = 9800; seed < 9816; seed++) {
+        struct store_test t;
+        begin(&t, seed);
+        uint64_t off;
+        sim_disk_set_landing(t.meta, nothing_landed, NULL);
+        sim_disk_set_landing(t.wal, nothing_landed, NULL);
+        for (uint64_t x = 0; x < t.n_extents; x++)
+            sim_disk_set_landing(t_extent(&t, x * t.extent_bytes / SLAB_BYTES, &off), nothing_landed, NULL);
+        laps(&t, 40 + (unsigned)(sim_rand(t.world) % 20));
+        t_crash(&t, SIM_POWER);
+        t_start_ok(&t);
+        go_on(&t);
+        t_free(&t);
+    }
+}
+
+/* A slow read from before the freeze, of blocks that the checkpoint overwrites in place: it is over before they are written (the simulated disk asserts it), and sees one image. */
+static void test_slow_reads_hold_up_write_back(void **state)
+{
+    struct store_test t;
+    begin(&t, 9900);
+    t_append(&t, 0, ENTRY_WRITE, 0, 64);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    uint64_t off;
+    struct sim_disk *d = t_find_data(&t, 0, 3, &off);
+    sim_disk_timing(d)->read_ns = (struct sim_range){NS_PER_S, NS_PER_S};
+    t_read(&t, 0, 3, 20);
+    t_run(&t, 20 * NS_PER_MS); /* its leaf comes from the cache or from that slow disk */
+    t_append(&t, 0, ENTRY_WRITE, 0, 30);
+    t_commit_all(&t);
+    store_checkpoint(t.store);
+    t_run(&t, 500 * NS_PER_MS);
+    assert_int_equal(t.reads, 1);
+    assert_int_equal(t.store->cycle.state, CYCLE_COMMIT);
+    t_read(&t, 0, 0, 64); /* a newer one sees the frozen overlay, and the disk only where nothing is written */
+    t_read_settle(&t);
+    t_checkpoint(&t);
+    t_check_image(&t, 0);
+    go_on(&t);
+    t_free(&t);
+}
+
+/* What is trimmed is free when the root without it is durable, and not before. */
+static void test_pending_free(void **state)
+{
+    struct store_test t;
+    begin(&t, 9950);
+    t_append(&t, 0, ENTRY_WRITE, 0, 64);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    struct store_stats before, during, after;
+    store_get_stats(t.store, &before);
+    t_append(&t, 0, ENTRY_TRIM, 0, 64);
+    t_commit_all(&t);
+    to_stage(&t, STAGE_ROOT);
+    store_get_stats(t.store, &during);
+    assert_int_equal(during.slabs_pending_free, 4);
+    assert_int_equal(during.slabs_free, before.slabs_free);
+    t_checkpoint(&t);
+    store_get_stats(t.store, &after);
+    assert_int_equal(after.slabs_pending_free, 0);
+    assert_int_equal(after.slabs_free, before.slabs_free + 4);
+    go_on(&t);
+    t_free(&t);
+}
+
 /* ---- a creation, a region and a membership that meet a checkpoint ---- */
 
 static void test_creation_during_a_checkpoint(void **state)
@@ -491,6 +568,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_lost_old_value),
         cmocka_unit_test(test_rot_of_newest_batch),
         cmocka_unit_test(test_rot_of_newest_root),
+        cmocka_unit_test(test_only_what_is_durable_counts),
+        cmocka_unit_test(test_slow_reads_hold_up_write_back),
+        cmocka_unit_test(test_pending_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

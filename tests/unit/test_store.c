@@ -86,6 +86,8 @@ static void random_life(uint64_t seed, unsigned n_groups, unsigned lives, unsign
             t_crash(&t, how == 1 ? SIM_KILL : SIM_POWER);
         if (how == 0)
             audit_clean(&t);
+        for (unsigned i = 0; i < n_groups && how == 0; i++)
+            t_check_changed(&t, i);
         t_start_ok(&t);
     }
     t_stop(&t);
