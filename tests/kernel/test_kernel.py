@@ -30,7 +30,7 @@ def scenario(t):
         cluster = t.cluster()
         say(cluster.start("--size", "512M", "--wal-size", "256M", "--extent-size", "128M", "--listen", f"127.0.0.1:{port}"))
     kernel = Kernel(os.environ.get("QBD_KERNEL_CACHE", os.path.join(os.getcwd(), "kernel")))
-    initramfs(t.path("initrd"), kernel, os.path.join(HERE, "test_ext4.sh"), PROGRAMS, {"PORT": port, "EXPORT": "vol0", "FILES": os.environ.get("QBD_KERNEL_FILES", "60")})
+    initramfs(t.path("initrd"), kernel, os.path.join(HERE, "test_ext4.sh"), PROGRAMS, {"PORT": port, "EXPORT": "vol0", "FILES": os.environ.get("QBD_KERNEL_FILES", "40")})
     vm = VM(t, kernel, t.path("initrd"))
 
     def on_request(line):
@@ -47,7 +47,7 @@ def scenario(t):
 
     try:
         vm.boot()
-        vm.run(on_request, 240)
+        vm.run(on_request, 360)
     finally:
         vm.end()
         print(vm.log(), flush=True)
