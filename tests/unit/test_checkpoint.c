@@ -314,6 +314,30 @@ static void test_lost_committed_slot(void **state)
     t_free(&t);
 }
 
+/* A value that was copied forward stands twice until the next root: the loss of one costs nothing. */
+static void test_lost_copy(void **state)
+{
+    struct store_test t;
+    begin(&t, 9150);
+    t_append(&t, 0, ENTRY_WRITE, 4, 8); /* waits */
+    t_settle(&t);
+    struct wal_place original = log_slot(store_group(t.store, 1), 1)->place;
+    sim_disk_timing(t.meta)->write_ns = (struct sim_range){2 * NS_PER_S, 2 * NS_PER_S};
+    while (!log_slot(store_group(t.store, 1), 1)->pinned)
+        laps(&t, 1);
+    laps(&t, 2); /* batches that prove it was durable */
+    struct wal_place copy = log_slot(store_group(t.store, 1), 1)->place;
+    assert_true(copy.desc_lsn > original.desc_lsn && t.store->root->tail_lsn <= original.desc_lsn);
+    t_crash(&t, SIM_KILL);
+    sim_disk_timing(t.meta)->write_ns = (struct sim_range){NS_PER_MS, NS_PER_MS};
+    flip_payload(&t, &copy);
+    t_start_ok(&t);
+    t_commit_all(&t);
+    t_check_image(&t, 0);
+    go_on(&t);
+    t_free(&t);
+}
+
 /* Below the checkpoint a lost value costs peers something, not this replica: the floor rises. */
 static void test_lost_old_value(void **state)
 {
@@ -427,6 +451,36 @@ static void test_only_what_is_durable_counts(void **state)
         go_on(&t);
         t_free(&t);
     }
+}
+
+static bool full(struct store_test *t)
+{
+    t_append(t, 0, ENTRY_WRITE, 0, 60);
+    t_settle(t);
+    return !store_has_room(t->store);
+}
+
+/* The tail moves far with one root; then the ring is filled to the brim while no other checkpoint comes about. The root before would find its WAL overwritten. */
+static void test_root_is_durable_before_the_wal_is_overwritten(void **state)
+{
+    struct store_test t;
+    begin(&t, 9820);
+    while (!full(&t))
+        ;
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    uint64_t tail = t.store->root->tail_lsn;
+    sim_disk_timing(t.meta)->write_ns = (struct sim_range){1000 * NS_PER_S, 1000 * NS_PER_S};
+    while (!full(&t))
+        ;
+    assert_true(t.store->root->tail_lsn == tail && tail > t.wal_bytes / 4);
+    assert_true(wal_head_lsn(t.store->wal) > t.wal_bytes);
+    sim_disk_set_landing(t.meta, nothing_landed, NULL);
+    t_crash(&t, SIM_POWER);
+    sim_disk_timing(t.meta)->write_ns = (struct sim_range){NS_PER_MS, NS_PER_MS};
+    t_start_ok(&t);
+    go_on(&t);
+    t_free(&t);
 }
 
 /* A slow read from before the freeze, of blocks that the checkpoint overwrites in place: it is over before they are written (the simulated disk asserts it), and sees one image. */
@@ -568,6 +622,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_lost_old_value),
         cmocka_unit_test(test_rot_of_newest_batch),
         cmocka_unit_test(test_rot_of_newest_root),
+        cmocka_unit_test(test_root_is_durable_before_the_wal_is_overwritten),
+        cmocka_unit_test(test_lost_copy),
         cmocka_unit_test(test_only_what_is_durable_counts),
         cmocka_unit_test(test_slow_reads_hold_up_write_back),
         cmocka_unit_test(test_pending_free),

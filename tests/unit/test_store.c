@@ -447,6 +447,36 @@ static void test_rotten_leaf(void **state)
     }
 }
 
+/* A whole page that went to the wrong place is valid in itself, and is not believed. */
+static void test_misdirected_leaf(void **state)
+{
+    for (unsigned how = 0; how < 2; how++) {
+        struct store_test t;
+        with_data(&t, 30);
+        t_start_ok(&t);
+        t_append(&t, 0, ENTRY_WRITE, 101, 1);
+        t_commit_all(&t);
+        t_stop(&t);
+        uint64_t off, other;
+        uint8_t page[BLOCK_SIZE];
+        struct sim_disk *d = t_find_leaf(&t, 0, 100, &off);
+        if (how == 0)
+            other = off ^ BLOCK_SIZE; /* the leaf's other place: as of a checkpoint before */
+        else
+            t_find_leaf(&t, 0, 1000, &other); /* another leaf */
+        sim_disk_peek(d, other, page, sizeof page);
+        sim_disk_poke(d, off, page, sizeof page);
+        assert_int_equal(t_start(&t), 0);
+        struct store_read r;
+        t_read_now(&t, 0, 100, 1, &r);
+        assert_int_equal(r.err, -EBADMSG);
+        buf_unref(r.buf);
+        assert_int_equal(t.bad_reported, 512 + 1);
+        t_stop(&t);
+        t_free(&t);
+    }
+}
+
 static void test_rotten_meta_is_refused(void **state)
 {
     struct store_test t;
@@ -550,6 +580,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_waits_and_yields),
         cmocka_unit_test(test_unreadable_block),
         cmocka_unit_test(test_rotten_leaf),
+        cmocka_unit_test(test_misdirected_leaf),
         cmocka_unit_test(test_rotten_meta_is_refused),
         cmocka_unit_test(test_relocation),
         cmocka_unit_test(test_fatal_errors),
