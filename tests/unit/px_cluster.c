@@ -447,10 +447,13 @@ static void on_chosen(struct px_cluster *c, struct px_front *f, uint64_t slot)
     c->n_chosen_events++;
     struct ballot e;
     CHECK(c, paxos_log_at(&p->log, slot, &e), "front %u: chosen %" PRIu64 " is not in its log", f->index, slot);
-    unsigned durable = 0;
-    for (unsigned n = 0; n < c->n_nodes; n++)
-        durable += px_node_holds(c, n, slot, &e);
-    CHECK(c, durable > c->n_nodes / 2, "front %u: chosen slot %" PRIu64 " is durable at %u", f->index, slot, durable);
+    unsigned voters = 0, holders = 0; /* of the membership in force, as this front end has just found it committed */
+    for (unsigned n = 0; n < c->n_nodes; n++) {
+        bool votes = membership_has_voter(&p->committed, &c->node[n].identity);
+        voters += votes;
+        holders += votes && px_node_holds(c, n, slot, &e);
+    }
+    CHECK(c, holders > voters / 2, "front %u: chosen slot %" PRIu64 " is durable at %u of %u", f->index, slot, holders, voters);
     for (uint64_t s = p->floor + 1; s <= slot; s++) {
         struct entry *entry = f->ring[s & (PX_RING - 1)].entry;
         CHECK(c, entry && entry->slot == s, "front %u slot %" PRIu64, f->index, s);
@@ -706,6 +709,19 @@ void px_pump(struct px_cluster *c, unsigned i)
         }
 }
 
+int px_change(struct px_cluster *c, unsigned i, unsigned first, unsigned n)
+{
+    struct px_front *f = &c->front[i];
+    struct entry *e = new_entry(c, ENTRY_MEMBER, 0);
+    e->u[0].membership.n_voters = (uint8_t)n;
+    for (unsigned k = 0; k < n; k++)
+        e->u[0].membership.voter[k] = c->node[first + k].identity;
+    int rc = proposer_submit(f->p, clock_of(c, f->skew_ppm), e, &f->sink);
+    if (rc != 0)
+        drop(e);
+    return rc;
+}
+
 /* P8: under the lease. The node's verdict is checked when the Read arrives. */
 void px_read(struct px_cluster *c, unsigned i, unsigned n)
 {
@@ -921,6 +937,11 @@ bool px_converge(struct px_cluster *c, unsigned f, unsigned beats)
 
 struct px_cluster *px_new(uint64_t seed, unsigned n_nodes, unsigned n_fronts)
 {
+    return px_new_group(seed, n_nodes, n_nodes, n_fronts);
+}
+
+struct px_cluster *px_new_group(uint64_t seed, unsigned n_nodes, unsigned n_voters, unsigned n_fronts)
+{
     assert(n_nodes <= PX_NODES_MAX && n_fronts <= PX_FRONTS_MAX);
     struct px_cluster *c = calloc(1, sizeof *c);
     c->seed = seed;
@@ -933,10 +954,11 @@ struct px_cluster *px_new(uint64_t seed, unsigned n_nodes, unsigned n_fronts)
     list_init(&c->conns);
     list_init(&c->catchups);
     c->fx = (struct acceptor_effects){.cap = ARRAY_LEN(c->effect), .effect = c->effect};
-    struct membership first = {.n_voters = (uint8_t)n_nodes};
+    struct membership first = {.n_voters = (uint8_t)n_voters};
     for (unsigned n = 0; n < n_nodes; n++) {
         memset(c->node[n].identity.b, (int)(0xA0 + n), 16);
-        first.voter[n] = c->node[n].identity;
+        if (n < n_voters)
+            first.voter[n] = c->node[n].identity;
     }
     for (unsigned n = 0; n < n_nodes; n++) {
         struct px_node *d = &c->node[n];

@@ -141,6 +141,7 @@ struct px_cluster {
 };
 
 struct px_cluster *px_new(uint64_t seed, unsigned n_nodes, unsigned n_fronts);
+struct px_cluster *px_new_group(uint64_t seed, unsigned n_nodes, unsigned n_voters, unsigned n_fronts);
 void px_free(struct px_cluster *c);
 uint64_t px_random(struct px_cluster *c, uint64_t below);
 
@@ -155,6 +156,8 @@ void px_tick(struct px_cluster *c, unsigned f);
 uint32_t px_write(struct px_cluster *c, unsigned f);
 void px_pump(struct px_cluster *c, unsigned f); /* proposes what is queued */
 void px_read(struct px_cluster *c, unsigned f, unsigned n);
+/* Proposes the nodes first .. first + n - 1 as the new voters; what proposer_submit says. */
+int px_change(struct px_cluster *c, unsigned f, unsigned first, unsigned n);
 
 /* ---- messages: one from the queue; false when there is none ---- */
 bool px_to_node(struct px_cluster *c, unsigned f, unsigned n);
