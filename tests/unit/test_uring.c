@@ -274,6 +274,7 @@ static pid_t holder(const char *path, int *ret_fd)
     assert_int_equal(pipe(fds), 0);
     pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody behind */
         int fd = open(path, O_RDWR);
         if (fd < 0 || flock(fd, LOCK_EX) < 0 || write(fds[1], "x", 1) != 1)
             _exit(1);
