@@ -99,7 +99,7 @@ int cluster_dir_prepare(struct cluster_dir *d, struct why *why)
     struct cluster_path run = cluster_path(d, "run", "", "");
     if (!*d->run) {
         if (run_path_is_plain(run.s))
-            snprintf(d->run, sizeof d->run, "%s", run.s);
+            memcpy(d->run, run.s, strlen(run.s) + 1); /* a plain one is short enough for a socket's address */
         else
             run_link_name(d, d->run, sizeof d->run);
     }
