@@ -1,16 +1,22 @@
 /* The cycle: write-back, then a checkpoint (store.md §2 "Apply", "Checkpoint"; ST1).
  *
- *  COMMIT      commit records for all groups are appended, the WAL is cut at C, entries that wait for their commit since long are copied forward, the overlay is frozen. Wait until
- *              those records are durable (only what a durable commit covers is written back) and reads from before are over.
- *  LOAD..LEAVES  write_back.c, batch by batch: data in place or into fresh slabs, leaves to their other places. Nothing that the root in force refers to is overwritten but data
- *              blocks whose newer contents are in the WAL from its redo position on.
- *  FLUSH       every extent written since.
- *  META, META_FLUSH  groups, bitmap and regions to their other places.
- *  ROOT        the root, IO_DURABLE. Only then: freed slabs are free, the WAL before its tail may be overwritten, logs' floors rise.
+ * COMMIT: commit records for all groups are appended, the WAL is cut at C, entries that wait for their commit since
+ * long are copied forward, the overlay is frozen. Wait until those records are durable (only what a durable commit
+ * covers is written back) and reads from before are over.
+ *
+ * LOAD, WRITE, RELOCATE, LEAVES: write_back.c, batch by batch: data in place or into fresh slabs, leaves to their other
+ * places. Nothing that the root in force refers to is overwritten but data blocks whose newer contents are in the WAL
+ * from its redo position on.
+ *
+ * FLUSH: every extent written since. META, META_FLUSH: groups, bitmap and regions to their other places.
+ *
+ * ROOT: the root, IO_DURABLE. Only then: freed slabs are free, the WAL before its tail may be overwritten, the logs'
+ * floors rise.
  *
  * Leaves are flushed together with the data: neither is referred to before the root.
  *
- * What always holds: one cycle at a time; group pages say what was so at C; redo <= C and <= every entry above the group's applied slot at C; tail <= redo. */
+ * What always holds: one cycle at a time; group pages say what was so at C; redo <= C and <= every entry above the
+ * group's applied slot at C; tail <= redo. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -36,7 +42,8 @@ bool store_dirty(const struct store *s)
     return s->mutations != s->cycle.mutations || !overlay_is_empty(s, s->gen);
 }
 
-/* Is it time? Each reason asks for something new since the last cycle, too: what one cycle could not help, the next won't. */
+/* Is it time? Each reason asks for something new since the last cycle, too: what one cycle could not help, the next
+ * won't. */
 bool cycle_wanted(const struct store *s, bool groups)
 {
     const struct cycle *c = &s->cycle;
@@ -91,7 +98,8 @@ static void copy_group_forward(struct store *s, struct group *g, uint64_t limit)
     }
 }
 
-/* What stays long without a commit would keep the WAL from ever being freed: what is older than the live part should be is appended again, when that fits. */
+/* What stays long without a commit would keep the WAL from ever being freed: what is older than the live part should be
+ * is appended again, when that fits. */
 static void copy_forward(struct store *s)
 {
     uint64_t cut = s->cycle.cut.lsn;

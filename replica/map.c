@@ -4,7 +4,8 @@
  *  - a region in memory has its entry in the region table; neither ever goes away.
  *  - a leaf that is being changed is pinned; one that is not pinned equals what stands at its place in force.
  *  - `place` in memory names the newest complete copy; the region table on disk follows with the next root.
- *  - an unreadable leaf is never a hole: it reads as 512 bad blocks until they are overwritten or repaired. What its slabs were is unknown: they stay in use until a scrub finds them. */
+ *  - an unreadable leaf is never a hole: it reads as 512 bad blocks until they are overwritten or repaired. What its
+ * slabs were is unknown: they stay in use until a scrub finds them. */
 #include "replica/store_internal.h"
 
 #include <stdlib.h>
@@ -93,7 +94,8 @@ void region_dirty(struct store *s, const struct region *r)
 
 uint64_t leaf_own_place(const struct store *s, const struct region *r, unsigned l, unsigned bit)
 {
-    return (uint64_t)r->entry->leaf_slab[l / LEAVES_PER_SLAB] * SLAB_BYTES + ((l % LEAVES_PER_SLAB) * 2 + bit) * BLOCK_SIZE;
+    return (uint64_t)r->entry->leaf_slab[l / LEAVES_PER_SLAB] * SLAB_BYTES +
+           ((l % LEAVES_PER_SLAB) * 2 + bit) * BLOCK_SIZE;
 }
 
 struct dev *leaf_place(const struct store *s, const struct region *r, unsigned l, unsigned bit, uint64_t *ret_off)
@@ -155,7 +157,8 @@ struct cached_leaf *leaf_make(struct store *s, struct region *r, unsigned l)
     return c;
 }
 
-/* Untrusted bytes: the page's own checks, then that it may be what is looked for, then that what it points to can be. */
+/* Untrusted bytes: the page's own checks, then that it may be what is looked for, then that what it points to can be.
+ */
 static bool leaf_ok(const struct store *s, const struct cached_leaf *c)
 {
     const struct leaf *p = c->page;

@@ -1,6 +1,7 @@
 /* The overlay: what was applied and not yet written back, in memory (store.md §2 "Apply").
  *
- * There are two generations. Entries are applied to the active one; a checkpoint freezes it (the generations swap) and drops the frozen one leaf by leaf as it is written back.
+ * There are two generations. Entries are applied to the active one; a checkpoint freezes it (the generations swap) and
+ * drops the frozen one leaf by leaf as it is written back.
  *
  * What always holds:
  *  - a block stands in a generation as a page or as zero, never both.
@@ -51,7 +52,7 @@ static void drop_page(struct store *s, unsigned gen, struct oleaf *o, unsigned i
     struct oslab *os = o->slab[i / SLAB_BLOCKS];
     unsigned b = i % SLAB_BLOCKS;
     buf_unref(os->page[b].buf);
-    os->mask &= (uint16_t)~(1u << b);
+    os->mask &= (uint16_t) ~(1u << b);
     o->n_pages--;
     s->overlay_bytes[gen] -= BLOCK_SIZE;
     if (os->mask == 0) {
@@ -112,7 +113,8 @@ static void touch_chunks(struct oleaf *o, unsigned first, unsigned n, uint64_t s
             o->changed_at[c] = slot;
 }
 
-void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc, uint64_t slot)
+void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc,
+                 uint64_t slot)
 {
     unsigned i = block % LEAF_BLOCKS;
     struct oleaf *o = leaf_for_change(s, r, block % REGION_BLOCKS / LEAF_BLOCKS);
@@ -128,9 +130,11 @@ void overlay_put_zero(struct store *s, struct region *r, uint64_t block, uint64_
     touch_chunks(o, i, 1, slot);
 }
 
-static void apply_pages(struct store *s, struct oleaf *o, unsigned first, unsigned n, const struct entry *e, uint32_t from)
+static void apply_pages(struct store *s, struct oleaf *o, unsigned first, unsigned n, const struct entry *e,
+                        uint32_t from)
 {
-    /* Through a pointer: indexing u[0].crc itself tells the compiler that the only index is 0, and it makes one turn of this loop. */
+    /* Through a pointer: indexing u[0].crc itself tells the compiler that the only index is 0, and it makes one turn of
+     * this loop. */
     const uint32_t *crc = e->u[0].crc;
     for (unsigned k = 0; k < n; k++)
         set_page(s, o, first + k, e->payload, e->payload_off + (from + k) * BLOCK_SIZE, crc[from + k]);
@@ -147,7 +151,8 @@ static void apply_zero(struct store *s, struct oleaf *o, unsigned first, unsigne
     memset(o->trim, trim ? 0xff : 0, sizeof o->trim);
 }
 
-/* A leaf that is nowhere reads as zero already: there is nothing to write down, and no replica at or below this slot has anything else there. */
+/* A leaf that is nowhere reads as zero already: there is nothing to write down, and no replica at or below this slot
+ * has anything else there. */
 static bool leaf_is_nowhere(const struct region *r, unsigned l)
 {
     return !leaf_present(r, l) && !r->overlay[0][l] && !r->overlay[1][l] && !r->cached[l];

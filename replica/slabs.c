@@ -1,10 +1,12 @@
 /* Slabs: which are in use, which are promised, how the store grows (store.md §2 "Space").
  *
  * What always holds:
- *  - slabs_free counts the clear bits of `used` below slabs_total. A slab that was given up stays in `used` (and in `pending`) until the root that no longer refers to it is durable.
+ *  - slabs_free counts the clear bits of `used` below slabs_total. A slab that was given up stays in `used` (and in
+ * `pending`) until the root that no longer refers to it is durable.
  *  - the bitmap on disk is `used` without `pending`: right for the root that it belongs to.
- *  - each slab that an entry in the log or the overlay will need, and that no leaf maps, is reserved once (in its region). Reservations may be too many until the cycle's end counts them
- *    anew, never too few. A slab that was already assigned is never refused: what credits did not foresee comes out of the reserve. */
+ *  - each slab that an entry in the log or the overlay will need, and that no leaf maps, is reserved once (in its
+ * region). Reservations may be too many until the cycle's end counts them anew, never too few. A slab that was already
+ * assigned is never refused: what credits did not foresee comes out of the reserve. */
 #include "replica/store_internal.h"
 
 #include <errno.h>

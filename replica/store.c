@@ -1,4 +1,5 @@
-/* The store's face: groups, persistence in the order of the acceptor's effects, durability, apply, values, room and credits. See store.h for what it promises, store_internal.h for who does what. */
+/* The store's face: groups, persistence in the order of the acceptor's effects, durability, apply, values, room and
+ * credits. See store.h for what it promises, store_internal.h for who does what. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -296,7 +297,8 @@ static void on_value(void *user, struct entry *e, int err)
     free(v);
 }
 
-void store_value(struct store *s, uint64_t group, uint64_t slot, void (*fn)(void *user, struct entry *e, int err), void *user)
+void store_value(struct store *s, uint64_t group, uint64_t slot, void (*fn)(void *user, struct entry *e, int err),
+                 void *user)
 {
     struct group *g = store_group(s, group);
     struct ballot e;
@@ -354,7 +356,8 @@ void store_publish(struct store *s)
     uint64_t slabs = slabs_credit(s), old = s->credits.slabs;
     uint64_t step = old / 64; /* what is plentiful needn't be exact */
     uint8_t growing = s->growing || (slabs_can_grow(s) && s->slabs_free < s->slabs_reserved + s->slabs_per_extent);
-    bool all = !s->credits_published || growing != s->credits.growing || (slabs == 0) != (old == 0) || slabs > old + step || slabs + step < old;
+    bool all = !s->credits_published || growing != s->credits.growing || (slabs == 0) != (old == 0) ||
+               slabs > old + step || slabs + step < old;
     if (s->told_full && has_room(s)) {
         s->told_full = false;
         all = true;
@@ -451,8 +454,8 @@ void store_checkpoint(struct store *s)
 
 /* ---- life ---- */
 
-int store_open(struct reactor *r, const struct store_devices *d, const struct superblock *sb, const struct store_options *o,
-               const struct store_callbacks *cb, struct store **ret)
+int store_open(struct reactor *r, const struct store_devices *d, const struct superblock *sb,
+               const struct store_options *o, const struct store_callbacks *cb, struct store **ret)
 {
     if (d->n_extents < sb->n_extents || sb->meta_pages <= GROUPS_MAX || sb->meta_pages > META_PAGES_MAX ||
         d->meta->size_bytes < meta_place(sb->meta_pages, 0) || sb->extent_bytes == 0 || sb->extent_bytes % SLAB_BYTES)
@@ -489,7 +492,8 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
     list_init(&s->overlay_regions[0]);
     list_init(&s->overlay_regions[1]);
     s->idle_timer.fn = idle;
-    struct wal_callbacks wcb = {.on_durable = store_wal_durable, .on_placed = store_wal_placed, .on_error = store_wal_error, .user = s};
+    struct wal_callbacks wcb = {
+        .on_durable = store_wal_durable, .on_placed = store_wal_placed, .on_error = store_wal_error, .user = s};
     s->wal = wal_new(r, d->wal, sb->salt, &wcb);
     if (!s->wal)
         abort();

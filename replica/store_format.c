@@ -1,4 +1,5 @@
-/* A new data directory's meta: every logical page once (so that later each page that is read was written, and a page of zeroes is rot), then the root, then the superblock says "complete". */
+/* A new data directory's meta: every logical page once (so that later each page that is read was written, and a page of
+ * zeroes is rot), then the root, then the superblock says "complete". */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -83,8 +84,11 @@ static void write_pages(struct formatting *f)
     memset(f->buffer, 0, 2 * (size_t)n * BLOCK_SIZE);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t page = f->page + i;
-        enum meta_kind kind = page < GROUPS_MAX ? META_GROUP : page < f->root.regions_page0 ? META_BITMAP : META_REGIONS;
-        page_seal((struct meta_header *)(void *)(f->buffer + 2 * (size_t)i * BLOCK_SIZE), kind, f->root.checkpoint, 0, page);
+        enum meta_kind kind = page < GROUPS_MAX              ? META_GROUP
+                              : page < f->root.regions_page0 ? META_BITMAP
+                                                             : META_REGIONS;
+        page_seal((struct meta_header *)(void *)(f->buffer + 2 * (size_t)i * BLOCK_SIZE), kind, f->root.checkpoint, 0,
+                  page);
     }
     f->iov = (struct iovec){f->buffer, 2 * (size_t)n * BLOCK_SIZE};
     f->op.fn = on_pages;
@@ -96,7 +100,8 @@ static void write_pages(struct formatting *f)
 /* The bitmap must cover all slabs that there may ever be, the region table all regions that are ever written to. */
 static bool layout(const struct superblock *sb, struct root *r)
 {
-    if (sb->meta_pages < GROUPS_MAX + 2 || sb->meta_pages > META_PAGES_MAX || !sb->extent_bytes || sb->extent_bytes % SLAB_BYTES)
+    if (sb->meta_pages < GROUPS_MAX + 2 || sb->meta_pages > META_PAGES_MAX || !sb->extent_bytes ||
+        sb->extent_bytes % SLAB_BYTES)
         return false;
     uint32_t rest = sb->meta_pages - GROUPS_MAX;
     uint64_t slabs_per_extent = sb->extent_bytes / SLAB_BYTES;
@@ -115,7 +120,8 @@ static bool layout(const struct superblock *sb, struct root *r)
     return true;
 }
 
-void store_format(struct reactor *r, const struct store_devices *d, const struct superblock *sb, void (*done)(void *user, int err), void *user)
+void store_format(struct reactor *r, const struct store_devices *d, const struct superblock *sb,
+                  void (*done)(void *user, int err), void *user)
 {
     struct formatting *f = store_calloc(1, sizeof *f);
     f->devices = *d;

@@ -1,13 +1,18 @@
 /* What the files of the store share: its structures, and the calls between them.
  *
- * store.c       groups, persistence, durability, room and credits          store_log.c     slots of a group's log: index and runs
- * store_open.c  from disk to memory; replay of the WAL                     store_format.c  a new data directory's meta
- * overlay.c     what was applied and not yet written back, in memory       map.c           regions, leaves and their cache
- * slabs.c       bitmap, reservations, growth                               write_back.c    the frozen overlay to the extents, leaves to their other places
- * checkpoint.c  the cycle: commit records, freeze, write-back, meta, root  store_read.c    reads         store_repair.c  damaged blocks and their repair
+ * - store.c: groups, persistence, durability, room and credits
+ * - store_log.c: slots of a group's log: index and runs
+ * - store_open.c, store_replay.c: from disk to memory; replay of the WAL
+ * - store_format.c: a new data directory's meta
+ * - overlay.c: what was applied and not yet written back, in memory
+ * - map.c: regions, leaves and their cache
+ * - slabs.c: bitmap, reservations, growth
+ * - write_back.c: the frozen overlay to the extents, leaves to their other places
+ * - checkpoint.c: the cycle: commit records, freeze, write-back, meta, root
+ * - store_read.c, store_repair.c: reads; damaged blocks and their repair
  *
- * One region (64 MiB of a group's addresses) carries all that is known about it in memory: overlay, cached leaves, reservations, damage. So an entry costs one
- * lookup, and a checkpoint goes through regions in order of addresses. */
+ * One region (64 MiB of a group's addresses) carries all that is known about it in memory: overlay, cached leaves,
+ * reservations, damage. So an entry costs one lookup, and a checkpoint goes through regions in order of addresses. */
 #ifndef QBD_REPLICA_STORE_INTERNAL_H
 #define QBD_REPLICA_STORE_INTERNAL_H
 
@@ -41,7 +46,7 @@ static inline void bit_set(void *map, uint64_t i)
 
 static inline void bit_clear(void *map, uint64_t i)
 {
-    ((uint8_t *)map)[i / 8] &= (uint8_t)~(1u << (i % 8));
+    ((uint8_t *)map)[i / 8] &= (uint8_t) ~(1u << (i % 8));
 }
 
 /* Bits of one slab (16 blocks) in a leaf's bitmap. */
@@ -87,8 +92,8 @@ struct group {
     uint64_t size_blocks;
     struct ballot promised;
     uint64_t max_lease_ns;
-    struct paxos_log log; /* base = floor */
-    uint64_t last;        /* of the log */
+    struct paxos_log log;    /* base = floor */
+    uint64_t last;           /* of the log */
     struct slot_info *slots; /* slot s at s & (slots_cap - 1); floor < s <= last */
     uint64_t slots_cap;
     uint32_t n_lost;
@@ -98,10 +103,10 @@ struct group {
     bool needs_copy;
     uint64_t durable_seq; /* largest seq of the turn's durable records, to be reported */
     bool durable_reported;
-    uint64_t slot_limit;     /* as last published */
-    unsigned n_repairs;      /* waiting for `applied` */
+    uint64_t slot_limit; /* as last published */
+    unsigned n_repairs;  /* waiting for `applied` */
     /* the checkpoint under way */
-    struct group_page *image;    /* as of the freeze; 4 KiB-aligned */
+    struct group_page *image;           /* as of the freeze; 4 KiB-aligned */
     uint64_t copied_first, copied_last; /* slots copied forward; 0: none */
     uint64_t next_floor;
     /* recovery */
@@ -125,7 +130,8 @@ struct oslab {
     uint16_t mask; /* which of them are there */
 };
 
-/* What was applied to one leaf's blocks since the generation began. A block has a page, or its zero bit, or neither (then an older generation or the disk has it). */
+/* What was applied to one leaf's blocks since the generation began. A block has a page, or its zero bit, or neither
+ * (then an older generation or the disk has it). */
 struct oleaf {
     uint64_t changed_at[LEAF_CHUNKS];
     uint64_t zero[LEAF_BLOCKS / 64];
@@ -145,7 +151,7 @@ struct cached_leaf {
     unsigned pins;
     bool loading;
     bool retried;
-    bool rotten; /* made up because the disk's is unreadable: every block is bad */
+    bool rotten;         /* made up because the disk's is unreadable: every block is bad */
     struct list lru;     /* while not pinned */
     struct list waiters; /* struct leaf_wait, while loading */
     struct iovec iov;
@@ -173,7 +179,7 @@ struct region {
     struct list overlay_link[2]; /* in store.overlay_regions when overlay[gen] has a leaf */
     unsigned n_overlay[2];
     struct cached_leaf *cached[REGION_LEAVES];
-    uint32_t reserved[REGION_LEAVES];                     /* slabs promised to entries, not mapped yet */
+    uint32_t reserved[REGION_LEAVES]; /* slabs promised to entries, not mapped yet */
     bool reserved_leaf_slab[REGION_LEAVES / LEAVES_PER_SLAB];
     bool in_reserved;
     struct list reserved_link;
@@ -238,7 +244,7 @@ struct relocation {
 
 struct cycle {
     enum cycle_state state;
-    bool again;  /* asked for meanwhile */
+    bool again; /* asked for meanwhile */
     bool advancing;
     uint64_t token;      /* the records that must be durable first */
     uint64_t read_epoch; /* reads of this and earlier epochs must be over */
@@ -354,7 +360,7 @@ void store_fatal(struct store *s, int err, const char *what);
 struct group *store_group(const struct store *s, uint64_t id);
 struct group *store_group_new(struct store *s, const struct wal_group *g, unsigned page);
 uint64_t store_next_token(struct store *s);
-void store_touch(struct store *s);       /* after each change of state: idle timer, thresholds */
+void store_touch(struct store *s);         /* after each change of state: idle timer, thresholds */
 void store_schedule_kick(struct store *s); /* look at thresholds, credits and closing at the end of this turn */
 void store_apply(struct store *s, struct group *g, uint64_t through);
 void store_publish(struct store *s); /* credits that changed */
@@ -375,9 +381,11 @@ void log_free(struct group *g);
 
 /* overlay.c */
 void overlay_apply(struct store *s, struct group *g, const struct entry *e);
-void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc, uint64_t slot);
+void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc,
+                 uint64_t slot);
 void overlay_put_zero(struct store *s, struct region *r, uint64_t block, uint64_t slot);
-enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block, const struct opage **ret);
+enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block,
+                                const struct opage **ret);
 void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l);
 bool overlay_is_empty(const struct store *s, unsigned gen);
 
@@ -385,9 +393,9 @@ bool overlay_is_empty(const struct store *s, unsigned gen);
 void slabs_init(struct store *s);
 void slabs_count(struct store *s); /* after the bitmap was loaded */
 void slabs_free_memory(struct store *s);
-uint32_t slab_alloc(struct store *s); /* SLAB_NONE: there is none */
+uint32_t slab_alloc(struct store *s);              /* SLAB_NONE: there is none */
 void slab_release(struct store *s, uint32_t slab); /* free when the next root is durable */
-void slabs_promote(struct store *s);  /* it is */
+void slabs_promote(struct store *s);               /* it is */
 void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e);
 void slabs_reserve_block(struct store *s, struct region *r, uint64_t block);
 void slabs_reserve_again(struct store *s); /* all reservations, from what is in memory */
@@ -415,7 +423,8 @@ static inline void slab_mark_dirty(struct store *s, uint64_t slab)
 struct region *region_find(struct store *s, const struct group *g, uint64_t number);
 /* NULL: the region table is full. */
 struct region *region_make(struct store *s, struct group *g, uint64_t number);
-struct region *region_adopt(struct store *s, struct group *g, struct region_entry *e); /* recovery; NULL: it is there already */
+struct region *region_adopt(struct store *s, struct group *g,
+                            struct region_entry *e); /* recovery; NULL: it is there already */
 void region_dirty(struct store *s, const struct region *r);
 static inline bool leaf_present(const struct region *r, unsigned l)
 {
@@ -425,7 +434,8 @@ static inline uint64_t leaf_number(const struct region *r, unsigned l)
 {
     return (uint64_t)r->entry->region * REGION_LEAVES + l;
 }
-/* A leaf that is on disk or in the cache. True: w->leaf is there, pinned. False: w->fn is called later. A leaf that can't be read comes as one whose blocks are all bad. */
+/* A leaf that is on disk or in the cache. True: w->leaf is there, pinned. False: w->fn is called later. A leaf that
+ * can't be read comes as one whose blocks are all bad. */
 bool leaf_get(struct store *s, struct region *r, unsigned l, struct leaf_wait *w);
 /* A new, empty leaf in the cache, pinned. */
 struct cached_leaf *leaf_make(struct store *s, struct region *r, unsigned l);

@@ -1,6 +1,8 @@
-/* A group's log as the store knows it: which slots stand from the floor to the last, where their values are, and the ballots of first proposal as runs.
+/* A group's log as the store knows it: which slots stand from the floor to the last, where their values are, and the
+ * ballots of first proposal as runs.
  *
- * What always holds: base.slot = floor <= applied <= last; every slot in (floor, last] has an element; an element above `applied` holds its entry in memory or is LOST. */
+ * What always holds: base.slot = floor <= applied <= last; every slot in (floor, last] has an element; an element above
+ * `applied` holds its entry in memory or is LOST. */
 #include "replica/store_internal.h"
 
 #include <stdlib.h>

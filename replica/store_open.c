@@ -1,7 +1,9 @@
-/* From disk to memory: roots, group pages, bitmap, regions (store.md §2 "Recovery" step 1). Then store_replay.c takes the WAL.
+/* From disk to memory: roots, group pages, bitmap, regions (store.md §2 "Recovery" step 1). Then store_replay.c takes
+ * the WAL.
  *
- * Everything read here was written by somebody's disk: it is checked before it is used, and what is damaged is refused with its name. A replica that does not know what it promised, or
- * which slabs are whose, must not guess: it is made anew from its peers. (Damaged leaves and data are another matter: those are repaired block by block.) */
+ * Everything read here was written by somebody's disk: it is checked before it is used, and what is damaged is refused
+ * with its name. A replica that does not know what it promised, or which slabs are whose, must not guess: it is made
+ * anew from its peers. (Damaged leaves and data are another matter: those are repaired block by block.) */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -42,8 +44,9 @@ void page_seal(struct meta_header *h, enum meta_kind kind, uint64_t checkpoint, 
 
 bool page_ok(const struct meta_header *h, enum meta_kind kind, uint64_t group, uint64_t number, uint64_t checkpoint)
 {
-    return h->magic == META_MAGIC + (uint64_t)kind && h->version == DISK_VERSION && h->crc == page_crc(h, offsetof(struct meta_header, crc)) &&
-           h->group == group && h->number == number && h->checkpoint > 0 && h->checkpoint <= checkpoint;
+    return h->magic == META_MAGIC + (uint64_t)kind && h->version == DISK_VERSION &&
+           h->crc == page_crc(h, offsetof(struct meta_header, crc)) && h->group == group && h->number == number &&
+           h->checkpoint > 0 && h->checkpoint <= checkpoint;
 }
 
 void root_seal(struct root *r)
@@ -55,7 +58,8 @@ void root_seal(struct root *r)
 
 static bool root_ok(const struct root *r, unsigned place)
 {
-    return r->magic == META_MAGIC + META_ROOT && r->crc == page_crc(r, offsetof(struct root, crc)) && (r->checkpoint & 1) == place && r->checkpoint > 0;
+    return r->magic == META_MAGIC + META_ROOT && r->crc == page_crc(r, offsetof(struct root, crc)) &&
+           (r->checkpoint & 1) == place && r->checkpoint > 0;
 }
 
 static const char *root_problem(const struct store *s, const struct root *r)
@@ -63,7 +67,8 @@ static const char *root_problem(const struct store *s, const struct root *r)
     uint64_t pages = s->sb.meta_pages;
     if (r->version != DISK_VERSION)
         return "its format version is unknown";
-    if (r->bitmap_page0 < GROUPS_MAX || r->n_bitmap_pages == 0 || r->n_region_pages == 0 || r->regions_page0 != r->bitmap_page0 + r->n_bitmap_pages ||
+    if (r->bitmap_page0 < GROUPS_MAX || r->n_bitmap_pages == 0 || r->n_region_pages == 0 ||
+        r->regions_page0 != r->bitmap_page0 + r->n_bitmap_pages ||
         (uint64_t)r->regions_page0 + r->n_region_pages > pages || r->n_groups > GROUPS_MAX)
         return "its layout is impossible";
     if (r->tail_lsn > r->redo_lsn || r->tail_lsn % BLOCK_SIZE || r->redo_lsn % BLOCK_SIZE || r->tail_seq == 0)
@@ -104,7 +109,8 @@ static const char *take_group(struct store *s, uint32_t page, const struct group
 {
     if (p->group == 0)
         return NULL;
-    if (store_group(s, p->group) || !membership_ok(&p->committed) || p->floor.slot > p->applied.slot || p->n_tail > GROUP_TAIL_RUNS)
+    if (store_group(s, p->group) || !membership_ok(&p->committed) || p->floor.slot > p->applied.slot ||
+        p->n_tail > GROUP_TAIL_RUNS)
         return "holds impossible values";
     struct wal_group wg = {.group = p->group, .size_blocks = p->size_blocks, .membership = p->committed};
     struct group *g = store_group_new(s, &wg, page);
@@ -125,7 +131,8 @@ static const char *take_regions(struct store *s, uint32_t index, const struct re
             continue;
         struct group *g = store_group(s, from->group);
         uint32_t at = index * REGIONS_PER_PAGE + i;
-        if (!g && from->present == 0) { /* of a group created since the checkpoint's position: the WAL creates it again, and the region with it */
+        if (!g && from->present == 0) { /* of a group created since the checkpoint's position: the WAL creates it again,
+                                           and the region with it */
             bit_set(s->meta_dirty, s->root->regions_page0 + index);
             continue;
         }
@@ -169,7 +176,9 @@ static void on_pages(struct io_op *op)
     struct opening *o = container_of(op, struct opening, op);
     struct store *s = o->store;
     if (op->result < 0) {
-        opening_done(s, (int)op->result, "meta: the checkpoint can't be read: %s; if this lasts, make the replica anew from its peers", strerror((int)-op->result));
+        opening_done(s, (int)op->result,
+                     "meta: the checkpoint can't be read: %s; if this lasts, make the replica anew from its peers",
+                     strerror((int)-op->result));
         return;
     }
     for (uint32_t i = 0; i < CHUNK_PAGES && o->page + i < s->n_meta_pages; i++) {
@@ -192,7 +201,8 @@ static void read_pages(struct opening *o)
     struct store *s = o->store;
     if (o->page >= s->n_meta_pages) {
         if (o->n_groups != s->root->n_groups)
-            opening_done(s, -EBADMSG, "meta: checkpoint %llu has %u groups instead of %u: make the replica anew from its peers",
+            opening_done(s, -EBADMSG,
+                         "meta: checkpoint %llu has %u groups instead of %u: make the replica anew from its peers",
                          (unsigned long long)s->root->checkpoint, o->n_groups, s->root->n_groups);
         else
             replay_begin(s);
@@ -206,8 +216,9 @@ static void read_pages(struct opening *o)
 
 /* ---- roots ---- */
 
-/* In force: the valid one with the higher number. When the newer one rotted, the older one is as good as long as everything since is in the WAL; otherwise the WAL's recovery refuses, or pages of
- * a later checkpoint than the root's are found and refused. */
+/* In force: the valid one with the higher number. When the newer one rotted, the older one is as good as long as
+ * everything since is in the WAL; otherwise the WAL's recovery refuses, or pages of a later checkpoint than the root's
+ * are found and refused. */
 static void on_roots(struct io_op *op)
 {
     struct opening *o = container_of(op, struct opening, op);

@@ -1,8 +1,10 @@
 /* Reads: the image at the group's applied slot (store.md §3).
  *
- * A read first gets the leaves that it needs into the cache, then takes everything at one instant: blocks of the overlay are copied, for the others place and checksum are
- * taken and the disk is read. What stands on disk for them can't change before the read is over: a block that write-back overwrites is in the frozen overlay, and write-back
- * begins only when all reads from before the freeze are over (read_epoch); a slab that is freed is not used anew before the checkpoint after that. */
+ * A read first gets the leaves that it needs into the cache, then takes everything at one instant: blocks of the
+ * overlay are copied, for the others place and checksum are taken and the disk is read. What stands on disk for them
+ * can't change before the read is over: a block that write-back overwrites is in the frozen overlay, and write-back
+ * begins only when all reads from before the freeze are over (read_epoch); a slab that is freed is not used anew before
+ * the checkpoint after that. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -83,7 +85,8 @@ static void read_fragment(struct fragment *f)
     uint32_t i = f->first + (f->single ? f->at : 0), n = f->single ? 1 : f->n;
     uint64_t place = f->place + (f->single ? f->at : 0);
     f->iov = (struct iovec){rd->r->buf->data + (size_t)i * BLOCK_SIZE, (size_t)n * BLOCK_SIZE};
-    dev_read(slab_dev(s, place / SLAB_BLOCKS), &f->iov, 1, slab_offset(s, place / SLAB_BLOCKS) + place % SLAB_BLOCKS * BLOCK_SIZE, &f->op);
+    dev_read(slab_dev(s, place / SLAB_BLOCKS), &f->iov, 1,
+             slab_offset(s, place / SLAB_BLOCKS) + place % SLAB_BLOCKS * BLOCK_SIZE, &f->op);
 }
 
 static void verify(struct store_read *r, uint32_t first, uint32_t n, bool failed)
@@ -141,7 +144,8 @@ static uint32_t each_run(struct reading *rd, bool set)
         while (i + k < n && rd->place[i + k] != UINT64_MAX && extends(rd, i, i + k))
             k++;
         if (set)
-            rd->fragment[count] = (struct fragment){.op.fn = on_read, .reading = rd, .first = i, .n = k, .place = rd->place[i]};
+            rd->fragment[count] =
+                (struct fragment){.op.fn = on_read, .reading = rd, .first = i, .n = k, .place = rd->place[i]};
         count++;
         i += k;
     }
@@ -197,7 +201,8 @@ static void take(struct reading *rd)
         struct part *pt = &rd->part[p];
         for (uint32_t i = pt->first; i < pt->first + pt->n; i++) {
             const struct opage *page;
-            enum overlay_state st = pt->region ? overlay_find(rd->store, pt->region, r->block + i, &page) : OVERLAY_NONE;
+            enum overlay_state st =
+                pt->region ? overlay_find(rd->store, pt->region, r->block + i, &page) : OVERLAY_NONE;
             rd->place[i] = UINT64_MAX;
             if (st == OVERLAY_PAGE) {
                 memcpy(r->buf->data + (size_t)i * BLOCK_SIZE, page->buf->data + page->off, BLOCK_SIZE);
@@ -265,7 +270,8 @@ void store_read(struct store *s, struct store_read *r)
         r->err = -ENOENT;
     else if (s->dead)
         r->err = -EIO;
-    else if (r->nblocks == 0 || r->nblocks > ENTRY_MAX_BLOCKS || r->block >= g->size_blocks || r->nblocks > g->size_blocks - r->block)
+    else if (r->nblocks == 0 || r->nblocks > ENTRY_MAX_BLOCKS || r->block >= g->size_blocks ||
+             r->nblocks > g->size_blocks - r->block)
         r->err = -EINVAL;
     else if (!(r->buf = buf_alloc(s->reactor->arena, (size_t)r->nblocks * BLOCK_SIZE)))
         r->err = -ENOMEM;

@@ -1,8 +1,10 @@
 /* Damaged blocks and their repair (store.md §2 "Errors", store.h store_repair).
  *
- * What always holds: a block is known as bad from the moment its damage is seen until an entry overwrites it or an image is installed. An image of slot D is installed when the own
- * applied slot reached D, if D is not older than the damage's discovery: an entry between D and `applied` that touches the block would have cleared it, so the image is exact. It goes
- * the way of any block: through the overlay and the next checkpoint; after a crash before that, the next read finds the damage again. */
+ * What always holds: a block is known as bad from the moment its damage is seen until an entry overwrites it or an
+ * image is installed. An image of slot D is installed when the own applied slot reached D, if D is not older than the
+ * damage's discovery: an entry between D and `applied` that touches the block would have cleared it, so the image is
+ * exact. It goes the way of any block: through the overlay and the next checkpoint; after a crash before that, the next
+ * read finds the damage again. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -28,7 +30,8 @@ void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bit
     bool any = false;
     for (unsigned i = 0; i < LEAF_BLOCKS; i++) {
         /* What the overlay holds was overwritten meanwhile, which healed it. */
-        if (!bit_get(bits, i) || block + i >= r->group->size_blocks || overlay_find(s, r, block + i, &page) != OVERLAY_NONE)
+        if (!bit_get(bits, i) || block + i >= r->group->size_blocks ||
+            overlay_find(s, r, block + i, &page) != OVERLAY_NONE)
             continue;
         bit_set(told, i);
         any = true;
@@ -97,12 +100,13 @@ static void finish(struct repair_wait *w, int err)
     free(w);
 }
 
-void store_repair(struct store *s, uint64_t group, uint64_t block, uint64_t image_slot, const uint8_t *data, uint32_t crc,
-                  void (*done)(void *user, int err), void *user)
+void store_repair(struct store *s, uint64_t group, uint64_t block, uint64_t image_slot, const uint8_t *data,
+                  uint32_t crc, void (*done)(void *user, int err), void *user)
 {
     struct group *g = store_group(s, group);
     struct repair_wait *w = store_calloc(1, sizeof *w);
-    *w = (struct repair_wait){.group = g, .block = block, .image_slot = image_slot, .crc = crc, .done = done, .user = user};
+    *w = (struct repair_wait){
+        .group = g, .block = block, .image_slot = image_slot, .crc = crc, .done = done, .user = user};
     int err = !g ? -ENOENT : s->dead ? -EIO : data && crc32c(data, BLOCK_SIZE) != crc ? -EBADMSG : 0;
     if (!err && data) {
         w->buf = buf_alloc(s->reactor->arena, BLOCK_SIZE);

@@ -1,9 +1,12 @@
-/* Replay of the WAL at start (store.md §2 "Recovery"; ST1, ST2): from the state of the checkpoint, in log order, to what is known here and how far it is applied.
+/* Replay of the WAL at start (store.md §2 "Recovery"; ST1, ST2): from the state of the checkpoint, in log order, to
+ * what is known here and how far it is applied.
  *
- * The WAL is told from its tail on, which is older than the checkpoint: entries at or below the checkpoint's applied slot only say where values for peers are. What the checkpoint named as
- * accepted above its applied slot stands as LOST until the WAL gives the value, so that rot can never shorten the log silently.
+ * The WAL is told from its tail on, which is older than the checkpoint: entries at or below the checkpoint's applied
+ * slot only say where values for peers are. What the checkpoint named as accepted above its applied slot stands as LOST
+ * until the WAL gives the value, so that rot can never shorten the log silently.
  *
- * Gaps may show up on the way (a batch before the tail held what a later cut removed); at the end there must be none above the applied slot. */
+ * Gaps may show up on the way (a batch before the tail held what a later cut removed); at the end there must be none
+ * above the applied slot. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
@@ -55,7 +58,8 @@ void replay_seed(struct store *s, struct group *g, const struct group_page *p)
     g->page_applied = p->applied;
     g->page_uncommitted = p->uncommitted;
     for (uint32_t i = 0; i < p->n_tail; i++)
-        for (uint64_t slot = p->tail[i].first; slot <= p->tail[i].last && slot - g->log.base.slot <= REPLAY_SLOTS_MAX; slot++)
+        for (uint64_t slot = p->tail[i].first; slot <= p->tail[i].last && slot - g->log.base.slot <= REPLAY_SLOTS_MAX;
+             slot++)
             set_lost(g, slot, &p->tail[i].e);
 }
 
@@ -165,7 +169,8 @@ static void on_needs_copy(void *user, uint64_t group, bool on)
 
 /* ---- the end ---- */
 
-/* Below the checkpoint's applied slot the extents have everything: a value that is gone only means that peers can't get it here. The floor rises above it. */
+/* Below the checkpoint's applied slot the extents have everything: a value that is gone only means that peers can't get
+ * it here. The floor rises above it. */
 static void settle_floor(struct group *g)
 {
     uint64_t floor = g->log.base.slot, applied = g->page_applied.slot;
@@ -217,7 +222,8 @@ static const char *settle_log(struct group *g)
     }
     /* A membership whose value was lost: the checkpoint may know it. */
     const struct membership *m = &g->page_uncommitted;
-    if (m->n_voters && !g->uncommitted.n_voters && m->slot > g->applied && m->slot <= g->last && log_slot(g, m->slot)->state == SLOT_LOST)
+    if (m->n_voters && !g->uncommitted.n_voters && m->slot > g->applied && m->slot <= g->last &&
+        log_slot(g, m->slot)->state == SLOT_LOST)
         g->uncommitted = *m;
     return g->last < g->applied ? "ends before what was applied" : NULL;
 }
@@ -257,11 +263,13 @@ static void on_done(void *user, int err, const char *why)
     if (s->dead) /* while applying */
         return;
     if (s->replay_unknown) {
-        opening_done(s, -EBADMSG, "wal: it has entries of group %llu, whose creation is lost: make the replica anew from its peers",
+        opening_done(s, -EBADMSG,
+                     "wal: it has entries of group %llu, whose creation is lost: make the replica anew from its peers",
                      (unsigned long long)s->replay_unknown);
         return;
     }
-    /* Rot of the newest batches can end the WAL before redo: what they held below the checkpoint's position is in the checkpoint, entries above `applied` by name. */
+    /* Rot of the newest batches can end the WAL before redo: what they held below the checkpoint's position is in the
+     * checkpoint, entries above `applied` by name. */
     if (s->root->redo_lsn > wal_head_lsn(s->wal))
         s->root->redo_lsn = wal_head_lsn(s->wal);
     for (unsigned p = 0; p < GROUPS_MAX; p++) {
@@ -272,7 +280,8 @@ static void on_done(void *user, int err, const char *why)
         settle_floor(g);
         const char *problem = settle_log(g);
         if (problem) {
-            opening_done(s, -EBADMSG, "wal: the log of group %llu %s: make the replica anew from its peers", (unsigned long long)g->id, problem);
+            opening_done(s, -EBADMSG, "wal: the log of group %llu %s: make the replica anew from its peers",
+                         (unsigned long long)g->id, problem);
             return;
         }
     }

@@ -1,7 +1,9 @@
 /* Write-back: the frozen overlay to the extents (store.md §2 "Write-back").
  *
- * In batches of leaves, in the order of addresses: get the leaves, change them in memory, sort the batch's blocks by place, write neighbours together; then drop the batch from the overlay and write its
- * leaves to their other places. Readers see the frozen pages until the data is on the device and the changed leaf afterwards (it is pinned until it is written).
+ * In batches of leaves, in the order of addresses: get the leaves, change them in memory, sort the batch's blocks by
+ * place, write neighbours together; then drop the batch from the overlay and write its leaves to their other places.
+ * Readers see the frozen pages until the data is on the device and the changed leaf afterwards (it is pinned until it
+ * is written).
  *
  * What always holds:
  *  - no block is written that the frozen overlay does not hold: a fresh slab's other blocks are marked zero instead.
@@ -29,12 +31,11 @@ void write_back_begin(struct store *s)
 {
     struct cycle *c = &s->cycle;
     uint32_t n = 0;
-    list_for_each(l, &s->overlay_regions[frozen(s)])
-        n++;
+    list_for_each(l, &s->overlay_regions[frozen(s)]) n++;
     c->regions = store_realloc(c->regions, (n + 1) * sizeof(struct region *));
     c->n_regions = 0;
-    list_for_each(l, &s->overlay_regions[frozen(s)])
-        c->regions[c->n_regions++] = container_of(l, struct region, overlay_link[frozen(s)]);
+    list_for_each(l, &s->overlay_regions[frozen(s)]) c->regions[c->n_regions++] =
+        container_of(l, struct region, overlay_link[frozen(s)]);
     if (n > 1)
         qsort(c->regions, n, sizeof(struct region *), by_address);
     c->region = c->leaf = 0;
@@ -138,7 +139,8 @@ static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const 
 {
     struct batch_leaf *b = &s->cycle.leaves[index];
     const struct oslab *os = o->slab ? o->slab[i] : NULL;
-    uint16_t pages = os ? os->mask : 0, zeros = slab_bits((const uint8_t *)o->zero, i), trims = slab_bits((const uint8_t *)o->trim, i);
+    uint16_t pages = os ? os->mask : 0, zeros = slab_bits((const uint8_t *)o->zero, i),
+             trims = slab_bits((const uint8_t *)o->trim, i);
     if (!pages && !zeros)
         return true;
     if (pages && p->slab[i] == SLAB_NONE && !map_slab(s, b->region, b->number, p, i))
@@ -224,7 +226,8 @@ static unsigned depth(struct store *s)
         c->wal_quiet_ns += (ns - c->wal_quiet_ns) / 4096;
     unsigned max = s->options.write_back_depth;
     uint64_t overlay = s->overlay_bytes[0] + s->overlay_bytes[1];
-    bool tight = wal_room(s->wal) < s->wal_dev->size_bytes / 8 || overlay > s->options.overlay_bytes / 4 * 3 || s->closing;
+    bool tight =
+        wal_room(s->wal) < s->wal_dev->size_bytes / 8 || overlay > s->options.overlay_bytes / 4 * 3 || s->closing;
     if (tight || ns < 2 * c->wal_quiet_ns)
         return max;
     unsigned less = ns < 4 * c->wal_quiet_ns ? max / 2 : max / 4;
@@ -447,7 +450,8 @@ static bool write_leaves(struct store *s)
         uint64_t off;
         struct dev *d = leaf_place(s, b->region, b->number, bit, &off);
         p->header.reserved[0] = leaf_own_place(s, b->region, b->number, bit);
-        page_seal(&p->header, META_LEAF, c->root->checkpoint, b->region->entry->group, leaf_number(b->region, b->number));
+        page_seal(&p->header, META_LEAF, c->root->checkpoint, b->region->entry->group,
+                  leaf_number(b->region, b->number));
         w->first = c->next_leaf++;
         w->iov[0] = (struct iovec){p, sizeof *p};
         slab_mark_dirty(s, b->region->entry->leaf_slab[b->number / LEAVES_PER_SLAB]);

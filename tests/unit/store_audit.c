@@ -17,7 +17,8 @@ static void read_root(struct store_test *t, struct root *ret)
     bool found = false;
     sim_disk_peek(t->meta, 0, r, sizeof r);
     for (unsigned i = 0; i < 2; i++) {
-        if (!crc_ok(&r[i], offsetof(struct root, crc)) || r[i].magic != META_MAGIC + META_ROOT || (found && r[i].checkpoint < ret->checkpoint))
+        if (!crc_ok(&r[i], offsetof(struct root, crc)) || r[i].magic != META_MAGIC + META_ROOT ||
+            (found && r[i].checkpoint < ret->checkpoint))
             continue;
         *ret = r[i];
         found = true;
@@ -27,7 +28,8 @@ static void read_root(struct store_test *t, struct root *ret)
 
 static void read_page(struct store_test *t, const struct root *r, uint32_t page, enum meta_kind kind, void *to)
 {
-    sim_disk_peek(t->meta, (2 + 2 * (uint64_t)page + (r->place[page / 8] >> (page % 8) & 1)) * BLOCK_SIZE, to, BLOCK_SIZE);
+    sim_disk_peek(t->meta, (2 + 2 * (uint64_t)page + (r->place[page / 8] >> (page % 8) & 1)) * BLOCK_SIZE, to,
+                  BLOCK_SIZE);
     const struct meta_header *h = to;
     assert_true(crc_ok(to, offsetof(struct meta_header, crc)));
     assert_true(h->magic == META_MAGIC + (uint64_t)kind && h->number == page && h->checkpoint <= r->checkpoint);
@@ -59,7 +61,8 @@ static void claim(uint8_t *reached, uint64_t slabs, uint32_t slab, struct t_audi
     a->reachable++;
 }
 
-static void audit_leaf(struct store_test *t, const struct region_entry *e, unsigned l, uint8_t *reached, uint64_t slabs, struct t_audit *a)
+static void audit_leaf(struct store_test *t, const struct region_entry *e, unsigned l, uint8_t *reached, uint64_t slabs,
+                       struct t_audit *a)
 {
     struct leaf p;
     uint64_t off;
@@ -67,7 +70,8 @@ static void audit_leaf(struct store_test *t, const struct region_entry *e, unsig
     static uint8_t block[BLOCK_SIZE];
     sim_disk_peek(d, off, &p, sizeof p);
     assert_true(crc_ok(&p, offsetof(struct leaf, header.crc)));
-    assert_true(p.header.magic == META_MAGIC + META_LEAF && p.header.group == e->group && p.header.number == (uint64_t)e->region * REGION_LEAVES + l &&
+    assert_true(p.header.magic == META_MAGIC + META_LEAF && p.header.group == e->group &&
+                p.header.number == (uint64_t)e->region * REGION_LEAVES + l &&
                 p.header.checkpoint <= a->root.checkpoint);
     a->leaves++;
     for (unsigned i = 0; i < LEAF_SLABS; i++) {

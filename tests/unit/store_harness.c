@@ -370,8 +370,10 @@ static void check_group(struct store_test *t, struct t_group *g)
     while (n > durable && !matches(t, g, n))
         n--;
     if (!matches(t, g, n))
-        fail_msg("group %d: the log found (floor %d, last %d, promised %d) is none that its %d durable of %d operations allow", (int)g->id,
-                 (int)g->found_log.base.slot, (int)paxos_log_last(&g->found_log).slot, (int)g->found_promised, (int)durable, (int)g->n_ops);
+        fail_msg("group %d: the log found (floor %d, last %d, promised %d) is none that its %d durable of %d "
+                 "operations allow",
+                 (int)g->id, (int)g->found_log.base.slot, (int)paxos_log_last(&g->found_log).slot,
+                 (int)g->found_promised, (int)durable, (int)g->n_ops);
     g->n_ops = n;
     g->seq = n ? g->op[n - 1].seq : 0;
     g->durable_seq = g->seq;
@@ -546,7 +548,12 @@ void t_append(struct store_test *t, unsigned gi, enum entry_kind kind, uint64_t 
     bool range = kind == ENTRY_WRITE || kind == ENTRY_TRIM || kind == ENTRY_ZERO;
     g->spec = grow(g->spec, g->n_specs, &g->cap_specs, sizeof *g->spec);
     struct t_spec *s = &g->spec[g->n_specs++];
-    *s = (struct t_spec){.slot = g->last + 1, .e = g->e, .id = ++t->next_id, .kind = kind, .block = range ? block : 0, .nblocks = range ? nblocks : 0};
+    *s = (struct t_spec){.slot = g->last + 1,
+                         .e = g->e,
+                         .id = ++t->next_id,
+                         .kind = kind,
+                         .block = range ? block : 0,
+                         .nblocks = range ? nblocks : 0};
     struct t_op *o = add_op(g, T_APPEND);
     o->slot = s->slot;
     o->spec = g->n_specs - 1;
@@ -612,68 +619,6 @@ void t_commit_all(struct store_test *t)
         t_commit(t, i, t->group[i].last);
 }
 
-static uint64_t rnd(struct store_test *t, uint64_t n)
-{
-    return sim_rand(t->world) % n;
-}
-
-void t_random(struct store_test *t, uint32_t max_blocks)
-{
-    if (t->crashed || t->fatal)
-        return;
-    unsigned gi = (unsigned)rnd(t, t->n_groups);
-    struct t_group *g = &t->group[gi];
-    uint64_t block = rnd(t, g->size_blocks);
-    uint64_t max = rnd(t, 4) ? 8 : max_blocks;
-    uint32_t n = (uint32_t)(1 + rnd(t, max));
-    if (n > g->size_blocks - block)
-        n = (uint32_t)(g->size_blocks - block);
-    switch (rnd(t, 24)) {
-    case 0:
-        t_promise(t, gi, g->promised + 1 + rnd(t, 3));
-        break;
-    case 1:
-        if (g->last > g->committed)
-            t_cut(t, gi, g->committed + 1 + rnd(t, g->last - g->committed));
-        break;
-    case 2:
-        t_append(t, gi, ENTRY_SESSION, 0, 0);
-        break;
-    case 3:
-        t_append(t, gi, ENTRY_MEMBER, 0, 0);
-        break;
-    case 4:
-    case 5:
-        t_append(t, gi, ENTRY_TRIM, block, n);
-        break;
-    case 6:
-        t_append(t, gi, ENTRY_ZERO, block, n);
-        break;
-    case 7:
-        t_append(t, gi, ENTRY_TRIM, block / 512 * 512, (uint32_t)(g->size_blocks - block / 512 * 512 < 1024 ? g->size_blocks - block / 512 * 512 : 1024));
-        break;
-    case 8:
-    case 9:
-    case 10:
-        t_settle(t);
-        t_commit(t, gi, g->committed + rnd(t, g->last - g->committed + 1));
-        break;
-    case 11:
-    case 12:
-        t_run(t, rnd(t, 2 * NS_PER_MS));
-        break;
-    case 13:
-    case 14:
-        t_read(t, gi, block, n);
-        break;
-    case 15:
-        t_commit(t, gi, g->last);
-        break;
-    default:
-        t_append(t, gi, ENTRY_WRITE, block, n);
-    }
-}
-
 /* ---- reads ---- */
 
 struct t_reading {
@@ -697,8 +642,10 @@ static void check_read(struct store_test *t, struct t_group *g, const struct sto
         memset(want, 0, sizeof want);
         if (c)
             pattern(c, want);
-        if (bit_get(r->zero, i) || memcmp(want, r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) || crc32c(want, BLOCK_SIZE) != r->crc[i])
-            fail_msg("group %d, block %d at slot %d is not what the model says (seed %d)", (int)g->id, (int)(r->block + i), (int)r->applied, (int)t->seed);
+        if (bit_get(r->zero, i) || memcmp(want, r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) ||
+            crc32c(want, BLOCK_SIZE) != r->crc[i])
+            fail_msg("group %d, block %d at slot %d is not what the model says (seed %d)", (int)g->id,
+                     (int)(r->block + i), (int)r->applied, (int)t->seed);
     }
 }
 
@@ -776,7 +723,8 @@ void t_check_image(struct store_test *t, unsigned gi)
             if (c)
                 pattern(c, want);
             if (bit_get(r.zero, i) || memcmp(want, r.buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE))
-                fail_msg("group %d, block %d at slot %d is not what the model says (seed %d)", (int)g->id, (int)(block + i), (int)r.applied, (int)t->seed);
+                fail_msg("group %d, block %d at slot %d is not what the model says (seed %d)", (int)g->id,
+                         (int)(block + i), (int)r.applied, (int)t->seed);
         }
         buf_unref(r.buf);
     }
@@ -821,8 +769,8 @@ void t_check_values(struct store_test *t, unsigned gi)
         if (!v.e)
             fail_msg("the value of slot %d of group %d: %d", (int)slot, (int)g->id, v.err);
         struct entry *want = make_entry(t, g, &g->spec[g->log[slot]]);
-        assert_true(v.e->slot == slot && v.e->group == g->id && ballot_equal(&v.e->e, &want->e) && v.e->kind == want->kind && v.e->block == want->block &&
-                    v.e->nblocks == want->nblocks);
+        assert_true(v.e->slot == slot && v.e->group == g->id && ballot_equal(&v.e->e, &want->e) &&
+                    v.e->kind == want->kind && v.e->block == want->block && v.e->nblocks == want->nblocks);
         if (want->payload)
             assert_memory_equal(entry_block_data(v.e, 0), entry_block_data(want, 0), entry_payload_bytes(want));
         entry_unref(want);

@@ -1,7 +1,9 @@
-/* A store on simulated disks, with a model of every group: what was appended, cut, promised and committed, and so what every block reads as at every slot.
+/* A store on simulated disks, with a model of every group: what was appended, cut, promised and committed, and so what
+ * every block reads as at every slot.
  *
- * A recovery is held against the model: each group's log must be what some number of its operations gives, at least as many as were reported durable; applied may not be behind the last
- * finished checkpoint; every value and every block must be the model's. */
+ * A recovery is held against the model: each group's log must be what some number of its operations gives, at least as
+ * many as were reported durable; applied may not be behind the last finished checkpoint; every value and every block
+ * must be the model's. */
 #ifndef QBD_TESTS_STORE_HARNESS_H
 #define QBD_TESTS_STORE_HARNESS_H
 
@@ -43,7 +45,7 @@ struct t_group {
     uint64_t last, cap_log;
     uint64_t e, promised, committed, durable_last;
     uint64_t floor, saved_applied; /* of the last finished checkpoint */
-    uint64_t *image; /* content of each block at image_slot; 0: zero */
+    uint64_t *image;               /* content of each block at image_slot; 0: zero */
     uint64_t image_slot;
     /* recovery's word */
     bool found;
@@ -120,8 +122,8 @@ struct t_audit {
     uint64_t used, reachable, leaves, mapped, bad_blocks;
     struct root root;
 };
-/* Reads the disks by itself: the newest root, and everything reachable from it. No slab is used twice, every reachable one is in the bitmap, every block matches its checksum; used - reachable
- * is what leaked. */
+/* Reads the disks by itself: the newest root, and everything reachable from it. No slab is used twice, every reachable
+ * one is in the bitmap, every block matches its checksum; used - reachable is what leaked. */
 void t_audit(struct store_test *t, struct t_audit *ret);
 /* Where a block's data or its leaf stands. NULL: nowhere. */
 struct sim_disk *t_find_data(struct store_test *t, unsigned g, uint64_t block, uint64_t *ret_off);

@@ -1,4 +1,5 @@
-/* The store against its model: entries of all kinds and sizes, reads at every applied slot, checkpoints, restarts; space; damage and repair. */
+/* The store against its model: entries of all kinds and sizes, reads at every applied slot, checkpoints, restarts;
+ * space; damage and repair. */
 #include "tests/unit/store_harness.h"
 
 #include <errno.h>
@@ -40,7 +41,8 @@ static void test_write_read_restart(void **state)
     t_free(&t);
 }
 
-/* What is committed but in no checkpoint comes back from the WAL: the COMMIT is learned again, the entries are there. */
+/* What is committed but in no checkpoint comes back from the WAL: the COMMIT is learned again, the entries are there.
+ */
 static void test_power_cut_without_checkpoint(void **state)
 {
     struct store_test t;
@@ -347,7 +349,8 @@ static void test_rotten_data_is_found_and_repaired(void **state)
     t_free(&t);
 }
 
-/* An image from a peer that is ahead waits until this replica is there; an entry that overwrites the block first makes it superfluous. */
+/* An image from a peer that is ahead waits until this replica is there; an entry that overwrites the block first makes
+ * it superfluous. */
 static void test_repair_waits_and_yields(void **state)
 {
     for (unsigned overwritten = 0; overwritten < 2; overwritten++) {
@@ -394,7 +397,8 @@ static void test_unreadable_block(void **state)
     t_free(&t);
 }
 
-/* A rotten leaf is never a hole. What is overwritten or repaired is good again, the rest stays bad through checkpoints and restarts. */
+/* A rotten leaf is never a hole. What is overwritten or repaired is good again, the rest stays bad through checkpoints
+ * and restarts. */
 static void test_rotten_leaf(void **state)
 {
     for (unsigned how = 0; how < 3; how++) {
