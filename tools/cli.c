@@ -1,4 +1,5 @@
-/* What every sub-command of qbd shares. Tools are ordinary blocking programs: they read the clock and the disk themselves. */
+/* What every sub-command of qbd shares. Tools are ordinary blocking programs: they read the clock and the disk
+ * themselves. */
 #include "tools/cli.h"
 
 #include <errno.h>
@@ -33,7 +34,7 @@ uint64_t now_ms(void)
 
 void sleep_ms(unsigned ms)
 {
-    struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 };
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
     while (nanosleep(&t, &t) < 0 && errno == EINTR)
         ;
 }

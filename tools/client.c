@@ -1,4 +1,5 @@
-/* Blocking clients of the daemons' two protocols. Everything received is untrusted: frames go through wire_check_header and wire_decode, NBD replies are bounded here. */
+/* Blocking clients of the daemons' two protocols. Everything received is untrusted: frames go through wire_check_header
+ * and wire_decode, NBD replies are bounded here. */
 #include "tools/client.h"
 
 #include "base/wire.h"
@@ -16,14 +17,14 @@
 
 static void set_timeouts(int fd, unsigned timeout_ms)
 {
-    struct timeval t = { .tv_sec = timeout_ms / 1000, .tv_usec = (timeout_ms % 1000) * 1000 };
+    struct timeval t = {.tv_sec = timeout_ms / 1000, .tv_usec = (timeout_ms % 1000) * 1000};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t); /* bounds connect() too */
 }
 
 static int connect_unix(const char *path, unsigned timeout_ms, struct why *why)
 {
-    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof a.sun_path)
         return because(why, "the socket path %s is too long (%zu bytes at most)", path, sizeof a.sun_path - 1);
     memcpy(a.sun_path, path, strlen(path) + 1);
@@ -53,7 +54,7 @@ static int connect_tcp(const char *address, unsigned timeout_ms, struct why *why
     }
     memcpy(host, from, len);
     host[len] = '\0';
-    struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM }, *found = NULL;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *found = NULL;
     int err = getaddrinfo(host, colon + 1, &hints, &found);
     if (err)
         return because(why, "cannot resolve %s: %s", address, gai_strerror(err));
@@ -72,12 +73,15 @@ static int connect_tcp(const char *address, unsigned timeout_ms, struct why *why
         }
     }
     freeaddrinfo(found);
-    return fd >= 0 ? fd : because(why, "cannot connect to %s: %s", address, strerror(last == EINPROGRESS ? ETIMEDOUT : last));
+    return fd >= 0
+               ? fd
+               : because(why, "cannot connect to %s: %s", address, strerror(last == EINPROGRESS ? ETIMEDOUT : last));
 }
 
 static int connect_to(const char *address, unsigned timeout_ms, struct why *why)
 {
-    return strncmp(address, "unix:", 5) == 0 ? connect_unix(address + 5, timeout_ms, why) : connect_tcp(address, timeout_ms, why);
+    return strncmp(address, "unix:", 5) == 0 ? connect_unix(address + 5, timeout_ms, why)
+                                             : connect_tcp(address, timeout_ms, why);
 }
 
 static int send_all(int fd, const void *p, size_t n, struct why *why)
@@ -142,14 +146,15 @@ static int client_recv(struct client *c, struct msg *ret, struct why *why)
     return 0;
 }
 
-int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms, struct why *why)
+int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target,
+                unsigned timeout_ms, struct why *why)
 {
-    *c = (struct client){ .fd = connect_to(address, timeout_ms, why), .target = *target };
+    *c = (struct client){.fd = connect_to(address, timeout_ms, why), .target = *target};
     if (c->fd < 0)
         return -1;
     c->arena = arena_new(CLIENT_ARENA_BYTES);
     c->body = malloc(WIRE_BODY_MAX);
-    struct msg hello = { .type = MSG_HELLO, .target = *target }, answer;
+    struct msg hello = {.type = MSG_HELLO, .target = *target}, answer;
     hello.u.hello.version = WIRE_VERSION;
     hello.u.hello.role = ROLE_TOOL;
     hello.u.hello.cluster = *cluster;
@@ -186,12 +191,13 @@ void client_close(struct client *c)
         arena_free(c->arena);
 }
 
-json_t *client_status(const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms, struct why *why)
+json_t *client_status(const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms,
+                      struct why *why)
 {
     struct client c;
     if (client_open(&c, address, cluster, target, timeout_ms, why) < 0)
         return NULL;
-    struct msg m = { .type = MSG_STATUS, .cookie = 1, .target = *target }, answer;
+    struct msg m = {.type = MSG_STATUS, .cookie = 1, .target = *target}, answer;
     json_t *status = NULL;
     if (client_call(&c, &m, MSG_STATUS_REPLY, &answer, why) == 0) {
         json_error_t e;
@@ -223,7 +229,10 @@ struct nbd_reply {
 
 static int nbd_go(int fd, const char *export, struct why *why)
 {
-    struct { uint64_t magic, option_magic; uint16_t flags; } __attribute__((packed)) greeting;
+    struct {
+        uint64_t magic, option_magic;
+        uint16_t flags;
+    } __attribute__((packed)) greeting;
     if (recv_all(fd, &greeting, sizeof greeting, why) < 0)
         return -1;
     if (be64toh(greeting.magic) != NBD_MAGIC || be64toh(greeting.option_magic) != NBD_OPT_MAGIC ||
@@ -233,7 +242,7 @@ static int nbd_go(int fd, const char *export, struct why *why)
     uint8_t go[4 + 16 + 4 + NAME_MAX_BYTES + 2], *p = go;
     uint32_t client_flags = htobe32(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
     uint64_t magic = htobe64(NBD_OPT_MAGIC);
-    uint32_t option[2] = { htobe32(NBD_OPT_GO), htobe32(4 + name_len + 2) }, be_name_len = htobe32(name_len);
+    uint32_t option[2] = {htobe32(NBD_OPT_GO), htobe32(4 + name_len + 2)}, be_name_len = htobe32(name_len);
     p = mempcpy(p, &client_flags, 4);
     p = mempcpy(p, &magic, 8);
     p = mempcpy(p, option, 8);
@@ -271,8 +280,12 @@ int nbd_probe(const char *address, const char *export, unsigned timeout_ms, stru
     int err = nbd_go(fd, export, why);
     if (!err) {
         /* NBD_CMD_DISC, so that the server need not wonder. */
-        struct { uint32_t magic; uint16_t flags, type; uint64_t cookie, offset; uint32_t len; } __attribute__((packed))
-        disc = { .magic = htobe32(0x25609513), .type = htobe16(2) };
+        struct {
+            uint32_t magic;
+            uint16_t flags, type;
+            uint64_t cookie, offset;
+            uint32_t len;
+        } __attribute__((packed)) disc = {.magic = htobe32(0x25609513), .type = htobe16(2)};
         struct why ignored;
         if (send_all(fd, &disc, sizeof disc, &ignored) < 0)
             err = 0; /* GO succeeded, that is what was asked */

@@ -17,15 +17,18 @@ struct client {
 };
 
 /* Connects and exchanges HELLOs. target: the replica's identity, zero for a front end. 0 or -1. */
-MUST_USE int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms, struct why *why);
+MUST_USE int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target,
+                         unsigned timeout_ms, struct why *why);
 /* Sends m and waits for its answer. 0 or -1. */
 MUST_USE int client_call(struct client *c, const struct msg *m, enum msg_type answer, struct msg *ret, struct why *why);
 void client_close(struct client *c);
 
 /* STATUS of the daemon at address, or NULL. The caller's reference. */
-json_t *client_status(const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms, struct why *why);
+json_t *client_status(const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms,
+                      struct why *why);
 
-/* Goes through a real NBD handshake up to a successful GO, then leaves. 0 or -1 with the server's own words where it has any. */
+/* Goes through a real NBD handshake up to a successful GO, then leaves. 0 or -1 with the server's own words where it
+ * has any. */
 MUST_USE int nbd_probe(const char *address, const char *export, unsigned timeout_ms, struct why *why);
 /* The URI of an export at an address as --listen takes it. */
 void nbd_uri(const char *address, const char *export, char *buf, size_t cap);

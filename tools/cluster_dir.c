@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define LOCAL_FORMAT 1
-#define SOCKET_NAME_ROOM 24 /* "/nbdserver-16.status" and its NUL */
+#define SOCKET_NAME_ROOM 24   /* "/nbdserver-16.status" and its NUL */
 #define SOCKET_PATH_BYTES 108 /* sun_path of a unix socket */
 #define LOCK_WAIT_MS 60000
 
@@ -39,7 +39,8 @@ int cluster_dir_locate(struct cluster_dir *d, const char *dir, bool *ret_exists,
     *ret_exists = false;
     if (!getcwd(cwd, sizeof cwd))
         return because(why, "cannot tell the current directory: %s", strerror(errno));
-    int n = *dir == '/' ? snprintf(d->dir, sizeof d->dir, "%s", dir) : snprintf(d->dir, sizeof d->dir, "%s/%s", cwd, dir);
+    int n =
+        *dir == '/' ? snprintf(d->dir, sizeof d->dir, "%s", dir) : snprintf(d->dir, sizeof d->dir, "%s/%s", cwd, dir);
     if (n >= (int)sizeof d->dir - 64)
         return because(why, "the path %.100s… is too long", dir);
     return 0;
@@ -77,7 +78,8 @@ static int make_run_link(const struct cluster_dir *d, const char *to, struct why
         return because(why, "cannot make the link %s: %s", d->run, strerror(errno));
     ssize_t n = readlink(d->run, now, sizeof now - 1);
     if (lstat(d->run, &st) < 0 || n < 0)
-        return because(why, "%s is in the way: a link to %s is needed there because that path is too long for sockets", d->run, to);
+        return because(why, "%s is in the way: a link to %s is needed there because that path is too long for sockets",
+                       d->run, to);
     now[n] = '\0';
     if (st.st_uid != geteuid() || strcmp(now, to) != 0)
         return because(why, "%s is in the way: it belongs to something else", d->run);
@@ -86,7 +88,7 @@ static int make_run_link(const struct cluster_dir *d, const char *to, struct why
 
 int cluster_dir_prepare(struct cluster_dir *d, struct why *why)
 {
-    static const char *const folders[] = { "", "run", "logs", "data" };
+    static const char *const folders[] = {"", "run", "logs", "data"};
     for (size_t i = 0; i < ARRAY_LEN(folders); i++) {
         struct cluster_path p = cluster_path(d, folders[i], "", "");
         if (mkdir(p.s, 0755) < 0 && errno != EEXIST)
@@ -174,7 +176,8 @@ int cluster_dir_load(struct cluster_dir *d, struct why *why)
     json_error_t e;
     json_t *o = json_load_file(local.s, 0, &e);
     if (!o)
-        return access(local.s, F_OK) < 0 ? because(why, "%s holds no local cluster", d->dir) : because(why, "%s: %s", local.s, e.text);
+        return access(local.s, F_OK) < 0 ? because(why, "%s holds no local cluster", d->dir)
+                                         : because(why, "%s: %s", local.s, e.text);
     bool good = local_from_json(d, o);
     json_decref(o);
     if (!good)
@@ -193,11 +196,12 @@ static int save_local(const struct cluster_dir *d)
         json_array_append_new(members, json_string(uuid_format(&d->founding.voter[i], id)));
     for (uint32_t i = 0; i < d->n_frontends; i++) {
         const struct frontend *f = &d->frontends[i];
-        json_array_append_new(frontends, json_pack("{s:s, s:s, s:s}", "name", f->name, "volume", f->volume, "listen", f->listen));
+        json_array_append_new(frontends,
+                              json_pack("{s:s, s:s, s:s}", "name", f->name, "volume", f->volume, "listen", f->listen));
     }
-    json_t *o = json_pack("{s:i, s:s, s:I, s:I, s:b, s:o, s:o}", "format", LOCAL_FORMAT, "run", d->run,
-                          "wal_size", (json_int_t)d->wal_size_bytes, "extent_size", (json_int_t)d->extent_size_bytes,
-                          "created", d->created, "founding_members", members, "nbdservers", frontends);
+    json_t *o = json_pack("{s:i, s:s, s:I, s:I, s:b, s:o, s:o}", "format", LOCAL_FORMAT, "run", d->run, "wal_size",
+                          (json_int_t)d->wal_size_bytes, "extent_size", (json_int_t)d->extent_size_bytes, "created",
+                          d->created, "founding_members", members, "nbdservers", frontends);
     char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
     int err = text ? file_replace(cluster_path(d, "", "local.json", "").s, text) : -ENOMEM;
     free(text);
@@ -212,14 +216,16 @@ static int save_conf(const struct cluster_dir *d)
     FILE *f = open_memstream(&text, &len);
     if (!f)
         return -ENOMEM;
-    fprintf(f, "# Written by qbd local.\n[cluster]\nid = %s\nlease_ms = %" PRIu32 "\n", uuid_format(&d->conf.id, id), d->conf.lease_ms);
+    fprintf(f, "# Written by qbd local.\n[cluster]\nid = %s\nlease_ms = %" PRIu32 "\n", uuid_format(&d->conf.id, id),
+            d->conf.lease_ms);
     for (uint32_t i = 0; i < d->conf.n_replicas; i++) {
         const struct replica_config *r = &d->conf.replicas[i];
         fprintf(f, "\n[replica %s]\nidentity = %s\naddress = %s\n", r->name, uuid_format(&r->identity, id), r->address);
     }
     for (uint32_t i = 0; i < d->conf.n_volumes; i++) {
         const struct volume_config *v = &d->conf.volumes[i];
-        fprintf(f, "\n[volume %s]\ngroup = %" PRIu64 "\nsize = %" PRIu64 "\nreplicas =", v->name, v->group, v->size_bytes);
+        fprintf(f, "\n[volume %s]\ngroup = %" PRIu64 "\nsize = %" PRIu64 "\nreplicas =", v->name, v->group,
+                v->size_bytes);
         for (uint32_t k = 0; k < v->n_replicas; k++)
             fprintf(f, " %s", d->conf.replicas[v->replica[k]].name);
         fprintf(f, "\n");
@@ -256,7 +262,8 @@ struct process cluster_process(const struct cluster_dir *d, const char *componen
     return process_find(cluster_path(d, "run", component, ".pid").s);
 }
 
-void cluster_socket_address(const struct cluster_dir *d, const char *name, const char *suffix, char ret[CONFIG_ADDRESS_MAX])
+void cluster_socket_address(const struct cluster_dir *d, const char *name, const char *suffix,
+                            char ret[CONFIG_ADDRESS_MAX])
 {
     char text[PATH_MAX];
     int n = snprintf(text, sizeof text, "unix:%s/%s.%s", d->run, name, suffix);

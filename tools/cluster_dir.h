@@ -5,7 +5,8 @@
  *   DIR/run/            sockets and pid files         DIR/logs/NAME.log
  *   DIR/data/NAME/      a replica's data; that it is missing means: lost, or not formatted yet
  *
- * A change to several of them is ordered so that being killed between any two leaves a directory that the next command understands. */
+ * A change to several of them is ordered so that being killed between any two leaves a directory that the next command
+ * understands. */
 #ifndef QBD_TOOLS_CLUSTER_DIR_H
 #define QBD_TOOLS_CLUSTER_DIR_H
 
@@ -24,13 +25,14 @@ struct frontend {
 };
 
 struct cluster_dir {
-    char dir[PATH_MAX]; /* absolute */
-    char run[CONFIG_ADDRESS_MAX]; /* a path of DIR/run that is short enough for a socket's address: itself, or a symbolic link to it */
+    char dir[PATH_MAX];           /* absolute */
+    char run[CONFIG_ADDRESS_MAX]; /* a path of DIR/run that is short enough for a socket's address: itself, or a
+                                     symbolic link to it */
     uint64_t wal_size_bytes, extent_size_bytes;
     struct cluster_config conf;
     uint32_t n_frontends;
     struct frontend frontends[FRONTENDS_MAX];
-    bool created;            /* the volume's group exists at all founding members */
+    bool created; /* the volume's group exists at all founding members */
     struct membership founding;
 };
 
@@ -54,7 +56,8 @@ bool cluster_replica_formatted(const struct cluster_dir *d, const char *replica)
 struct frontend *cluster_find_frontend(struct cluster_dir *d, const char *name);
 struct process cluster_process(const struct cluster_dir *d, const char *component);
 /* "unix:RUN/NAME.SUFFIX" */
-void cluster_socket_address(const struct cluster_dir *d, const char *name, const char *suffix, char ret[CONFIG_ADDRESS_MAX]);
+void cluster_socket_address(const struct cluster_dir *d, const char *name, const char *suffix,
+                            char ret[CONFIG_ADDRESS_MAX]);
 
 /* Adds a member to the in-memory description; 0 or -1 (too many). Names are the next free ones. */
 MUST_USE int cluster_add_replica(struct cluster_dir *d, struct replica_config **ret, struct why *why);

@@ -57,7 +57,8 @@ static int stop_some(const struct cluster_dir *d, const char *const names[], uin
         if (process_wait_gone(&p[i], now < until ? (unsigned)(until - now) : 0))
             continue;
         if (process_signal(&p[i], SIGKILL) == 0 && process_wait_gone(&p[i], KILL_TIMEOUT_MS))
-            err = because(why, "%s (pid %d) did not stop within %d s and was killed", names[i], (int)p[i].pid, STOP_TIMEOUT_MS / 1000);
+            err = because(why, "%s (pid %d) did not stop within %d s and was killed", names[i], (int)p[i].pid,
+                          STOP_TIMEOUT_MS / 1000);
         else
             err = because(why, "%s (pid %d) cannot be stopped", names[i], (int)p[i].pid);
     }
@@ -155,7 +156,8 @@ static int local_resume(struct cluster_dir *d, const struct local_args *a, struc
 static int local_wipe(struct cluster_dir *d, const struct local_args *a, struct why *why)
 {
     if (!config_find_replica(&d->conf, a->name))
-        return because(why, cluster_find_frontend(d, a->name) ? "%s is no replica: it has no data" : "there is no %s", a->name);
+        return because(why, cluster_find_frontend(d, a->name) ? "%s is no replica: it has no data" : "there is no %s",
+                       a->name);
     struct process p = cluster_process(d, a->name);
     if (p.state != PROCESS_GONE)
         return because(why, "%s runs (pid %d); stop it first", a->name, (int)p.pid);
@@ -170,23 +172,23 @@ static int local_wipe(struct cluster_dir *d, const struct local_args *a, struct 
 }
 
 enum {
-    START_OPTIONS = GIVEN_REPLICAS | GIVEN_NBDSERVERS | GIVEN_VOLUME | GIVEN_SIZE | GIVEN_LISTEN | GIVEN_WAL_SIZE | GIVEN_EXTENT_SIZE | GIVEN_LEASE |
-                    GIVEN_TIMEOUT | GIVEN_LOG_LEVEL | GIVEN_BIN_DIR,
+    START_OPTIONS = GIVEN_REPLICAS | GIVEN_NBDSERVERS | GIVEN_VOLUME | GIVEN_SIZE | GIVEN_LISTEN | GIVEN_WAL_SIZE |
+                    GIVEN_EXTENT_SIZE | GIVEN_LEASE | GIVEN_TIMEOUT | GIVEN_LOG_LEVEL | GIVEN_BIN_DIR,
     RUN_OPTIONS = GIVEN_TIMEOUT | GIVEN_LOG_LEVEL | GIVEN_BIN_DIR,
 };
 
 static const struct command commands[] = {
-    { "start", START_OPTIONS, false, false, NULL },
-    { "stop", 0, false, true, local_stop },
-    { "status", GIVEN_JSON, false, false, local_status },
-    { "pid", 0, true, false, local_pid },
-    { "uri", GIVEN_VOLUME, false, false, print_uri },
-    { "kill", 0, true, false, local_kill },
-    { "pause", 0, true, false, local_pause },
-    { "resume", 0, true, false, local_resume },
-    { "restart", RUN_OPTIONS, true, true, local_restart },
-    { "wipe", 0, true, true, local_wipe },
-    { "add", RUN_OPTIONS, true, true, local_add },
+    {"start", START_OPTIONS, false, false, NULL},
+    {"stop", 0, false, true, local_stop},
+    {"status", GIVEN_JSON, false, false, local_status},
+    {"pid", 0, true, false, local_pid},
+    {"uri", GIVEN_VOLUME, false, false, print_uri},
+    {"kill", 0, true, false, local_kill},
+    {"pause", 0, true, false, local_pause},
+    {"resume", 0, true, false, local_resume},
+    {"restart", RUN_OPTIONS, true, true, local_restart},
+    {"wipe", 0, true, true, local_wipe},
+    {"add", RUN_OPTIONS, true, true, local_add},
 };
 
 struct local_parse {
@@ -199,27 +201,31 @@ enum { OPTION_DIR = 1 << 16 };
 #define OPTION_KEY(bit) (OPTION_DIR | (bit))
 
 static const struct argp_option options[] = {
-    { "dir", OPTION_DIR, "DIR", 0, "The cluster's directory: configuration, logs, pids and data", 0 },
-    { "replicas", OPTION_KEY(GIVEN_REPLICAS), "N", 0, "start: how many replicas (3)", 0 },
-    { "nbdservers", OPTION_KEY(GIVEN_NBDSERVERS), "N", 0, "start: how many front ends (1)", 0 },
-    { "volume", OPTION_KEY(GIVEN_VOLUME), "NAME", 0, "start, uri: the volume (vol0)", 0 },
-    { "size", OPTION_KEY(GIVEN_SIZE), "SIZE", 0, "start: the volume's size (1G)", 0 },
-    { "listen", OPTION_KEY(GIVEN_LISTEN), "ADDRESS", 0, "start: where the first front end listens: unix:PATH or HOST:PORT (a socket under DIR)", 0 },
-    { "wal-size", OPTION_KEY(GIVEN_WAL_SIZE), "SIZE", 0, "start: each replica's log (512M)", 0 },
-    { "extent-size", OPTION_KEY(GIVEN_EXTENT_SIZE), "SIZE", 0, "start: each extent file (256M)", 0 },
-    { "lease-ms", OPTION_KEY(GIVEN_LEASE), "MS", 0, "start: how long a front end's lease lasts (2000)", 0 },
-    { "timeout", OPTION_KEY(GIVEN_TIMEOUT), "SECONDS", 0, "start, restart, add: how long to wait (60)", 0 },
-    { "log-level", OPTION_KEY(GIVEN_LOG_LEVEL), "LEVEL", 0, "start, restart, add: error, warning, info or debug", 0 },
-    { "json", OPTION_KEY(GIVEN_JSON), NULL, 0, "status: for programs", 0 },
-    { "bin-dir", OPTION_KEY(GIVEN_BIN_DIR), "DIR", OPTION_HIDDEN, "Where the daemons' programs are", 0 },
-    { 0 },
+    {"dir", OPTION_DIR, "DIR", 0, "The cluster's directory: configuration, logs, pids and data", 0},
+    {"replicas", OPTION_KEY(GIVEN_REPLICAS), "N", 0, "start: how many replicas (3)", 0},
+    {"nbdservers", OPTION_KEY(GIVEN_NBDSERVERS), "N", 0, "start: how many front ends (1)", 0},
+    {"volume", OPTION_KEY(GIVEN_VOLUME), "NAME", 0, "start, uri: the volume (vol0)", 0},
+    {"size", OPTION_KEY(GIVEN_SIZE), "SIZE", 0, "start: the volume's size (1G)", 0},
+    {"listen", OPTION_KEY(GIVEN_LISTEN), "ADDRESS", 0,
+     "start: where the first front end listens: unix:PATH or HOST:PORT (a socket under DIR)", 0},
+    {"wal-size", OPTION_KEY(GIVEN_WAL_SIZE), "SIZE", 0, "start: each replica's log (512M)", 0},
+    {"extent-size", OPTION_KEY(GIVEN_EXTENT_SIZE), "SIZE", 0, "start: each extent file (256M)", 0},
+    {"lease-ms", OPTION_KEY(GIVEN_LEASE), "MS", 0, "start: how long a front end's lease lasts (2000)", 0},
+    {"timeout", OPTION_KEY(GIVEN_TIMEOUT), "SECONDS", 0, "start, restart, add: how long to wait (60)", 0},
+    {"log-level", OPTION_KEY(GIVEN_LOG_LEVEL), "LEVEL", 0, "start, restart, add: error, warning, info or debug", 0},
+    {"json", OPTION_KEY(GIVEN_JSON), NULL, 0, "status: for programs", 0},
+    {"bin-dir", OPTION_KEY(GIVEN_BIN_DIR), "DIR", OPTION_HIDDEN, "Where the daemons' programs are", 0},
+    {0},
 };
 
-static const char args_doc[] = "start\nstop\nstatus\npid NAME\nuri\nkill NAME|all\npause NAME\nresume NAME\nrestart NAME\nwipe NAME\nadd replica|nbdserver";
-static const char doc[] = "A whole cluster on this machine: real daemons, real files, real sockets, all under one directory.";
+static const char args_doc[] = "start\nstop\nstatus\npid NAME\nuri\nkill NAME|all\npause NAME\nresume NAME\nrestart "
+                               "NAME\nwipe NAME\nadd replica|nbdserver";
+static const char doc[] =
+    "A whole cluster on this machine: real daemons, real files, real sockets, all under one directory.";
 
 /* One line, as for every other failure (argp_error would say more). */
-static void bad_usage(const struct argp_state *state, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
+static void bad_usage(const struct argp_state *state, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3), noreturn));
 static void bad_usage(const struct argp_state *state, const char *fmt, ...)
 {
     va_list ap;
@@ -320,8 +326,8 @@ static void check_arguments(struct local_parse *p, struct argp_state *state)
         if (wrong & (unsigned)o->key)
             bad_usage(state, "%s takes no --%s", p->command->name, o->name);
     /* The name goes into a configuration file and a URI. */
-    if (!*p->a.volume || strlen(p->a.volume) >= NAME_MAX_BYTES || p->a.volume[strspn(p->a.volume,
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")])
+    if (!*p->a.volume || strlen(p->a.volume) >= NAME_MAX_BYTES ||
+        p->a.volume[strspn(p->a.volume, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")])
         bad_usage(state, "a volume's name is up to %u letters, digits and \"-_.\"", NAME_MAX_BYTES - 1);
 }
 
@@ -361,13 +367,19 @@ static int run(struct cluster_dir *d, const struct local_parse *p, struct why *w
 
 int command_local(int argc, char **argv)
 {
-    static const struct argp argp = { options, parse, args_doc, doc, NULL, NULL, NULL };
+    static const struct argp argp = {options, parse, args_doc, doc, NULL, NULL, NULL};
     static struct cluster_dir d;
-    struct local_parse p = { .a = {
-        .volume = "vol0", .n_replicas = 3, .n_nbdservers = 1, .lease_ms = 2000, .timeout_ms = 60000,
-        .size_bytes = UINT64_C(1) << 30, .wal_size_bytes = UINT64_C(512) << 20, .extent_size_bytes = UINT64_C(256) << 20,
-    } };
-    struct why why = { "" };
+    struct local_parse p = {.a = {
+                                .volume = "vol0",
+                                .n_replicas = 3,
+                                .n_nbdservers = 1,
+                                .lease_ms = 2000,
+                                .timeout_ms = 60000,
+                                .size_bytes = UINT64_C(1) << 30,
+                                .wal_size_bytes = UINT64_C(512) << 20,
+                                .extent_size_bytes = UINT64_C(256) << 20,
+                            }};
+    struct why why = {""};
     argp_err_exit_status = 1;
     argp_parse(&argp, argc, argv, 0, NULL, &p);
     if (run(&d, &p, &why) == 0)

@@ -1,6 +1,7 @@
 /* Bringing components of a local cluster up: formatting, starting, creating the volume, waiting until it serves.
  *
- * Nothing here starts a component that its caller did not ask for, and a component that dies while it is waited for ends the wait with its last words. */
+ * Nothing here starts a component that its caller did not ask for, and a component that dies while it is waited for
+ * ends the wait with its last words. */
 #include "tools/client.h"
 #include "tools/local.h"
 
@@ -95,8 +96,9 @@ static int check_alive(const struct bring_up *b, struct why *why)
 
 static int start_component(struct bring_up *b, const char *name, char *const argv[], struct why *why)
 {
-    struct cluster_path log = cluster_path(b->d, "logs", name, ".log"), pid_file = cluster_path(b->d, "run", name, ".pid");
-    struct process_start s = { .cwd = b->d->dir, .log = log.s, .pid_file = pid_file.s, .argv = argv };
+    struct cluster_path log = cluster_path(b->d, "logs", name, ".log"),
+                        pid_file = cluster_path(b->d, "run", name, ".pid");
+    struct process_start s = {.cwd = b->d->dir, .log = log.s, .pid_file = pid_file.s, .argv = argv};
     assert(b->n < COMPONENTS_MAX);
     struct started *st = &b->started[b->n];
     st->pid = process_start(&s, why);
@@ -112,9 +114,11 @@ static int start_replica(struct bring_up *b, const struct replica_config *r, str
     char program[PATH_MAX];
     if (find_binary(b->a, "qbd-replica", program, why) < 0)
         return -1;
-    struct cluster_path conf = cluster_path(b->d, "", "cluster.conf", ""), data = cluster_path(b->d, "data", r->name, "");
-    const char *argv[] = { program, "--config", conf.s, "--dir", data.s, "--name", r->name, "--listen", r->address,
-                           b->a->log_level ? "--log-level" : NULL, b->a->log_level, NULL };
+    struct cluster_path conf = cluster_path(b->d, "", "cluster.conf", ""),
+                        data = cluster_path(b->d, "data", r->name, "");
+    const char *argv[] = {program,         "--config", conf.s,     "--dir",    data.s,
+                          "--name",        r->name,    "--listen", r->address, b->a->log_level ? "--log-level" : NULL,
+                          b->a->log_level, NULL};
     return start_component(b, r->name, (char *const *)argv, why);
 }
 
@@ -125,8 +129,10 @@ static int start_frontend(struct bring_up *b, const struct frontend *f, struct w
         return -1;
     struct cluster_path conf = cluster_path(b->d, "", "cluster.conf", "");
     cluster_socket_address(b->d, f->name, "status", status);
-    const char *argv[] = { program, "--config", conf.s, "--volume", f->volume, "--name", f->name, "--listen", f->listen, "--status", status,
-                           b->a->log_level ? "--log-level" : NULL, b->a->log_level, NULL };
+    const char *argv[] = {program,         "--config", conf.s,  "--volume",
+                          f->volume,       "--name",   f->name, "--listen",
+                          f->listen,       "--status", status,  b->a->log_level ? "--log-level" : NULL,
+                          b->a->log_level, NULL};
     return start_component(b, f->name, (char *const *)argv, why);
 }
 
@@ -134,7 +140,8 @@ static int start_frontend(struct bring_up *b, const struct frontend *f, struct w
 static pid_t begin_format(struct bring_up *b, const struct replica_config *r, struct why *why)
 {
     char program[PATH_MAX], cluster[37], identity[37], wal[24], extent[24];
-    struct cluster_path new = cluster_path(b->d, "data", r->name, ".new"), log = cluster_path(b->d, "logs", r->name, ".log");
+    struct cluster_path new = cluster_path(b->d, "data", r->name, ".new"),
+                        log = cluster_path(b->d, "logs", r->name, ".log");
     if (find_binary(b->a, "qbd-replica", program, why) < 0)
         return -1;
     int err = file_remove_tree(new.s);
@@ -142,9 +149,22 @@ static pid_t begin_format(struct bring_up *b, const struct replica_config *r, st
         return because(why, "cannot remove %s: %s", new.s, strerror(-err));
     snprintf(wal, sizeof wal, "%" PRIu64, b->d->wal_size_bytes);
     snprintf(extent, sizeof extent, "%" PRIu64, b->d->extent_size_bytes);
-    const char *argv[] = { program, "format", "--dir", new.s, "--cluster", uuid_format(&b->d->conf.id, cluster),
-                           "--identity", uuid_format(&r->identity, identity), "--name", r->name, "--wal-size", wal, "--extent-size", extent, NULL };
-    struct process_start s = { .cwd = b->d->dir, .log = log.s, .discard_stdout = true, .argv = (char *const *)argv };
+    const char *argv[] = {program,
+                          "format",
+                          "--dir",
+                          new.s,
+                          "--cluster",
+                          uuid_format(&b->d->conf.id, cluster),
+                          "--identity",
+                          uuid_format(&r->identity, identity),
+                          "--name",
+                          r->name,
+                          "--wal-size",
+                          wal,
+                          "--extent-size",
+                          extent,
+                          NULL};
+    struct process_start s = {.cwd = b->d->dir, .log = log.s, .discard_stdout = true, .argv = (char *const *)argv};
     return process_start(&s, why);
 }
 
@@ -162,13 +182,13 @@ static int end_format(struct bring_up *b, const char *name, pid_t pid, struct wh
     return err ? because(why, "cannot sync %s/data: %s", b->d->dir, strerror(-err)) : 0;
 }
 
-/* Formats those of the replicas that have no data. One that had some before gets a NEW identity: what is gone was promised under the old one, and nothing may ever
- * answer for it (protocol.md "What looks right and is wrong", 18). */
+/* Formats those of the replicas that have no data. One that had some before gets a NEW identity: what is gone was
+ * promised under the old one, and nothing may ever answer for it (protocol.md "What looks right and is wrong", 18). */
 static int format_missing(struct bring_up *b, struct replica_config *const replicas[], uint32_t n, struct why *why)
 {
     struct cluster_dir *d = b->d;
     bool changed = false;
-    pid_t pid[CONFIG_REPLICAS_MAX] = { 0 };
+    pid_t pid[CONFIG_REPLICAS_MAX] = {0};
     for (uint32_t i = 0; i < n; i++) {
         if (cluster_replica_formatted(d, replicas[i]->name) || !d->created)
             continue;
@@ -194,7 +214,7 @@ static int format_missing(struct bring_up *b, struct replica_config *const repli
 
 static int wait_replica(const struct bring_up *b, const struct replica_config *r, struct why *why)
 {
-    struct why last = { "" };
+    struct why last = {""};
     for (;;) {
         struct client c;
         if (client_open(&c, r->address, &b->d->conf.id, &r->identity, PROBE_TIMEOUT_MS, &last) == 0) {
@@ -204,8 +224,8 @@ static int wait_replica(const struct bring_up *b, const struct replica_config *r
         if (check_alive(b, why) < 0)
             return -1;
         if (now_ms() > b->until_ms)
-            return because(why, "%s does not answer within %" PRIu32 " s: %s (log: %s)", r->name, b->a->timeout_ms / 1000, last.text,
-                           cluster_path(b->d, "logs", r->name, ".log").s);
+            return because(why, "%s does not answer within %" PRIu32 " s: %s (log: %s)", r->name,
+                           b->a->timeout_ms / 1000, last.text, cluster_path(b->d, "logs", r->name, ".log").s);
         sleep_ms(POLL_MS);
     }
 }
@@ -214,7 +234,7 @@ static int wait_frontend(const struct bring_up *b, const struct frontend *f, str
 {
     static const struct uuid any;
     char status[CONFIG_ADDRESS_MAX];
-    struct why last = { "" };
+    struct why last = {""};
     cluster_socket_address(b->d, f->name, "status", status);
     for (;;) {
         struct client c;
@@ -225,8 +245,8 @@ static int wait_frontend(const struct bring_up *b, const struct frontend *f, str
         if (check_alive(b, why) < 0)
             return -1;
         if (now_ms() > b->until_ms)
-            return because(why, "%s does not answer within %" PRIu32 " s: %s (log: %s)", f->name, b->a->timeout_ms / 1000, last.text,
-                           cluster_path(b->d, "logs", f->name, ".log").s);
+            return because(why, "%s does not answer within %" PRIu32 " s: %s (log: %s)", f->name,
+                           b->a->timeout_ms / 1000, last.text, cluster_path(b->d, "logs", f->name, ".log").s);
         sleep_ms(POLL_MS);
     }
 }
@@ -242,7 +262,7 @@ static int create_group(struct bring_up *b, struct why *why)
         struct client c;
         if (client_open(&c, r->address, &d->conf.id, &r->identity, b->a->timeout_ms, &reason) < 0)
             return because(why, "cannot create %s on %s: %s", v->name, r->name, reason.text);
-        struct msg m = { .type = MSG_CREATE, .cookie = 1, .group = v->group, .target = r->identity }, answer;
+        struct msg m = {.type = MSG_CREATE, .cookie = 1, .group = v->group, .target = r->identity}, answer;
         m.u.create.size_blocks = v->size_bytes / BLOCK_SIZE;
         m.u.create.membership = d->founding;
         int err = client_call(&c, &m, MSG_CREATED, &answer, &reason);
@@ -258,7 +278,7 @@ static int create_group(struct bring_up *b, struct why *why)
 
 static int wait_serving(const struct bring_up *b, const char *volume, const struct frontend **ret, struct why *why)
 {
-    struct why last = { "no nbdserver is configured for it" };
+    struct why last = {"no nbdserver is configured for it"};
     for (;;) {
         for (uint32_t i = 0; i < b->d->n_frontends; i++) {
             const struct frontend *f = &b->d->frontends[i];
@@ -272,7 +292,8 @@ static int wait_serving(const struct bring_up *b, const char *volume, const stru
         if (check_alive(b, why) < 0)
             return -1;
         if (now_ms() > b->until_ms)
-            return because(why, "%s does not serve within %" PRIu32 " s: %s", volume, b->a->timeout_ms / 1000, last.text);
+            return because(why, "%s does not serve within %" PRIu32 " s: %s", volume, b->a->timeout_ms / 1000,
+                           last.text);
         sleep_ms(POLL_MS);
     }
 }
@@ -322,15 +343,19 @@ static int check_same(const struct cluster_dir *d, const struct local_args *a, s
     if (a->given & GIVEN_VOLUME && strcmp(a->volume, v->name) != 0)
         return because(why, "%s already holds a cluster, with the volume %s", d->dir, v->name);
     if (a->given & GIVEN_SIZE && a->size_bytes != v->size_bytes)
-        return because(why, "%s already holds a cluster; its volume %s has %" PRIu64 " bytes", d->dir, v->name, v->size_bytes);
+        return because(why, "%s already holds a cluster; its volume %s has %" PRIu64 " bytes", d->dir, v->name,
+                       v->size_bytes);
     if (a->given & GIVEN_REPLICAS && a->n_replicas != d->conf.n_replicas)
-        return because(why, "%s already holds a cluster with %" PRIu32 " replicas; qbd local add replica adds one", d->dir, d->conf.n_replicas);
+        return because(why, "%s already holds a cluster with %" PRIu32 " replicas; qbd local add replica adds one",
+                       d->dir, d->conf.n_replicas);
     if (a->given & GIVEN_NBDSERVERS && a->n_nbdservers != d->n_frontends)
-        return because(why, "%s already holds a cluster with %" PRIu32 " nbdservers; qbd local add nbdserver adds one", d->dir, d->n_frontends);
+        return because(why, "%s already holds a cluster with %" PRIu32 " nbdservers; qbd local add nbdserver adds one",
+                       d->dir, d->n_frontends);
     if (a->given & GIVEN_WAL_SIZE && a->wal_size_bytes != d->wal_size_bytes)
         return because(why, "%s already holds a cluster; its logs have %" PRIu64 " bytes", d->dir, d->wal_size_bytes);
     if (a->given & GIVEN_EXTENT_SIZE && a->extent_size_bytes != d->extent_size_bytes)
-        return because(why, "%s already holds a cluster; its extents have %" PRIu64 " bytes", d->dir, d->extent_size_bytes);
+        return because(why, "%s already holds a cluster; its extents have %" PRIu64 " bytes", d->dir,
+                       d->extent_size_bytes);
     return 0;
 }
 
@@ -360,7 +385,7 @@ static int take_changes(struct cluster_dir *d, const struct local_args *a, bool 
 static int start_replicas(struct bring_up *b, struct why *why)
 {
     struct cluster_dir *d = b->d;
-    struct replica_config *stopped[CONFIG_REPLICAS_MAX] = { NULL };
+    struct replica_config *stopped[CONFIG_REPLICAS_MAX] = {NULL};
     uint32_t n = 0;
     for (uint32_t i = 0; i < d->conf.n_replicas; i++)
         if (cluster_process(d, d->conf.replicas[i].name).state == PROCESS_GONE)
@@ -380,14 +405,15 @@ static int start_frontends(struct bring_up *b, struct why *why)
 {
     struct cluster_dir *d = b->d;
     for (uint32_t i = 0; i < d->n_frontends; i++)
-        if (cluster_process(d, d->frontends[i].name).state == PROCESS_GONE && start_frontend(b, &d->frontends[i], why) < 0)
+        if (cluster_process(d, d->frontends[i].name).state == PROCESS_GONE &&
+            start_frontend(b, &d->frontends[i], why) < 0)
             return -1;
     return 0;
 }
 
 int local_start(struct cluster_dir *d, bool exists, const struct local_args *a, struct why *why)
 {
-    struct bring_up b = { .d = d, .a = a, .until_ms = now_ms() + a->timeout_ms };
+    struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
     if ((!exists && check_new(a, why) < 0) || cluster_dir_prepare(d, why) < 0)
         return -1;
     int lock = cluster_dir_lock(d, why);
@@ -419,7 +445,7 @@ int local_start(struct cluster_dir *d, bool exists, const struct local_args *a, 
 
 int local_restart(struct cluster_dir *d, const struct local_args *a, struct why *why)
 {
-    struct bring_up b = { .d = d, .a = a, .until_ms = now_ms() + a->timeout_ms };
+    struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
     struct replica_config *r = (struct replica_config *)config_find_replica(&d->conf, a->name);
     struct frontend *f = cluster_find_frontend(d, a->name);
     if (!r && !f)
@@ -436,7 +462,7 @@ int local_restart(struct cluster_dir *d, const struct local_args *a, struct why 
 
 int local_add(struct cluster_dir *d, const struct local_args *a, struct why *why)
 {
-    struct bring_up b = { .d = d, .a = a, .until_ms = now_ms() + a->timeout_ms };
+    struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
     struct replica_config *r = NULL;
     struct frontend *f = NULL;
     int err;

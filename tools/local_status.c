@@ -34,14 +34,16 @@ static const char *process_word(const struct process *p)
     return p->state == PROCESS_GONE ? "stopped" : p->state == PROCESS_PAUSED ? "paused" : "running";
 }
 
-static void row_fill(struct row *row, const char *name, const char *kind, const struct process *p, const char *address, char *position)
+static void row_fill(struct row *row, const char *name, const char *kind, const struct process *p, const char *address,
+                     char *position)
 {
     row->cell[0] = text("%s", name);
     row->cell[1] = p->pid ? text("%d", (int)p->pid) : text("-");
     row->cell[2] = text("%s", process_word(p));
     row->cell[3] = position;
     row->cell[4] = text("%s", address);
-    row->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "name", name, "kind", kind, "state", process_word(p), "address", address, "detail", position);
+    row->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "name", name, "kind", kind, "state", process_word(p), "address",
+                          address, "detail", position);
     json_object_set_new(row->json, "pid", p->pid ? json_integer(p->pid) : json_null());
 }
 
@@ -57,7 +59,8 @@ static void replica_row(struct row *row, const struct cluster_dir *d, const stru
     else if (*v.why.text)
         position = text("%s: %s", state, v.why.text);
     else
-        position = text("%s", v.process.state == PROCESS_RUNNING || !cluster_replica_formatted(d, r->name) ? state : "-");
+        position =
+            text("%s", v.process.state == PROCESS_RUNNING || !cluster_replica_formatted(d, r->name) ? state : "-");
     row_fill(row, r->name, "replica", &v.process, r->address, position);
     json_object_set_new(row->json, "position", at >= 0 ? json_integer(at) : json_null());
     if (v.status)
@@ -69,7 +72,7 @@ static void frontend_row(struct row *row, const struct cluster_dir *d, const str
 {
     static const struct uuid any;
     struct process p = cluster_process(d, f->name);
-    struct why why = { "" };
+    struct why why = {""};
     json_t *status = NULL;
     char address[CONFIG_ADDRESS_MAX], *position = NULL;
     cluster_socket_address(d, f->name, "status", address);
@@ -77,7 +80,8 @@ static void frontend_row(struct row *row, const struct cluster_dir *d, const str
         status = client_status(address, &d->conf.id, &any, ASK_TIMEOUT_MS, &why);
     size_t i;
     json_t *v;
-    json_array_foreach(json_object_get(status, "volumes"), i, v) {
+    json_array_foreach(json_object_get(status, "volumes"), i, v)
+    {
         if (strcmp(json_text_or(v, "name", ""), f->volume) != 0)
             continue;
         const char *sentence = json_text_or(v, "sentence", "");
@@ -93,7 +97,7 @@ static void frontend_row(struct row *row, const struct cluster_dir *d, const str
 
 int local_status(struct cluster_dir *d, const struct local_args *a, struct why *why)
 {
-    static const char *const headings[COLUMNS] = { "NAME", "PID", "STATE", "POSITION", "ADDRESS" };
+    static const char *const headings[COLUMNS] = {"NAME", "PID", "STATE", "POSITION", "ADDRESS"};
     struct row rows[CONFIG_REPLICAS_MAX + FRONTENDS_MAX];
     char *cells[ARRAY_LEN(rows) * COLUMNS];
     unsigned n = 0;
@@ -106,8 +110,8 @@ int local_status(struct cluster_dir *d, const struct local_args *a, struct why *
         memcpy(&cells[i * COLUMNS], rows[i].cell, sizeof rows[i].cell);
         json_array_append_new(components, rows[i].json);
     }
-    json_t *o = json_pack("{s:s, s:s, s:I, s:o}", "dir", d->dir, "volume", d->conf.volumes[0].name,
-                          "size_bytes", (json_int_t)d->conf.volumes[0].size_bytes, "components", components);
+    json_t *o = json_pack("{s:s, s:s, s:I, s:o}", "dir", d->dir, "volume", d->conf.volumes[0].name, "size_bytes",
+                          (json_int_t)d->conf.volumes[0].size_bytes, "components", components);
     if (a->given & GIVEN_JSON) {
         json_dumpf(o, stdout, JSON_INDENT(2));
         putchar('\n');

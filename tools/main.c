@@ -1,8 +1,8 @@
 /* qbd: the operator's command. Each sub-command parses its own arguments; this file only finds it. */
 #include "tools/cli.h"
 
-#include <stdio.h>
 #include <signal.h>
+#include <stdio.h>
 
 struct subcommand {
     const char *name;
@@ -11,9 +11,10 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-    { "local", command_local, "a whole cluster on this machine: start, stop, status, pid, uri, kill, pause, resume, restart, wipe, add" },
-    { "status", command_status, "how a cluster is: redundancy, who holds each volume, where each replica stands" },
-    { "volume", command_volume, "create a volume that the configuration describes" },
+    {"local", command_local,
+     "a whole cluster on this machine: start, stop, status, pid, uri, kill, pause, resume, restart, wipe, add"},
+    {"status", command_status, "how a cluster is: redundancy, who holds each volume, where each replica stands"},
+    {"volume", command_volume, "create a volume that the configuration describes"},
 };
 
 static void usage(FILE *f)

@@ -34,7 +34,8 @@ static bool read_boot_id(char id[64])
     return true;
 }
 
-/* State letter and start time from /proc/PID/stat. The command's name in it may hold anything, so fields count from the LAST parenthesis. */
+/* State letter and start time from /proc/PID/stat. The command's name in it may hold anything, so fields count from the
+ * LAST parenthesis. */
 static bool read_stat(pid_t pid, char *ret_state, uint64_t *ret_start_ticks)
 {
     char path[64], text[1024];
@@ -58,7 +59,7 @@ static bool read_stat(pid_t pid, char *ret_state, uint64_t *ret_start_ticks)
 
 struct process process_find(const char *pid_file)
 {
-    struct process p = { .state = PROCESS_GONE };
+    struct process p = {.state = PROCESS_GONE};
     char text[256], boot[64], now[64];
     int pid;
     unsigned long long start;
@@ -126,7 +127,8 @@ pid_t process_start(const struct process_start *s, struct why *why)
     pid_t pid = fork();
     if (pid == 0) {
         int err = become(s);
-        /* Only reached when the program could not be started: says why through the pipe, which exec would have closed. */
+        /* Only reached when the program could not be started: says why through the pipe, which exec would have closed.
+         */
         if (write(report[1], &err, sizeof err) < 0)
             _exit(126);
         _exit(127);
@@ -205,7 +207,7 @@ bool process_wait_gone(const struct process *p, unsigned timeout_ms)
         return true;
     if (fd < 0)
         return false;
-    struct pollfd pfd = { .fd = fd, .events = POLLIN };
+    struct pollfd pfd = {.fd = fd, .events = POLLIN};
     int n;
     while ((n = poll(&pfd, 1, (int)timeout_ms)) < 0 && errno == EINTR)
         ;

@@ -1,7 +1,7 @@
 /* Daemons of a local cluster as processes: starting them, finding them again, signalling them.
  *
- * A process is known by its pid AND its start time AND the boot it was started in, so that a reused pid is never taken for ours; signals go through a pidfd that was
- * checked after it was opened. */
+ * A process is known by its pid AND its start time AND the boot it was started in, so that a reused pid is never taken
+ * for ours; signals go through a pidfd that was checked after it was opened. */
 #ifndef QBD_TOOLS_PROCESS_H
 #define QBD_TOOLS_PROCESS_H
 

@@ -25,7 +25,8 @@ const char *json_text_or(json_t *o, const char *key, const char *otherwise)
     return s ? s : otherwise;
 }
 
-void replica_view_take(struct replica_view *r, const struct cluster_config *conf, const struct replica_config *config, const struct cluster_dir *d, uint64_t group)
+void replica_view_take(struct replica_view *r, const struct cluster_config *conf, const struct replica_config *config,
+                       const struct cluster_dir *d, uint64_t group)
 {
     memset(r, 0, sizeof *r);
     r->config = config;
@@ -38,9 +39,8 @@ void replica_view_take(struct replica_view *r, const struct cluster_config *conf
     r->status = client_status(config->address, &conf->id, &config->identity, ASK_TIMEOUT_MS, &r->why);
     size_t i;
     json_t *g;
-    json_array_foreach(json_object_get(r->status, "groups"), i, g)
-        if (json_number_or(g, "group", 0) == (int64_t)group)
-            r->group = g;
+    json_array_foreach(json_object_get(r->status, "groups"), i, g) if (json_number_or(g, "group", 0) == (int64_t)group)
+        r->group = g;
 }
 
 void replica_view_drop(struct replica_view *r)
@@ -56,9 +56,9 @@ static bool is_voter(const struct replica_view *r)
     json_t *voter, *voters = json_object_get(r->group, "voters");
     if (!json_is_array(voters))
         return r->group;
-    json_array_foreach(voters, i, voter)
-        if (json_is_string(voter) && strcmp(json_string_value(voter), uuid_format(&r->config->identity, id)) == 0)
-            return true;
+    json_array_foreach(voters, i, voter) if (json_is_string(voter) &&
+                                             strcmp(json_string_value(voter), uuid_format(&r->config->identity, id)) ==
+                                                 0) return true;
     return false;
 }
 
@@ -78,7 +78,8 @@ const char *replica_view_state(const struct replica_view *r, const struct cluste
 
 bool replica_view_up_to_date(const struct replica_view *r)
 {
-    return is_voter(r) && strcmp(json_text_or(r->status, "state", "up"), "up") == 0 && strcmp(json_text_or(r->group, "state", ""), "up to date") == 0;
+    return is_voter(r) && strcmp(json_text_or(r->status, "state", "up"), "up") == 0 &&
+           strcmp(json_text_or(r->group, "state", ""), "up to date") == 0;
 }
 
 bool replica_view_joining(const struct replica_view *r)
@@ -116,7 +117,7 @@ static void see_holder(struct volume_view *v, const struct replica_view *r, uint
 
 void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct replica_view *replicas)
 {
-    *v = (struct volume_view){ .config = config, .holder = "" };
+    *v = (struct volume_view){.config = config, .holder = ""};
     uint64_t round = 0;
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &replicas[config->replica[i]];
@@ -174,7 +175,7 @@ struct status_report {
 
 static void say_size(uint64_t bytes, char *buf, size_t cap)
 {
-    static const char *const unit[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB" };
+    static const char *const unit[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"};
     unsigned u = 0;
     double v = (double)bytes;
     while (v >= 1024 && u + 1 < ARRAY_LEN(unit)) {
@@ -192,9 +193,10 @@ static const char *state_in(const struct status_report *s, const struct replica_
     return replica_view_state(r, s->local ? &s->dir : NULL);
 }
 
-static void print_replicas(const struct status_report *s, const struct volume_config *config, const struct volume_view *v)
+static void print_replicas(const struct status_report *s, const struct volume_config *config,
+                           const struct volume_view *v)
 {
-    static const char *const headings[STATUS_COLUMNS] = { "REPLICA", "STATE", "POSITION", "BEHIND BY", "ADDRESS" };
+    static const char *const headings[STATUS_COLUMNS] = {"REPLICA", "STATE", "POSITION", "BEHIND BY", "ADDRESS"};
     char *cells[MEMBERS_MAX * STATUS_COLUMNS];
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &s->replicas[config->replica[i]];
@@ -243,8 +245,8 @@ static json_t *report_volume(const struct status_report *s, const struct volume_
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &s->replicas[config->replica[i]];
         int64_t position = replica_view_position(r), behind = replica_view_behind(r, v.commit);
-        json_t *o = json_pack("{s:s, s:s, s:s}", "name", r->config->name, "state", state_in(s, r, &v),
-                              "address", r->config->address);
+        json_t *o = json_pack("{s:s, s:s, s:s}", "name", r->config->name, "state", state_in(s, r, &v), "address",
+                              r->config->address);
         if (*r->why.text)
             json_object_set_new(o, "error", json_string(r->why.text));
         if (position >= 0)
@@ -255,10 +257,10 @@ static json_t *report_volume(const struct status_report *s, const struct volume_
             json_object_set(o, "group", r->group);
         json_array_append_new(replicas, o);
     }
-    return json_pack("{s:s, s:I, s:I, s:i, s:i, s:s, s:s, s:I, s:I, s:o}", "name", config->name, "group", (json_int_t)config->group,
-                     "size_bytes", (json_int_t)config->size_bytes, "up_to_date", (int)v.n_up_to_date, "of", (int)config->n_replicas,
-                     "redundancy", redundancy, "holder", v.holder, "lease_ms", (json_int_t)v.lease_ms, "commit", (json_int_t)v.commit,
-                     "replicas", replicas);
+    return json_pack("{s:s, s:I, s:I, s:i, s:i, s:s, s:s, s:I, s:I, s:o}", "name", config->name, "group",
+                     (json_int_t)config->group, "size_bytes", (json_int_t)config->size_bytes, "up_to_date",
+                     (int)v.n_up_to_date, "of", (int)config->n_replicas, "redundancy", redundancy, "holder", v.holder,
+                     "lease_ms", (json_int_t)v.lease_ms, "commit", (json_int_t)v.commit, "replicas", replicas);
 }
 
 static void print_report_json(const struct status_report *s)
@@ -275,10 +277,10 @@ static void print_report_json(const struct status_report *s)
 enum { OPTION_DIR = 256, OPTION_CLUSTER, OPTION_JSON };
 
 static const struct argp_option status_options[] = {
-    { "dir", OPTION_DIR, "DIR", 0, "A local cluster", 0 },
-    { "cluster", OPTION_CLUSTER, "FILE", 0, "A cluster's configuration file", 0 },
-    { "json", OPTION_JSON, NULL, 0, "For programs", 0 },
-    { 0 },
+    {"dir", OPTION_DIR, "DIR", 0, "A local cluster", 0},
+    {"cluster", OPTION_CLUSTER, "FILE", 0, "A cluster's configuration file", 0},
+    {"json", OPTION_JSON, NULL, 0, "For programs", 0},
+    {0},
 };
 
 static error_t parse_status(int key, char *arg, struct argp_state *state)
@@ -327,10 +329,16 @@ static uint64_t group_of(const struct cluster_config *conf, uint32_t replica)
 
 int command_status(int argc, char **argv)
 {
-    static const struct argp argp = { status_options, parse_status, NULL,
-                                      "Tells how a cluster is: each volume's redundancy and holder, each replica's state and position.", NULL, NULL, NULL };
+    static const struct argp argp = {
+        status_options,
+        parse_status,
+        NULL,
+        "Tells how a cluster is: each volume's redundancy and holder, each replica's state and position.",
+        NULL,
+        NULL,
+        NULL};
     static struct status_report s;
-    struct status_args a = { 0 };
+    struct status_args a = {0};
     struct why why;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     if (load(&s, &a, &why) < 0) {
@@ -338,7 +346,8 @@ int command_status(int argc, char **argv)
         return 1;
     }
     for (uint32_t i = 0; i < s.dir.conf.n_replicas; i++)
-        replica_view_take(&s.replicas[i], &s.dir.conf, &s.dir.conf.replicas[i], s.local ? &s.dir : NULL, group_of(&s.dir.conf, i));
+        replica_view_take(&s.replicas[i], &s.dir.conf, &s.dir.conf.replicas[i], s.local ? &s.dir : NULL,
+                          group_of(&s.dir.conf, i));
     if (a.json)
         print_report_json(&s);
     else

@@ -1,7 +1,7 @@
 /* Asking the daemons how they are, and saying it to people.
  *
- * What a daemon says of itself is shown as its own word; what follows from comparing them (how far behind, how much redundancy is left) is worked out here. Keys that a
- * daemon does not send are left out, never guessed. */
+ * What a daemon says of itself is shown as its own word; what follows from comparing them (how far behind, how much
+ * redundancy is left) is worked out here. Keys that a daemon does not send are left out, never guessed. */
 #ifndef QBD_TOOLS_STATUS_H
 #define QBD_TOOLS_STATUS_H
 
@@ -21,17 +21,19 @@ struct replica_view {
 struct volume_view {
     const struct volume_config *config;
     uint32_t n_up_to_date;
-    uint64_t commit; /* the highest that any replica knows */
+    uint64_t commit;    /* the highest that any replica knows */
     const char *holder; /* "" : nobody */
     int64_t lease_ms;
 };
 
 /* d: NULL for a cluster that is not local. Unpaused local processes and all remote ones are asked. */
-void replica_view_take(struct replica_view *r, const struct cluster_config *conf, const struct replica_config *config, const struct cluster_dir *d, uint64_t group);
+void replica_view_take(struct replica_view *r, const struct cluster_config *conf, const struct replica_config *config,
+                       const struct cluster_dir *d, uint64_t group);
 void replica_view_drop(struct replica_view *r);
 /* A word or few: "up to date", "behind", "stopped", "lost its data", "not a member", "paused", "unreachable". */
 const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d);
-/* Says so itself, and is a voter of its group. (Being in the holder's stream is judged apart: a volume that nobody holds has none.) */
+/* Says so itself, and is a voter of its group. (Being in the holder's stream is judged apart: a volume that nobody
+ * holds has none.) */
 bool replica_view_up_to_date(const struct replica_view *r);
 bool replica_view_joining(const struct replica_view *r); /* not in the holder's stream */
 /* Slots it lacks of `commit`; -1 when unknown. */

@@ -48,10 +48,12 @@ static const struct argp argp = {
     .options = options,
     .parser = parse,
     .args_doc = "create NAME",
-    .doc = "Creates a volume that the cluster's configuration describes: its group, on each of its replicas. All of them must be up.",
+    .doc = "Creates a volume that the cluster's configuration describes: its group, on each of its replicas. All of "
+           "them must be up.",
 };
 
-static int create_on(const struct cluster_config *conf, const struct replica_config *r, const struct msg *create, struct why *why)
+static int create_on(const struct cluster_config *conf, const struct replica_config *r, const struct msg *create,
+                     struct why *why)
 {
     struct client c;
     if (client_open(&c, r->address, &conf->id, &r->identity, TIMEOUT_MS, why) < 0)
@@ -60,8 +62,9 @@ static int create_on(const struct cluster_config *conf, const struct replica_con
     m.target = r->identity;
     int err = client_call(&c, &m, MSG_CREATED, &answer, why);
     if (err == 0 && answer.u.created.error)
-        err = because(why, "%s", answer.u.created.error == EEXIST ? "the group exists there with another size or other members"
-                                                                   : strerror(abs(answer.u.created.error)));
+        err = because(why, "%s",
+                      answer.u.created.error == EEXIST ? "the group exists there with another size or other members"
+                                                       : strerror(abs(answer.u.created.error)));
     client_close(&c);
     return err;
 }
@@ -89,7 +92,9 @@ int command_volume(int argc, char **argv)
         const struct replica_config *r = &conf.replicas[v->replica[i]];
         struct why why;
         if (create_on(&conf, r, &create, &why) < 0) {
-            fprintf(stderr, "qbd volume: cannot create %s on %s: %s; nothing is lost, run it again when that is mended\n", v->name, r->name, why.text);
+            fprintf(stderr,
+                    "qbd volume: cannot create %s on %s: %s; nothing is lost, run it again when that is mended\n",
+                    v->name, r->name, why.text);
             return 1;
         }
     }

@@ -1,9 +1,11 @@
 /* A load of writes that can prove afterwards what must be there (torture_model.h).
  *
- *   torture write  --uri URI --model FILE [--seconds S] [--depth N] ...    until the time is over or SIGTERM; survives the server's death, reconnecting
- *   torture verify --uri URI --model FILE                                  reads everything back
+ *   torture write  --uri URI --model FILE [--seconds S] [--depth N] ...    until the time is over or SIGTERM; survives
+ * the server's death, reconnecting torture verify --uri URI --model FILE                                  reads
+ * everything back
  *
- * The last line on stdout is a JSON object with counts and waits. Exit status: 0 good, 1 the volume holds what it must not, 2 the test itself could not go on. */
+ * The last line on stdout is a JSON object with counts and waits. Exit status: 0 good, 1 the volume holds what it must
+ * not, 2 the test itself could not go on. */
 #include "tests/cluster/torture_model.h"
 
 #include <argp.h>
@@ -24,8 +26,8 @@
 #define NS_PER_S 1000000000ull
 #define RECONNECT_PAUSE_NS (10 * NS_PER_MS)
 #define CONNECT_TIMEOUT_NS (5 * NS_PER_S)
-/* A server that lives may still find a request in the socket of a client that hung up, and it may take its time; until then the request is under way, and neither a read nor another
- * write of those bytes says anything about it. */
+/* A server that lives may still find a request in the socket of a client that hung up, and it may take its time; until
+ * then the request is under way, and neither a read nor another write of those bytes says anything about it. */
 #define SETTLE_NS (2 * NS_PER_S)
 #define BUCKET_NS (10 * NS_PER_MS)
 #define BUCKETS_MAX 60000u
@@ -61,8 +63,16 @@ struct options {
 };
 
 static struct options o = {
-    .seconds = 10, .depth = 16, .n_connections = 2, .read_percent = 15, .zero_percent = 4, .span = 64 << 20, .max_len = 256 << 10, .seed = 1,
-    .reconnect_s = 60, .drain_s = 30,
+    .seconds = 10,
+    .depth = 16,
+    .n_connections = 2,
+    .read_percent = 15,
+    .zero_percent = 4,
+    .span = 64 << 20,
+    .max_len = 256 << 10,
+    .seed = 1,
+    .reconnect_s = 60,
+    .drain_s = 30,
 };
 
 static struct model model;
@@ -176,7 +186,9 @@ static void poll_connections(int timeout_ms)
         int fd = nbd_aio_get_fd(k->nbd);
         if (fd < 0)
             continue;
-        fds[n] = (struct pollfd){ .fd = fd, .events = (short)((dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0)) };
+        fds[n] = (struct pollfd){.fd = fd,
+                                 .events = (short)((dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+                                                   (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0))};
         which[n++] = c;
     }
     if (poll(fds, n, timeout_ms) < 0 && errno != EINTR)
@@ -212,7 +224,8 @@ static void record_wait(uint64_t ns, uint64_t at_ns)
         stats.bucket_us[bucket] = (uint32_t)us;
 }
 
-/* The connection is gone and the outcome unknown: send the same again, or never mind and do something else (then it may or may not be there). */
+/* The connection is gone and the outcome unknown: send the same again, or never mind and do something else (then it may
+ * or may not be there). */
 static void op_lost(struct op *op, unsigned slot)
 {
     stats.lost++;
@@ -236,8 +249,11 @@ static void op_good(struct op *op, unsigned slot)
     if (op->kind == OP_READ) {
         stats.reads++;
         if (!model_check(&model, slot, op->offset, op->buf, op->len)) {
-            fprintf(stderr, "a READ of %" PRIu64 " bytes at %" PRIu64 " (blocks %" PRIu64 " + %" PRIu64 " to %" PRIu64 " + %" PRIu64 ") under load returned what it must not\n", op->len,
-                    op->offset, op->offset / 4096, op->offset % 4096, (op->offset + op->len) / 4096, (op->offset + op->len) % 4096);
+            fprintf(stderr,
+                    "a READ of %" PRIu64 " bytes at %" PRIu64 " (blocks %" PRIu64 " + %" PRIu64 " to %" PRIu64
+                    " + %" PRIu64 ") under load returned what it must not\n",
+                    op->len, op->offset, op->offset / 4096, op->offset % 4096, (op->offset + op->len) / 4096,
+                    (op->offset + op->len) % 4096);
             exit(1);
         }
         return;
@@ -257,9 +273,11 @@ static int op_done(void *user, int *error)
         op_good(op, slot);
         return 1;
     }
-    /* A dead connection's requests end with ENOTCONN; a server that ends or was fenced says ESHUTDOWN or EIO: unknown, all of them. */
+    /* A dead connection's requests end with ENOTCONN; a server that ends or was fenced says ESHUTDOWN or EIO: unknown,
+     * all of them. */
     if (*error != ENOTCONN && *error != ESHUTDOWN && *error != EIO && *error != ECONNRESET && *error != EPIPE)
-        errx(2, "the server answers %s to a %s of %" PRIu64 " bytes at %" PRIu64, strerror(*error), op->kind == OP_READ ? "READ" : "WRITE", op->len, op->offset);
+        errx(2, "the server answers %s to a %s of %" PRIu64 " bytes at %" PRIu64, strerror(*error),
+             op->kind == OP_READ ? "READ" : "WRITE", op->len, op->offset);
     if (*error == ESHUTDOWN || *error == EIO)
         stats.errors++;
     op_lost(op, slot);
@@ -277,7 +295,9 @@ static void op_choose(struct op *op, unsigned slot)
 {
     const struct model_slot *s = &model.h->slots[slot];
     uint64_t room = s->end - s->first, align = (uint64_t)1 << rnd_below(13); /* 1 byte to 4 KiB */
-    uint64_t len = o.fixed_len ? o.fixed_len : percent(50) ? 4096 * (1 + rnd_below(4)) : 1 + rnd_below(model.h->max_len);
+    uint64_t len = o.fixed_len   ? o.fixed_len
+                   : percent(50) ? 4096 * (1 + rnd_below(4))
+                                 : 1 + rnd_below(model.h->max_len);
     op->kind = percent(o.read_percent) ? OP_READ : percent(o.zero_percent) ? OP_ZERO : OP_WRITE;
     op->flags = op->kind != OP_READ && percent(10) ? LIBNBD_CMD_FLAG_FUA : 0;
     if (o.fixed_len)
@@ -312,7 +332,7 @@ static void op_send(struct op *op, unsigned slot)
     struct nbd_handle *nbd = connections[c].nbd;
     if (!connections[c].ready)
         return; /* stays waiting; another turn picks another connection */
-    nbd_completion_callback done = { .callback = op_done, .user_data = op };
+    nbd_completion_callback done = {.callback = op_done, .user_data = op};
     op->state = OP_SENT;
     op->connection = c;
     if (!op->started_ns)
@@ -366,12 +386,14 @@ static void step_connections(uint64_t now, uint64_t *last_ready_ns)
     if (any)
         *last_ready_ns = now;
     else if (now - *last_ready_ns > (uint64_t)(o.reconnect_s * NS_PER_S))
-        errx(2, "no connection for %.0f s: %s", o.reconnect_s, nbd_get_error() ? nbd_get_error() : "the handshake is not answered");
+        errx(2, "no connection for %.0f s: %s", o.reconnect_s,
+             nbd_get_error() ? nbd_get_error() : "the handshake is not answered");
 }
 
 static void run_load(void)
 {
-    uint64_t chosen = 0, until = begin_ns + (uint64_t)(o.seconds * NS_PER_S), last_ready = begin_ns, hangup = begin_ns, drain_until = 0;
+    uint64_t chosen = 0, until = begin_ns + (uint64_t)(o.seconds * NS_PER_S), last_ready = begin_ns, hangup = begin_ns,
+             drain_until = 0;
     for (;;) {
         uint64_t now = now_ns();
         bool stopping = stop_asked || now >= until;
@@ -385,7 +407,8 @@ static void run_load(void)
         for (unsigned i = 0; i < o.depth; i++) {
             if (now < ops[i].not_before_ns)
                 continue;
-            if (ops[i].state == OP_IDLE && !stopping && (!o.rate || chosen < (now - begin_ns) / (NS_PER_S / o.rate) + 1)) {
+            if (ops[i].state == OP_IDLE && !stopping &&
+                (!o.rate || chosen < (now - begin_ns) / (NS_PER_S / o.rate) + 1)) {
                 op_choose(&ops[i], i);
                 ops[i].state = OP_WAITING;
                 chosen++;
@@ -413,11 +436,15 @@ static void report(void)
 {
     uint64_t n = stats.n_latencies < LATENCIES_MAX ? stats.n_latencies : LATENCIES_MAX;
     qsort(stats.latency_us, n, sizeof stats.latency_us[0], compare_u32);
-    printf("{\"writes\": %" PRIu64 ", \"reads\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"connects\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"sent_again\": %" PRIu64
-           ", \"abandoned\": %" PRIu64 ", \"errors\": %" PRIu64 ", \"hangups\": %" PRIu64,
-           stats.writes, stats.reads, stats.bytes_written, stats.reconnects, stats.lost, stats.sent_again, stats.abandoned, stats.errors, stats.hangups);
-    printf(", \"seconds\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"longest_ms\": %.3f, \"longest_at_s\": %.3f, \"begin\": %.3f", (double)(now_ns() - begin_ns) / 1e9,
-           percentile_ms(0.5), percentile_ms(0.99), (double)stats.longest_ns / 1e6, (double)stats.longest_at_ns / 1e9, (double)begin_realtime_ns / 1e9);
+    printf("{\"writes\": %" PRIu64 ", \"reads\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"connects\": %" PRIu64
+           ", \"lost\": %" PRIu64 ", \"sent_again\": %" PRIu64 ", \"abandoned\": %" PRIu64 ", \"errors\": %" PRIu64
+           ", \"hangups\": %" PRIu64,
+           stats.writes, stats.reads, stats.bytes_written, stats.reconnects, stats.lost, stats.sent_again,
+           stats.abandoned, stats.errors, stats.hangups);
+    printf(", \"seconds\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"longest_ms\": %.3f, \"longest_at_s\": %.3f, "
+           "\"begin\": %.3f",
+           (double)(now_ns() - begin_ns) / 1e9, percentile_ms(0.5), percentile_ms(0.99), (double)stats.longest_ns / 1e6,
+           (double)stats.longest_at_ns / 1e9, (double)begin_realtime_ns / 1e9);
     if (o.buckets) {
         /* [ms since begin, longest wait in us of what completed in the 10 ms from there on] */
         const char *comma = "";
@@ -440,7 +467,7 @@ static void on_signal(int signal)
 
 static int command_write(void)
 {
-    struct sigaction sa = { .sa_handler = on_signal };
+    struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGINT, &sa, NULL);
     if (o.depth > model.h->n_slots)
@@ -470,7 +497,8 @@ static struct nbd_handle *connect_patiently(void)
         if (connections[0].ready)
             return connections[0].nbd;
         if (now_ns() > until)
-            errx(2, "cannot connect to %s within %.0f s: %s", o.uri, o.reconnect_s, nbd_get_error() ? nbd_get_error() : "no answer");
+            errx(2, "cannot connect to %s within %.0f s: %s", o.uri, o.reconnect_s,
+                 nbd_get_error() ? nbd_get_error() : "no answer");
         poll_connections(10);
     }
 }
@@ -493,33 +521,52 @@ static int command_verify(void)
         }
     }
     nbd_shutdown(nbd, 0);
-    printf("{\"verified_bytes\": %" PRIu64 ", \"acked_writes\": %" PRIu64 ", \"good\": %s}\n", checked, model.h->acked_writes, good ? "true" : "false");
+    printf("{\"verified_bytes\": %" PRIu64 ", \"acked_writes\": %" PRIu64 ", \"good\": %s}\n", checked,
+           model.h->acked_writes, good ? "true" : "false");
     return good ? 0 : 1;
 }
 
-enum { KEY_URI = 256, KEY_MODEL, KEY_SECONDS, KEY_DEPTH, KEY_CONNECTIONS, KEY_READS, KEY_ZEROES, KEY_HANGUP, KEY_FIRST, KEY_SPAN, KEY_MAX, KEY_FIXED, KEY_SEED, KEY_RECONNECT,
-       KEY_DRAIN, KEY_BUCKETS, KEY_KEEP, KEY_RATE };
+enum {
+    KEY_URI = 256,
+    KEY_MODEL,
+    KEY_SECONDS,
+    KEY_DEPTH,
+    KEY_CONNECTIONS,
+    KEY_READS,
+    KEY_ZEROES,
+    KEY_HANGUP,
+    KEY_FIRST,
+    KEY_SPAN,
+    KEY_MAX,
+    KEY_FIXED,
+    KEY_SEED,
+    KEY_RECONNECT,
+    KEY_DRAIN,
+    KEY_BUCKETS,
+    KEY_KEEP,
+    KEY_RATE
+};
 
 static const struct argp_option options[] = {
-    { "uri", KEY_URI, "URI", 0, "The volume", 0 },
-    { "model", KEY_MODEL, "FILE", 0, "The model; made when it is not there", 0 },
-    { "seconds", KEY_SECONDS, "S", 0, "How long to write", 0 },
-    { "depth", KEY_DEPTH, "N", 0, "Requests at a time, each in a region of its own", 0 },
-    { "connections", KEY_CONNECTIONS, "N", 0, "How many", 0 },
-    { "reads", KEY_READS, "PERCENT", 0, "Reads among the load, checked at once", 0 },
-    { "zeroes", KEY_ZEROES, "PERCENT", 0, "WRITE_ZEROES among the writes", 0 },
-    { "hangup-ms", KEY_HANGUP, "MS", 0, "Close a connection on purpose about this often", 0 },
-    { "rate", KEY_RATE, "N", 0, "At most so many requests a second", 0 },
-    { "first", KEY_FIRST, "BYTES", 0, "Where the part under test begins (new models)", 0 },
-    { "span", KEY_SPAN, "BYTES", 0, "How large it is (new models)", 0 },
-    { "max-len", KEY_MAX, "BYTES", 0, "Longest request (new models)", 0 },
-    { "fixed-len", KEY_FIXED, "BYTES", 0, "All requests this long and aligned to it", 0 },
-    { "seed", KEY_SEED, "N", 0, "Of what is random", 0 },
-    { "reconnect-s", KEY_RECONNECT, "S", 0, "How long to try to connect again", 0 },
-    { "drain-s", KEY_DRAIN, "S", 0, "How long to wait for outstanding requests at the end", 0 },
-    { "buckets", KEY_BUCKETS, NULL, 0, "Report the longest wait of every 10 ms", 0 },
-    { "keep-trying", KEY_KEEP, NULL, 0, "Never abandon a lost write: send it again until it is answered", 0 },
-    { 0 },
+    {"uri", KEY_URI, "URI", 0, "The volume", 0},
+    {"model", KEY_MODEL, "FILE", 0, "The model; made when it is not there", 0},
+    {"seconds", KEY_SECONDS, "S", 0, "How long to write", 0},
+    {"depth", KEY_DEPTH, "N", 0, "Requests at a time, each in a region of its own", 0},
+    {"connections", KEY_CONNECTIONS, "N", 0, "How many", 0},
+    {"reads", KEY_READS, "PERCENT", 0, "Reads among the load, checked at once", 0},
+    {"zeroes", KEY_ZEROES, "PERCENT", 0, "WRITE_ZEROES among the writes", 0},
+    {"hangup-ms", KEY_HANGUP, "MS", 0, "Close a connection on purpose about this often", 0},
+    {"rate", KEY_RATE, "N", 0, "At most so many requests a second", 0},
+    {"first", KEY_FIRST, "BYTES", 0, "Where the part under test begins (new models)", 0},
+    {"span", KEY_SPAN, "BYTES", 0, "How large it is (new models)", 0},
+    {"max-len", KEY_MAX, "BYTES", 0, "Longest request (new models)", 0},
+    {"fixed-len", KEY_FIXED, "BYTES", 0, "All requests this long and aligned to it", 0},
+    {"seed", KEY_SEED, "N", 0, "Of what is random", 0},
+    {"reconnect-s", KEY_RECONNECT, "S", 0, "How long to try to connect again", 0},
+    {"drain-s", KEY_DRAIN, "S", 0, "How long to wait for outstanding requests at the end", 0},
+    {"buckets", KEY_BUCKETS, NULL, 0, "Report the longest wait of every 10 ms", 0},
+    {"keep-trying", KEY_KEEP, NULL, 0, "Never abandon a lost write: send it again until it is answered", 0},
+    {0},
 };
 
 static uint64_t number(const char *arg)
@@ -535,36 +582,76 @@ static uint64_t number(const char *arg)
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     switch (key) {
-    case KEY_URI: o.uri = arg; return 0;
-    case KEY_MODEL: o.model = arg; return 0;
-    case KEY_SECONDS: o.seconds = atof(arg); return 0;
-    case KEY_DEPTH: o.depth = (unsigned)number(arg); return 0;
-    case KEY_CONNECTIONS: o.n_connections = (unsigned)number(arg); return 0;
-    case KEY_READS: o.read_percent = (unsigned)number(arg); return 0;
-    case KEY_ZEROES: o.zero_percent = (unsigned)number(arg); return 0;
-    case KEY_HANGUP: o.hangup_ms = (unsigned)number(arg); return 0;
-    case KEY_FIRST: o.first = number(arg); return 0;
-    case KEY_SPAN: o.span = number(arg); return 0;
-    case KEY_MAX: o.max_len = number(arg); return 0;
-    case KEY_FIXED: o.fixed_len = number(arg); return 0;
-    case KEY_SEED: o.seed = number(arg); return 0;
-    case KEY_RECONNECT: o.reconnect_s = atof(arg); return 0;
-    case KEY_DRAIN: o.drain_s = atof(arg); return 0;
-    case KEY_BUCKETS: o.buckets = true; return 0;
-    case KEY_RATE: o.rate = (unsigned)number(arg); return 0;
-    case KEY_KEEP: o.keep_trying = true; return 0;
-    case ARGP_KEY_ARG: o.command = arg; return 0;
+    case KEY_URI:
+        o.uri = arg;
+        return 0;
+    case KEY_MODEL:
+        o.model = arg;
+        return 0;
+    case KEY_SECONDS:
+        o.seconds = atof(arg);
+        return 0;
+    case KEY_DEPTH:
+        o.depth = (unsigned)number(arg);
+        return 0;
+    case KEY_CONNECTIONS:
+        o.n_connections = (unsigned)number(arg);
+        return 0;
+    case KEY_READS:
+        o.read_percent = (unsigned)number(arg);
+        return 0;
+    case KEY_ZEROES:
+        o.zero_percent = (unsigned)number(arg);
+        return 0;
+    case KEY_HANGUP:
+        o.hangup_ms = (unsigned)number(arg);
+        return 0;
+    case KEY_FIRST:
+        o.first = number(arg);
+        return 0;
+    case KEY_SPAN:
+        o.span = number(arg);
+        return 0;
+    case KEY_MAX:
+        o.max_len = number(arg);
+        return 0;
+    case KEY_FIXED:
+        o.fixed_len = number(arg);
+        return 0;
+    case KEY_SEED:
+        o.seed = number(arg);
+        return 0;
+    case KEY_RECONNECT:
+        o.reconnect_s = atof(arg);
+        return 0;
+    case KEY_DRAIN:
+        o.drain_s = atof(arg);
+        return 0;
+    case KEY_BUCKETS:
+        o.buckets = true;
+        return 0;
+    case KEY_RATE:
+        o.rate = (unsigned)number(arg);
+        return 0;
+    case KEY_KEEP:
+        o.keep_trying = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        o.command = arg;
+        return 0;
     case ARGP_KEY_END:
-        if (!o.command || !o.uri || !o.model || !o.depth || o.depth > MODEL_SLOTS_MAX || !o.n_connections || o.n_connections > CONNECTIONS_MAX)
+        if (!o.command || !o.uri || !o.model || !o.depth || o.depth > MODEL_SLOTS_MAX || !o.n_connections ||
+            o.n_connections > CONNECTIONS_MAX)
             argp_usage(state);
         return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
 int main(int argc, char **argv)
 {
-    static const struct argp argp = { options, parse, "write|verify", NULL, NULL, NULL, NULL };
+    static const struct argp argp = {options, parse, "write|verify", NULL, NULL, NULL, NULL};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, NULL);
     signal(SIGPIPE, SIG_IGN);

@@ -48,7 +48,8 @@ void model_content(const struct model *m, uint64_t seq, uint64_t offset, uint8_t
     }
 }
 
-static void lay_out(struct model_header *h, uint64_t first, uint64_t span, unsigned n_slots, uint64_t max_len, uint64_t seed)
+static void lay_out(struct model_header *h, uint64_t first, uint64_t span, unsigned n_slots, uint64_t max_len,
+                    uint64_t seed)
 {
     memset(h, 0, sizeof *h);
     h->first = first;
@@ -58,14 +59,16 @@ static void lay_out(struct model_header *h, uint64_t first, uint64_t span, unsig
     h->max_len = max_len;
     for (unsigned i = 0; i < n_slots; i++) {
         struct model_slot *s = &h->slots[i];
-        /* An odd share, so that neighbours meet inside a block: their read-modify-writes must not lose each other's bytes. */
+        /* An odd share, so that neighbours meet inside a block: their read-modify-writes must not lose each other's
+         * bytes. */
         s->first = i ? h->slots[i - 1].end : first;
         s->end = i + 1 == n_slots ? first + span : first + (span / n_slots * (i + 1) | 1) + 1000;
     }
     memcpy(h->magic, MODEL_MAGIC, sizeof h->magic);
 }
 
-void model_open(struct model *m, const char *path, uint64_t first, uint64_t span, unsigned n_slots, uint64_t max_len, uint64_t seed)
+void model_open(struct model *m, const char *path, uint64_t first, uint64_t span, unsigned n_slots, uint64_t max_len,
+                uint64_t seed)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     struct stat st;
@@ -109,7 +112,7 @@ bool model_begin(struct model *m, unsigned slot, uint64_t seq, uint64_t offset, 
     struct model_slot *s = &m->h->slots[slot];
     if (s->n_unknown == MODEL_UNKNOWN_MAX)
         return false;
-    s->unknown[s->n_unknown] = (struct model_unknown){ .offset = offset, .seq = seq, .len = len };
+    s->unknown[s->n_unknown] = (struct model_unknown){.offset = offset, .seq = seq, .len = len};
     s->n_unknown++;
     return true;
 }
@@ -127,9 +130,9 @@ static void decide(struct model_slot *s, uint64_t offset, uint64_t len)
             continue;
         }
         if (u->offset < offset)
-            left[n++] = (struct model_unknown){ .offset = u->offset, .seq = u->seq, .len = offset - u->offset };
+            left[n++] = (struct model_unknown){.offset = u->offset, .seq = u->seq, .len = offset - u->offset};
         if (u_end > end)
-            left[n++] = (struct model_unknown){ .offset = end, .seq = u->seq, .len = u_end - end };
+            left[n++] = (struct model_unknown){.offset = end, .seq = u->seq, .len = u_end - end};
     }
     if (n > MODEL_UNKNOWN_MAX)
         errx(2, "the model has no room for %" PRIu64 " unanswered pieces", n);
@@ -146,7 +149,8 @@ void model_acked(struct model *m, unsigned slot, uint64_t seq, uint64_t offset, 
 }
 
 /* Whose content are the bytes around this one? For the complaint only. */
-static void explain(const struct model *m, unsigned slot, uint64_t offset, const uint8_t *bytes, size_t len, char *buf, size_t cap)
+static void explain(const struct model *m, unsigned slot, uint64_t offset, const uint8_t *bytes, size_t len, char *buf,
+                    size_t cap)
 {
     const struct model_slot *s = &m->h->slots[slot];
     uint8_t want[16];
@@ -172,7 +176,9 @@ static void complain(const struct model *m, unsigned slot, uint64_t offset, cons
     char holds[96], should[96];
     explain(m, slot, offset, got, len, holds, sizeof holds);
     explain(m, slot, offset, m->acked + (offset - m->h->first), len, should, sizeof should);
-    fprintf(stderr, "MISMATCH at byte %" PRIu64 " (block %" PRIu64 " + %" PRIu64 "), slot %u: holds %s; acknowledged last: %s; later unanswered writes there:",
+    fprintf(stderr,
+            "MISMATCH at byte %" PRIu64 " (block %" PRIu64 " + %" PRIu64
+            "), slot %u: holds %s; acknowledged last: %s; later unanswered writes there:",
             offset, offset / 4096, offset % 4096, slot, holds, should);
     const struct model_slot *s = &m->h->slots[slot];
     bool any = false;
@@ -186,7 +192,8 @@ static void complain(const struct model *m, unsigned slot, uint64_t offset, cons
 }
 
 /* Marks in ok[] the bytes of [offset, offset + len) that an unknown write explains. */
-static void allow_unknown(const struct model *m, const struct model_slot *s, uint64_t offset, const uint8_t *got, size_t len, uint8_t *ok)
+static void allow_unknown(const struct model *m, const struct model_slot *s, uint64_t offset, const uint8_t *got,
+                          size_t len, uint8_t *ok)
 {
     uint8_t want[CHUNK];
     for (uint64_t i = 0; i < s->n_unknown; i++) {
@@ -223,7 +230,10 @@ static bool check_chunk(struct model *m, unsigned slot, uint64_t offset, const u
             last_bad = offset + i;
         }
         if (bad) {
-            fprintf(stderr, "%" PRIu64 " bytes are wrong in this part, the last at byte %" PRIu64 " (block %" PRIu64 " + %" PRIu64 ")\n", bad, last_bad, last_bad / 4096, last_bad % 4096);
+            fprintf(stderr,
+                    "%" PRIu64 " bytes are wrong in this part, the last at byte %" PRIu64 " (block %" PRIu64
+                    " + %" PRIu64 ")\n",
+                    bad, last_bad, last_bad / 4096, last_bad % 4096);
             return false;
         }
         memcpy(acked, got, len);

@@ -1,13 +1,19 @@
 /* What a volume may hold, byte for byte, after writes of which some were never answered.
  *
- * The model lives in a file that is mapped shared, so that it outlives the load generator: the volume is checked against it after everything was killed.
+ * The model lives in a file that is mapped shared, so that it outlives the load generator: the volume is checked
+ * against it after everything was killed.
  *
- *   - Each slot owns a region of its own (regions meet in the middle of blocks) and has at most one request outstanding, so that "later" has a meaning in every byte.
- *   - A byte's allowed values: what the last ACKNOWLEDGED write put there, or what any LATER unacknowledged write would have put there.
- *   - An acknowledged write ends the ambiguity of the bytes that it covers: a lost write that shows up after it is a ghost.
- *   - A read of an ambiguous byte decides it (the session that it was lost with is over): it may not change its mind afterwards.
+ *   - Each slot owns a region of its own (regions meet in the middle of blocks) and has at most one request
+ * outstanding, so that "later" has a meaning in every byte.
+ *   - A byte's allowed values: what the last ACKNOWLEDGED write put there, or what any LATER unacknowledged write would
+ * have put there.
+ *   - An acknowledged write ends the ambiguity of the bytes that it covers: a lost write that shows up after it is a
+ * ghost.
+ *   - A read of an ambiguous byte decides it (the session that it was lost with is over): it may not change its mind
+ * afterwards.
  *
- * A write's content follows from its sequence number and the byte's offset, so that every misplaced, stale or mixed byte can be told. */
+ * A write's content follows from its sequence number and the byte's offset, so that every misplaced, stale or mixed
+ * byte can be told. */
 #ifndef QBD_TESTS_TORTURE_MODEL_H
 #define QBD_TESTS_TORTURE_MODEL_H
 
@@ -52,11 +58,13 @@ struct model {
 };
 
 /* Opens the file, or makes it (the volume is taken to be all zero then). Dies with a message when it cannot. */
-void model_open(struct model *m, const char *path, uint64_t first, uint64_t span, unsigned n_slots, uint64_t max_len, uint64_t seed);
+void model_open(struct model *m, const char *path, uint64_t first, uint64_t span, unsigned n_slots, uint64_t max_len,
+                uint64_t seed);
 void model_content(const struct model *m, uint64_t seq, uint64_t offset, uint8_t *to, size_t len);
 /* A new sequence number of the slot. */
 uint64_t model_next_seq(struct model *m, unsigned slot);
-/* From now on the volume may hold it. False when there is no room to remember one more: send the last one again until it is answered. */
+/* From now on the volume may hold it. False when there is no room to remember one more: send the last one again until
+ * it is answered. */
 bool model_begin(struct model *m, unsigned slot, uint64_t seq, uint64_t offset, uint64_t len);
 /* From now on the volume must hold it. */
 void model_acked(struct model *m, unsigned slot, uint64_t seq, uint64_t offset, uint64_t len);
