@@ -113,6 +113,17 @@ struct install {
     uint64_t block;
 };
 
+static void install_over(struct repair *rp)
+{
+    if (--rp->open > 0)
+        return;
+    if (!rp->unfinished || rp->tries >= REPAIR_TRIES_MAX) {
+        repair_free(rp); /* what is still bad is found again by the next read of it */
+        return;
+    }
+    rp->unfinished = false; /* the timer asks another peer */
+}
+
 static void on_installed(void *user, int err)
 {
     struct install *in = user;
@@ -124,9 +135,9 @@ static void on_installed(void *user, int err)
                  rp->peer ? rp->peer->config->name : "a peer");
     }
     free(in);
-    /* -ESTALE: an entry has overwritten it, which healed it. Other errors: the block is found bad again at the next read. */
-    if (--rp->open == 0)
-        repair_free(rp);
+    /* -ESTALE: an entry has overwritten it, which healed it. Other errors (the image was too old, or damaged): the range is asked for again. */
+    rp->unfinished |= err != 0 && err != -ESTALE;
+    install_over(rp);
 }
 
 static void install(struct repair *rp, const struct msg *m, const struct buf *payload)
@@ -140,8 +151,10 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
         const uint8_t *data = zero ? NULL : next;
         if (!zero)
             next += BLOCK_SIZE;
-        if (data && crc32c(data, BLOCK_SIZE) != m->u.data.crc[i])
-            continue; /* damaged on the way or there: left for another try */
+        if (data && crc32c(data, BLOCK_SIZE) != m->u.data.crc[i]) {
+            rp->unfinished = true; /* damaged on the way or there */
+            continue;
+        }
         struct install *in = malloc(sizeof *in);
         if (!in)
             break;
@@ -149,8 +162,7 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
         rp->open++;
         store_repair(r->store, rp->group->id, in->block, m->u.data.applied, data, m->u.data.crc[i], on_installed, in);
     }
-    if (--rp->open == 0)
-        repair_free(rp);
+    install_over(rp);
 }
 
 void repair_on_data(struct peer *p, const struct msg *m, struct buf *payload)

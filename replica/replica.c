@@ -148,7 +148,7 @@ void replica_update_pause(struct replica *r)
             continue;
         s->paused = pause;
         r->sessions_paused += pause ? 1 : -1u;
-        conn_recv_pause(s->peer.conn, pause);
+        wire_peer_pause(&s->peer, pause);
     }
     if (room) {
         list_for_each(p, &r->groups)

@@ -15,6 +15,7 @@
 #define CATCHUP_TIMEOUT_NS (5 * NS_PER_S)
 #define PEER_CONNECT_TIMEOUT_NS (2 * NS_PER_S)
 #define REPAIRS_MAX 256u
+#define REPAIR_TRIES_MAX 64u
 #define REPAIR_RETRY_NS (500 * NS_PER_MS)
 #define READS_WAITING_MAX 4096u
 
@@ -87,7 +88,8 @@ struct repair {
     uint64_t cookie; /* of the peer read under way; 0: none */
     struct peer *peer;
     unsigned tries;
-    uint32_t open; /* blocks handed to the store and not yet installed */
+    uint32_t open;   /* blocks handed to the store and not yet installed */
+    bool unfinished; /* some block's image could not be used */
 };
 
 struct replica_group {

@@ -35,6 +35,7 @@ struct wal_recovery {
     struct wal *w;
     struct wal_replay replay;
     uint64_t limit_lsn; /* one lap from the tail */
+    uint64_t root_redo_lsn;
 
     /* the walk */
     struct wal_position next; /* where the next batch should be, with its seq and chain */
@@ -92,6 +93,13 @@ static void refuse(struct wal_recovery *r, int err, const char *fmt, ...)
     vsnprintf(r->why, sizeof r->why, fmt, ap);
     va_end(ap);
     finish(r, err);
+}
+
+/* A batch proves that a later checkpoint was in force than the one whose root was found: what that one freed has been used again. Starting from the older one would
+ * drop entries or read reused slabs. */
+static void refuse_stale_root(struct wal_recovery *r, uint64_t lsn)
+{
+    refuse(r, -EIO, "the newest checkpoint's root is damaged: the WAL at LSN %" PRIu64 " was written after a later one than is left; replace this replica", lsn);
 }
 
 /* ---- the window ---- */
@@ -364,6 +372,10 @@ static bool replay_records(struct wal_recovery *r, const struct wal_batch *b, bo
 static bool replay_batch(struct wal_recovery *r, const struct wal_batch *b, bool rotten)
 {
     struct wal *w = r->w;
+    if (b->redo_lsn > r->root_redo_lsn) {
+        refuse_stale_root(r, b->lsn);
+        return false;
+    }
     if (r->gap && !tell_gap(r, b))
         return false;
     if (!replay_records(r, b, rotten))
@@ -463,7 +475,7 @@ static bool skip_rotten(struct wal_recovery *r)
 
 static void survey_begin(struct wal_recovery *r)
 {
-    r->survey_lsn = r->next.lsn + BLOCK_SIZE;
+    r->survey_lsn = r->next.lsn;
     survey(r);
 }
 
@@ -563,8 +575,13 @@ static void survey(struct wal_recovery *r)
             window_load(r, r->survey_lsn, survey);
             return;
         }
-        if (c == WAL_CHECK_OK)
+        if (c == WAL_CHECK_OK && r->survey_lsn > r->next.lsn)
             survey_note(r, b);
+        const uint8_t *page = window_at(r, r->survey_lsn, &len);
+        if (c == WAL_CHECK_BAD && wal_check_batch(r->w->salt, r->w->wal_bytes, r->survey_lsn + r->w->wal_bytes, page, len) == WAL_CHECK_OK) {
+            refuse_stale_root(r, r->survey_lsn + r->w->wal_bytes); /* a lap ahead of what the root's tail allows */
+            return;
+        }
         /* Page by page also behind a good header: a PAD's pages, or a torn batch's, may hold something older. */
         r->survey_lsn += BLOCK_SIZE;
     }
@@ -579,7 +596,7 @@ void wal_recover(struct wal *w, const struct root *root, const struct wal_replay
         abort();
     w->state = WAL_RECOVERING;
     w->recovery = r;
-    w->redo_lsn = root->redo_lsn;
+    w->redo_lsn = r->root_redo_lsn = root->redo_lsn;
     w->tail = (struct wal_position){
         .lsn = root->tail_lsn, .seq = root->tail_seq, .prev_lsn = root->tail_prev_lsn, .prev_crc = root->tail_prev_crc
     };
