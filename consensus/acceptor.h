@@ -5,7 +5,7 @@
  *  - commit <= last slot of the log + base; no CUT at or below commit.
  *  - match is meaningful only under promised, and only for the stream (link) that opened it.
  *  - durable <= last; no LOST slot <= durable or <= commit; Accepted(through): through = min(match, durable).
- *  - at most one uncommitted membership is known, and it stands above commit.
+ *  - at most one uncommitted membership is known, and it stands above commit. The one before it is committed (P9), whether that was heard here or not.
  *
  * The driver (replica/) owns values: the acceptor sees entries only while it is handed them. Each PERSIST effect (PROMISE, CUT, APPEND, REFILL) becomes WAL records in
  * the order of the effects; when the batch that holds it is durable, batches in order, the driver reports the largest seq with ACCEPTOR_DURABLE. */

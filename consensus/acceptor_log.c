@@ -93,10 +93,18 @@ static void note_membership(struct acceptor *a, const struct entry *e)
 {
     if (e->kind != ENTRY_MEMBER || (a->committed.slot != 0 && e->slot <= a->committed.slot))
         return;
-    a->uncommitted = e->u[0].membership;
-    a->uncommitted.slot = e->slot;
-    a->has_uncommitted = true;
     a->membership_changed = true;
+    struct membership m = e->u[0].membership;
+    m.slot = e->slot;
+    /* P9: another one is proposed only when the one before it is committed. That this is so may not have been heard here: watermarks are forgotten by restarts. */
+    if (a->has_uncommitted && a->uncommitted.slot > m.slot) {
+        a->committed = m;
+        return;
+    }
+    if (a->has_uncommitted && a->uncommitted.slot < m.slot)
+        a->committed = a->uncommitted;
+    a->uncommitted = m;
+    a->has_uncommitted = true;
 }
 
 void acceptor_commit_to(struct acceptor *a, uint64_t slot)
@@ -196,18 +204,13 @@ static bool put(struct acceptor *a, struct acceptor_effects *fx, struct entry *e
         return true;
     if (!pending_fits(a, e->slot, place == PLACE_OTHER))
         return false;
-    bool member = e->kind == ENTRY_MEMBER;
     if (place == PLACE_LOST) {
-        if (member && a->has_uncommitted && a->uncommitted.slot != e->slot)
-            return false;
         refill(a, fx, e);
         return true;
     }
     /* A4: different e: refuse what is committed; else cut it and everything above. */
     if (place == PLACE_OTHER && e->slot <= a->commit)
         return false;
-    if (member && a->has_uncommitted && a->uncommitted.slot < e->slot)
-        return false; /* P9: at most one uncommitted */
     struct ballot before;
     bool known = paxos_log_at(&a->log, e->slot - 1, &before);
     assert(known);

@@ -114,7 +114,7 @@ static void on_nack(struct step *x, uint32_t i, const struct msg *m)
     } else if (p->state == PROPOSER_PREPARING || p->state == PROPOSER_RECOVERING) {
         proposer_on_refused(x, i, m);
     } else if (r->stream == STREAM_OPEN) {
-        proposer_open(x, i); /* the replica knows of no stream from here: it refused what it could not take */
+        proposer_reopen(x, i); /* the replica knows of no stream from here: it refused what it could not take */
     }
 }
 

@@ -24,6 +24,7 @@ void proposer_query(struct step *x)
 {
     struct proposer *p = x->p;
     p->attempt_deadline_ns = x->now_ns + p->params.timeout_ns;
+    p->has_uncommitted = false; /* the logs will tell again */
     for (uint32_t i = 0; i < p->params.n_replicas; i++)
         p->replica[i].answered_query = p->replica[i].said_free = false;
     proposer_set_state(x, PROPOSER_QUERYING);
@@ -97,6 +98,15 @@ void proposer_prepare_replica(struct step *x, uint32_t i)
     proposer_send(x, &e);
 }
 
+/* Enough to go by before a Prepare. The membership known here may be an old one: a majority of all that are configured is as good a reason to look. */
+static bool is_enough(const struct proposer *p, uint32_t mask)
+{
+    unsigned n = 0;
+    for (uint32_t i = 0; i < p->params.n_replicas; i++)
+        n += mask >> i & 1;
+    return n >= p->params.n_replicas / 2 + 1 || proposer_is_quorum(p, mask);
+}
+
 /* P1: Prepare only when a majority says free. */
 void proposer_judge_query(struct step *x, bool late)
 {
@@ -108,14 +118,14 @@ void proposer_judge_query(struct step *x, bool late)
         answered |= (uint32_t)r->answered_query << i;
         linked |= (uint32_t)proposer_linked(p, i) << i;
     }
-    if (proposer_is_quorum(p, free_mask)) {
+    if (is_enough(p, free_mask)) {
         prepare(x);
         return;
     }
     if (!late && (linked & ~answered))
         return;
     bool held = (answered & ~free_mask) != 0;
-    if (held && (late || proposer_is_quorum(p, answered))) {
+    if (held && (late || is_enough(p, answered))) {
         p->retry_at_ns = x->now_ns + held_wait(x);
         proposer_set_state(x, PROPOSER_WAITING);
     } else if (late) {
@@ -278,27 +288,46 @@ static void adopt_committed(struct proposer *p)
     }
 }
 
+/* Of two that the log holds the first is committed: the second was proposed only then (P9). */
+static void note_membership(struct proposer *p, const struct membership *m, uint64_t w)
+{
+    if (m->slot <= p->committed.slot || (p->has_uncommitted && m->slot == p->uncommitted.slot))
+        return;
+    if (m->slot <= w) {
+        proposer_set_membership(p, false, m);
+    } else if (!p->has_uncommitted) {
+        proposer_set_membership(p, true, m);
+    } else {
+        struct membership low = *m, high = p->uncommitted;
+        if (low.slot > high.slot) {
+            low = p->uncommitted;
+            high = *m;
+        }
+        proposer_set_membership(p, false, &low);
+        proposer_set_membership(p, true, &high);
+    }
+}
+
 static void adopt_uncommitted(struct proposer *p, const struct paxos_log *best, uint64_t w)
 {
     p->has_uncommitted = false;
-    const struct membership *found = NULL;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
         if (!r->has_promised || r->n_memberships < 2)
             continue;
-        const struct membership *m = &r->memberships[1];
-        struct log_pos at = {.slot = m->slot};
-        if (m->slot > p->committed.slot && paxos_log_at(&r->log, at.slot, &at.e) && paxos_log_holds(best, &at))
-            found = m;
+        struct log_pos at = {.slot = r->memberships[1].slot};
+        if (paxos_log_at(&r->log, at.slot, &at.e) && paxos_log_holds(best, &at))
+            note_membership(p, &r->memberships[1], w);
     }
     /* One whose value was lost at those who answered may have come with a value. */
     for (uint64_t slot = p->floor + 1; slot < p->next; slot++) {
         const struct proposer_slot *s = proposer_slot_of(p, slot);
-        if (s->entry && s->entry->kind == ENTRY_MEMBER && slot > p->committed.slot)
-            found = &s->entry->u[0].membership;
+        if (!s->entry || s->entry->kind != ENTRY_MEMBER)
+            continue;
+        struct membership m = s->entry->u[0].membership;
+        m.slot = slot;
+        note_membership(p, &m, w);
     }
-    if (found)
-        proposer_set_membership(p, found->slot > w, found);
 }
 
 static uint32_t voting_mask(const struct proposer *p)
@@ -634,7 +663,7 @@ void proposer_on_value(struct step *x, uint32_t i, const struct msg *m)
     s->entry = e;
     p->n_missing--;
     p->attempt_deadline_ns = x->now_ns + p->params.timeout_ns;
-    if (e->kind == ENTRY_MEMBER && (!p->has_uncommitted || p->uncommitted.slot != e->slot))
+    if (e->kind == ENTRY_MEMBER && e->slot > p->committed.slot && (!p->has_uncommitted || p->uncommitted.slot != e->slot))
         select_log(x); /* P2: a membership that nobody could list */
     else
         proposer_recover(x);

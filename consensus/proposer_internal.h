@@ -13,6 +13,7 @@ struct step {
 
 #define PROPOSER_FETCH_MAX 32u                        /* values asked for at a time */
 #define PROPOSER_REOPEN_NS (1000 * NS_PER_MS)         /* a replica that is behind without visible progress is asked again this often */
+#define PROPOSER_REFUSED_NS (50 * NS_PER_MS)          /* one that refuses what comes first on its stream is left alone for so long */
 #define PROPOSER_ENTRY_BYTES 512u                     /* what an entry costs beyond its payload */
 
 static inline struct proposer_slot *proposer_slot_of(const struct proposer *p, uint64_t slot)
@@ -73,6 +74,8 @@ void proposer_drop_all(struct step *x);
 /* ---- proposer_stream.c ---- */
 void proposer_start_streams(struct step *x);
 void proposer_open(struct step *x, uint32_t i);
+/* After a refusal: at once, unless the last Open at the same place has led to nothing. */
+void proposer_reopen(struct step *x, uint32_t i);
 void proposer_retry_streams(struct step *x);
 void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m);
 void proposer_on_mismatch(struct step *x, uint32_t i, const struct msg *m);

@@ -68,17 +68,30 @@ static void open_at(struct step *x, uint32_t i, uint64_t slot)
     proposer_send(x, &e);
 }
 
-/* Without its log at hand: where it was last heard to be. A Mismatch brings its log. */
-void proposer_open(struct step *x, uint32_t i)
+static uint64_t likely_place(const struct proposer *p, uint32_t i)
 {
-    struct proposer *p = x->p;
-    struct proposer_replica *r = &p->replica[i];
+    const struct proposer_replica *r = &p->replica[i];
     uint64_t slot = r->acked > r->commit ? r->acked : r->commit;
     if (slot < p->floor)
         slot = p->floor;
-    if (slot >= p->next)
-        slot = p->next - 1;
-    open_at(x, i, slot);
+    return slot < p->next ? slot : p->next - 1;
+}
+
+/* Without its log at hand: where it was last heard to be. A Mismatch brings its log. */
+void proposer_open(struct step *x, uint32_t i)
+{
+    open_at(x, i, likely_place(x->p, i));
+}
+
+void proposer_reopen(struct step *x, uint32_t i)
+{
+    struct proposer_replica *r = &x->p->replica[i];
+    if (likely_place(x->p, i) == r->opened.slot) {
+        r->stream = STREAM_IDLE;
+        r->reopen_at_ns = x->now_ns + PROPOSER_REFUSED_NS;
+    } else {
+        proposer_open(x, i);
+    }
 }
 
 static void set_behind(struct step *x, uint32_t i)

@@ -391,6 +391,10 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
         if (!is_lost[k] || k <= d->floor.slot)
             d->value[k] = hold(entry[k]);
         if (entry[k]->kind == ENTRY_MEMBER && !is_lost[k]) {
+            /* P9: one is proposed only when the one before it is committed. */
+            if (s.uncommitted)
+                s.committed = uncommitted;
+            s.uncommitted = NULL;
             if (k <= commit) {
                 s.committed = entry[k]->u[0].membership;
             } else {
@@ -401,7 +405,6 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
     }
     s.commit = commit < d->floor.slot ? d->floor.slot : commit > last ? last : commit;
     d->up = true;
-    d->life_first = d->n_records;
     for (uint32_t i = 0; i < d->n_records; i++)
         d->record[i].seq = 0;
     TRACE(c, "restart node %u: last %" PRIu64 " commit %" PRIu64 " lost %u", n, last, s.commit, s.n_lost);
@@ -519,6 +522,10 @@ static void on_effect(struct proposer_sink *sink, const struct proposer_effect *
         break;
     case PROPOSER_UNPLACED: {
         struct px_op *op = op_of(c, f, e->entry);
+        if (e->entry->kind == ENTRY_MEMBER) { /* nobody waits for it */
+            drop(e->entry);
+            break;
+        }
         CHECK(c, op && op->state == PX_OP_FLYING, "front %u: unplaced slot %" PRIu64 " is nobody's", f->index, e->slot);
         CHECK(c, f->p->state == PROPOSER_SERVING, "unplaced before serving");
         op->state = PX_OP_QUEUED;

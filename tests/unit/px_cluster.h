@@ -60,8 +60,6 @@ struct px_node {
     int64_t skew_ppm;
     struct px_record *record;
     uint32_t n_records, cap_records, n_durable; /* records [0, n_durable) are durable */
-    uint64_t seq0;                              /* seq of record 0 is 1 - seq0 ... : record i of this life has seq i + 1 - life_first */
-    uint32_t life_first;
     struct log_pos floor;                       /* trimmed, durable */
     uint64_t size_blocks;
     struct membership first;
@@ -136,7 +134,7 @@ struct px_cluster {
     bool fifo_release; /* held answers leave in order even when a later one could go */
     struct acceptor_effect effect[64];
     struct acceptor_effects fx;
-    uint64_t n_chosen_events, n_reads_ok, n_fenced, n_unplaced, n_refills, n_cuts, n_mismatch, n_p3;
+    uint64_t n_chosen_events, n_reads_ok, n_fenced, n_unplaced, n_refills, n_cuts, n_mismatch, n_changes;
     bool trace;
 };
 

@@ -259,6 +259,11 @@ static void test_lower_prepare_is_refused_at_once(void **state)
     struct ballot b = A(5);
     assert_true(ballot_equal(&n->msg.u.holder.promised, &b));
     assert_null(find(r, ACCEPTOR_PROMISE));
+    stream(r, A(5), pos(0, A(0))); /* nor with a stream at hand */
+    prepare(r, A(4), 0);
+    assert_null(sent(r, MSG_PROMISE));
+    assert_non_null(sent(r, MSG_NACK));
+    assert_int_equal(r->a.stream, 1);
 }
 
 static void test_same_prepare_is_answered_again(void **state)
@@ -954,10 +959,7 @@ static void test_membership_entries(void **state)
     assert_int_equal(p->u.promise.memberships[1].n_voters, 5);
     assert_int_equal(p->u.promise.memberships[1].slot, 2);
     stream(r, A(2), pos(2, A(1)));
-    accept_on(r, 1, A(2), member(r, 3, A(2), 4), 0); /* P9: at most one uncommitted */
-    assert_null(find(r, ACCEPTOR_APPEND));
-    stream(r, A(2), pos(2, A(1)));
-    accept_on(r, 1, A(2), member(r, 3, A(2), 4), 2); /* the first is committed with it */
+    accept_on(r, 1, A(2), member(r, 3, A(2), 4), 0); /* P9: nobody proposes it before the first one is committed, heard or not */
     assert_non_null(find(r, ACCEPTOR_APPEND));
     assert_int_equal(r->a.committed.n_voters, 5);
     assert_int_equal(r->a.uncommitted.n_voters, 4);

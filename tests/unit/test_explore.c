@@ -12,6 +12,7 @@ struct plan {
     unsigned steps;
     unsigned crash, kill, cut, rot; /* in 1000 */
     unsigned rotten_node;
+    bool change;        /* memberships of three out of five */
     unsigned slow_disk; /* in 100: a disk step makes all durable otherwise */
 };
 
@@ -138,7 +139,11 @@ static void step(struct px_cluster *c, const struct plan *p)
         if (c->node[n].up)
             px_durable(c, n, px_random(c, 100) < p->slow_disk ? 1 : UINT32_MAX);
     } else if (dice < 73) {
-        if (c->front[f].alive && c->front[f].p->state == PROPOSER_SERVING && c->n_ops < 600)
+        if (!c->front[f].alive || c->front[f].p->state != PROPOSER_SERVING)
+            return;
+        if (p->change && px_random(c, 2) == 0)
+            c->n_changes += px_change(c, f, (unsigned)px_random(c, 3), 3) == 0;
+        else if (c->n_ops < 600)
             px_write(c, f);
     } else if (dice < 80) {
         c->now_ns += px_random(c, PX_BEAT_NS);
@@ -223,12 +228,13 @@ static void rest(struct px_cluster *c)
 }
 
 struct totals {
-    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch;
+    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch, changes;
 };
 
 static void run(uint64_t seed, bool trace, struct totals *t)
 {
-    struct px_cluster *c = px_new(seed, px_random(&(struct px_cluster){.random = seed}, 8) == 0 ? 5 : 3, 2);
+    uint64_t kind = px_random(&(struct px_cluster){.random = seed}, 8);
+    struct px_cluster *c = px_new_group(seed, kind < 2 ? 5 : 3, kind < 1 ? 5 : 3, 2);
     c->trace = trace;
     /* Some runs with hardly a fault, some with little else. */
     static const unsigned rate[] = {0, 3, 10, 30, 100, 300};
@@ -238,6 +244,7 @@ static void run(uint64_t seed, bool trace, struct totals *t)
                      .cut = rate[px_random(c, ARRAY_LEN(rate))],
                      .rot = px_random(c, 3) == 0 ? 300 : 0,
                      .rotten_node = (unsigned)px_random(c, c->n_nodes),
+                     .change = kind == 1,
                      .slow_disk = (unsigned)px_random(c, 101)};
     c->fifo_release = px_random(c, 2);
     if (px_random(c, 4) == 0)
@@ -265,6 +272,7 @@ static void run(uint64_t seed, bool trace, struct totals *t)
     t->refills += c->n_refills;
     t->cuts += c->n_cuts;
     t->mismatch += c->n_mismatch;
+    t->changes += c->n_changes;
     px_free(c);
 }
 
@@ -276,10 +284,10 @@ int main(int argc, char **argv)
     for (uint64_t seed = first; seed < first + n; seed++)
         run(seed, argc > 3, &t);
     printf("%" PRIu64 " seeds, %" PRIu64 " steps: %" PRIu64 " slots chosen, %" PRIu64 " writes acknowledged, %" PRIu64 " reads, %" PRIu64 " fenced, %" PRIu64 " unplaced, %" PRIu64 " cuts, %" PRIu64
-           " refills, %" PRIu64 " mismatches\n",
-           n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch);
+           " refills, %" PRIu64 " mismatches, %" PRIu64 " membership changes\n",
+           n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch, t.changes);
     /* An explorer that reaches nothing proves nothing. */
-    bool reached = n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch);
+    bool reached = n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch && t.changes);
     if (!reached)
         fprintf(stderr, "the explorer did not reach what it is for\n");
     return reached ? 0 : 1;

@@ -498,8 +498,8 @@ static void test_best_log_by_ballot_then_length(void **state)
 {
     struct rig *r = *state;
     preparing(r);
-    promise(r, 0, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 9}}, .commit = pos(4, other(1))});
-    promise(r, 1, &(struct log_text){.n_runs = 2, .run = {{other(1), 1, 4}, {other(2), 5, 5}}, .commit = pos(2, other(1))});
+    promise(r, 0, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 9}}, .commit = pos(2, other(1))});
+    promise(r, 1, &(struct log_text){.n_runs = 2, .run = {{other(1), 1, 4}, {other(2), 5, 5}}, .commit = pos(4, other(1))});
     assert_int_equal(r->p.state, PROPOSER_RECOVERING);
     assert_int_equal(paxos_log_last(&r->p.log).slot, 5);
     assert_int_equal(r->p.recovered_commit.slot, 4); /* W: the highest commit of any answer */
@@ -663,6 +663,31 @@ static void test_lost_slot_that_was_never_chosen_is_cut(void **state)
     session_entry(r);
     assert_int_equal(r->p.session_slot, 2);
     assert_int_equal(sent(r, 0, MSG_OPEN)->msg.u.open.at.slot, 1); /* P4: below what it lost */
+}
+
+/* Its own m is below what it lost, so that the stream fills it. */
+static void test_a_replica_is_opened_below_what_it_lost(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    struct log_text lost = {.n_runs = 1, .run = {{other(1), 1, 5}}, .commit = pos(2, other(1)), .n_lost = 2, .lost = {4, 5}};
+    struct log_text whole = {.n_runs = 1, .run = {{other(1), 1, 5}}, .commit = pos(2, other(1))};
+    promise(r, 0, &lost);
+    promise(r, 1, &whole);
+    for (uint64_t s = 3; s <= 5; s++)
+        for (unsigned i = 0; i < 2; i++)
+            value(r, i, s, other(1), i == 1 || s == 3 ? ENTRY_WRITE : 0);
+    session_entry(r);
+    assert_int_equal(sent(r, 0, MSG_OPEN)->msg.u.open.at.slot, 3);
+    assert_int_equal(sent(r, 1, MSG_OPEN)->msg.u.open.at.slot, 5);
+    opened(r, 0, 3);
+    assert_int_equal(n_sent(r, MSG_ACCEPT), 3);
+    /* And by a Mismatch as well. */
+    down(r, 1);
+    up(r, 1);
+    lost.n_lost = 1;
+    mismatch(r, 1, &lost);
+    assert_int_equal(sent(r, 1, MSG_OPEN)->msg.u.open.at.slot, 3);
 }
 
 static void test_lost_at_two_is_never_shortened(void **state)
@@ -1063,6 +1088,16 @@ static void test_proposing_a_membership(void **state)
     assert_true(proposer_can_read(&r->p, r->now, &watermark));
     struct entry *s = entry_at(r, ENTRY_SESSION, 0, zero);
     assert_int_equal(submit(r, s), -EINVAL);
+    /* Back again; this time the new ones are the quicker. */
+    accepted(r, 2, m->slot);
+    assert_int_equal(submit(r, again), 0);
+    accepted(r, 0, again->slot);
+    accepted(r, 1, again->slot);
+    assert_int_equal(r->p.chosen, m->slot);
+    accepted(r, 2, again->slot);
+    assert_int_equal(r->p.chosen, m->slot);
+    accepted(r, 3, again->slot);
+    assert_int_equal(r->p.chosen, again->slot);
 }
 
 /* ---- P10: space ---- */
@@ -1279,6 +1314,7 @@ int main(void)
         T(test_membership_found_by_its_value),
         T(test_lost_slot_that_may_be_chosen_is_waited_for),
         T(test_lost_slot_that_was_never_chosen_is_cut),
+        T(test_a_replica_is_opened_below_what_it_lost),
         T(test_lost_at_two_is_never_shortened),
         T(test_a_holder_that_cannot_give_it_is_not_the_last),
         T(test_a_replica_below_the_ring_catches_up_first),
