@@ -16,6 +16,7 @@
 
 #include "consensus/paxos.h"
 
+#define PROPOSER_INFLIGHT_BYTES (16u << 20) /* of entries that have a slot and are not chosen */
 #define PROPOSER_REPLICAS_MAX (2 * MEMBERS_MAX)
 
 enum proposer_state {

@@ -288,6 +288,24 @@ static void adopt_committed(struct proposer *p)
     }
 }
 
+/* Two answers that name different voters for one slot: a disk was put in by creating the group anew on it instead of by a membership change. Neither can be believed; a quorum of the wrong
+ * one would not intersect those that chose. */
+static bool memberships_conflict(const struct proposer *p)
+{
+    for (uint32_t i = 0; i < p->params.n_replicas; i++) {
+        const struct proposer_replica *r = &p->replica[i];
+        const struct membership *m = &r->memberships[0];
+        if (!r->has_promised || r->n_memberships == 0 || m->slot != p->committed.slot)
+            continue;
+        if (m->n_voters != p->committed.n_voters)
+            return true;
+        for (unsigned v = 0; v < m->n_voters; v++)
+            if (!membership_has_voter(&p->committed, &m->voter[v]))
+                return true;
+    }
+    return false;
+}
+
 /* Of two that the log holds the first is committed: the second was proposed only then (P9). */
 static void note_membership(struct proposer *p, const struct membership *m, uint64_t w)
 {
@@ -460,6 +478,12 @@ static void select_log(struct step *x)
     struct proposer *p = x->p;
     adopt_committed(p);
     p->has_uncommitted = false;
+    if (p->has_membership && memberships_conflict(p)) {
+        if (p->last_session_slot == 0)
+            p->has_membership = false; /* it may be the wrong one that was heard first */
+        proposer_abandon(x, x->now_ns + proposer_backoff(x));
+        return;
+    }
     uint32_t mask = voting_mask(p);
     if (!p->has_membership || !proposer_is_quorum(p, mask))
         return;

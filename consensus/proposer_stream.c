@@ -368,6 +368,9 @@ static int check_submit(struct proposer *p, const struct entry *e)
         return -EINVAL;
     if (p->next - p->chosen > p->params.ring_slots / 2 || p->next + 1 - p->floor > p->params.ring_slots)
         return -EAGAIN;
+    /* What is not chosen can't leave the replicas' WALs: it must stay well below the smallest ring, or a full WAL would hold back the very messages that announce its commit. */
+    if (p->chosen < p->next - 1 && p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES)
+        return -EAGAIN;
     int rc = e->kind == ENTRY_MEMBER ? check_member(p, &e->u[0].membership) : 0;
     return rc != 0 ? rc : check_credits(p, entry_slabs(e));
 }

@@ -122,7 +122,7 @@ static void fail_all(struct volume *v, int error)
         request_fail(v, container_of(v->requests.next, struct export_request, link), error);
     for (uint32_t i = 0; i < v->n_groups; i++) {
         struct volume_group *g = &v->group[i];
-        struct list *const rest[] = { &g->inflight, &g->unplaced };
+        struct list *const rest[] = { &g->inflight, &g->unplaced, &g->queue };
         for (unsigned k = 0; k < ARRAY_LEN(rest); k++)
             while (!list_empty(rest[k]))
                 op_finish(v, container_of(rest[k]->next, struct volume_op, link), error);

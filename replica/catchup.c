@@ -182,6 +182,12 @@ static void take_piece(struct replica_group *g, const struct msg *m)
         wire_peer_close(&c->peer->wire);
         return;
     }
+    if (!store_has_room(r->store)) { /* there was when it was asked for; another group may have used it */
+        drop_piece(c);
+        c->state = CATCHUP_BLOCKED;
+        timer_cancel(r->reactor, &c->timer);
+        return;
+    }
     struct acceptor_event ev = {
         .type = ACCEPTOR_CAUGHT_UP,
         .from = c->from,

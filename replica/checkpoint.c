@@ -188,8 +188,8 @@ void cycle_start(struct store *s)
         if (s->groups[p] && s->groups[p]->applied > 0)
             wal_append_commit(s->wal, store_next_token(s), s->groups[p]->id, s->groups[p]->applied);
     c->cut = wal_cut_position(s->wal);
-    c->started_head = c->cut.lsn;
     copy_forward(s);
+    c->started_head = wal_cut_position(s->wal).lsn; /* the own copies are no reason for another cycle */
     c->redo = redo_position(s);
     c->token = s->token;
     for (unsigned p = 0; p < GROUPS_MAX; p++)
@@ -285,7 +285,12 @@ static uint64_t floor_after(struct store *s, struct group *g)
 static void fix_positions(struct store *s)
 {
     struct cycle *c = &s->cycle;
-    uint64_t keep = store_wal_keep(s), tail = c->redo.lsn > keep ? c->redo.lsn - keep : 0;
+    /* The log for peers gives way when what is needed itself takes more than a quarter of the ring: appends come first. */
+    uint64_t ring = s->wal_dev->size_bytes, live = wal_head_lsn(s->wal) - c->redo.lsn, keep = store_wal_keep(s);
+    uint64_t spare = live < ring / 4 * 3 ? ring / 4 * 3 - live : 0;
+    if (keep > spare)
+        keep = spare;
+    uint64_t tail = c->redo.lsn > keep ? c->redo.lsn - keep : 0;
     c->tail = wal_position_at(s->wal, tail > s->root->tail_lsn ? tail : s->root->tail_lsn);
     assert(c->tail.lsn <= c->redo.lsn && c->redo.lsn <= c->cut.lsn);
     struct root *r = c->root;

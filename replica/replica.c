@@ -138,8 +138,14 @@ void replica_update_pause(struct replica *r)
         struct replica_group *g = container_of(p, struct replica_group, link);
         room = room && acceptor_has_room(&g->acceptor);
     }
-    if (room && !r->sessions_paused)
-        return;
+    if (room) {
+        list_for_each(p, &r->groups)
+        {
+            catchup_continue(container_of(p, struct replica_group, link));
+        }
+        if (!r->sessions_paused)
+            return;
+    }
     list_for_each_safe(p, &r->sessions)
     {
         struct session *s = container_of(p, struct session, link);
@@ -149,12 +155,6 @@ void replica_update_pause(struct replica *r)
         s->paused = pause;
         r->sessions_paused += pause ? 1 : -1u;
         wire_peer_pause(&s->peer, pause);
-    }
-    if (room) {
-        list_for_each(p, &r->groups)
-        {
-            catchup_continue(container_of(p, struct replica_group, link));
-        }
     }
 }
 
@@ -179,7 +179,7 @@ static void on_store_group(void *user, const struct store_group_state *st)
         .needs_copy = st->needs_copy,
     };
     struct replica_group *g = replica_add_group(r, &s);
-    g->created_durable = true;
+    g->recovered = true;
     struct log_pos last = paxos_log_last(st->log);
     log_info("group %llu: recovered: committed and applied through slot %llu, log %llu..%llu%s%s", (unsigned long long)g->id,
              (unsigned long long)st->commit, (unsigned long long)st->log->base.slot + 1, (unsigned long long)last.slot,
@@ -291,7 +291,7 @@ static int refuse_create(struct replica *r, const struct replica_group *g, const
             same = membership_has_voter(&g->acceptor.committed, &want->voter[i]);
         return same ? 0 : EEXIST;
     }
-    if (m->group == 0 || m->u.create.size_blocks == 0 || want->slot != 0 || want->n_voters == 0)
+    if (m->group == 0 || m->u.create.size_blocks == 0 || m->u.create.size_blocks > GROUP_BLOCKS_MAX || want->slot != 0 || want->n_voters == 0)
         return EINVAL;
     if (!membership_has_voter(want, &r->superblock.identity))
         return EPERM;
@@ -308,7 +308,7 @@ void replica_create_group(struct session *s, const struct msg *m)
     struct replica_group *g = replica_find_group(r, m->group);
     int err = refuse_create(r, g, m);
     struct msg answer = {.type = MSG_CREATED, .cookie = m->cookie, .group = m->group, .u.created = {.error = err}};
-    if (err || (g && g->created_durable)) {
+    if (err) {
         wire_peer_send(&s->peer, &answer);
         return;
     }
@@ -323,13 +323,13 @@ void replica_create_group(struct session *s, const struct msg *m)
             .committed = rec.membership,
         };
         g = replica_add_group(r, &st);
-        g->created_durable = true; /* what follows in the WAL depends on it in order */
         g->acceptor.seq++;         /* its record is the group's first */
         store_create_group(r->store, &rec, g->acceptor.seq);
         log_info("group %llu: created: %llu bytes, %u voters", (unsigned long long)g->id,
                  (unsigned long long)rec.size_blocks * BLOCK_SIZE, rec.membership.n_voters);
     }
-    struct acceptor_effect e = {.type = ACCEPTOR_SEND, .after = g->acceptor.seq, .link = s->id, .msg = answer};
+    /* The record is the group's first (seq 1) when it was created in this life; one that was recovered is durable. */
+    struct acceptor_effect e = {.type = ACCEPTOR_SEND, .after = g->recovered ? 0 : 1, .link = s->id, .msg = answer};
     send_or_defer(g, &e);
 }
 

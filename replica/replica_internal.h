@@ -17,6 +17,7 @@
 #define REPAIRS_MAX 256u
 #define REPAIR_TRIES_MAX 64u
 #define REPAIR_RETRY_NS (500 * NS_PER_MS)
+#define GROUP_BLOCKS_MAX ((UINT64_C(1) << 32) * REGION_BLOCKS) /* what region numbers can name */
 #define READS_WAITING_MAX 4096u
 
 /* ---- an incoming connection: a front end, a peer or a tool ---- */
@@ -26,6 +27,7 @@ struct session {
     struct replica *replica;
     uint32_t id; /* the acceptor's `link`; never reused while the process lives */
     bool greeted;
+    bool foreign; /* a tool of another cluster: it gets the status, nothing else */
     bool paused;
     bool catchup_busy;
     enum node_role role;
@@ -96,7 +98,7 @@ struct replica_group {
     struct list link;
     struct replica *replica;
     uint64_t id;
-    bool created_durable;
+    bool recovered; /* found on disk, not created in this life */
     struct acceptor acceptor;
     struct list deferred;      /* struct deferred, in order of `after` */
     struct list waiting_reads; /* struct pending_read */

@@ -50,7 +50,8 @@ static void on_hello(struct session *s, const struct msg *m)
         return;
     }
     /* A tool may ask any replica for its status; everybody else must be of this cluster. */
-    if (m->u.hello.role != ROLE_TOOL && !uuid_equal(&m->u.hello.cluster, &r->superblock.cluster)) {
+    s->foreign = !uuid_equal(&m->u.hello.cluster, &r->superblock.cluster);
+    if (m->u.hello.role != ROLE_TOOL && s->foreign) {
         refuse(s, "it belongs to another cluster");
         return;
     }
@@ -138,6 +139,10 @@ static void dispatch(struct session *s, const struct msg *m)
     struct replica *r = s->replica;
     if (m->type == MSG_STATUS) {
         on_status(s, m);
+        return;
+    }
+    if (s->foreign) {
+        refuse(s, "it belongs to another cluster");
         return;
     }
     if (!is_for_us(s, m)) {

@@ -114,6 +114,8 @@ struct group {
     uint32_t n_ballots, cap_ballots;
     uint64_t replay_commit;
     struct membership page_uncommitted;
+    uint32_t n_page_tail;
+    struct run page_tail[GROUP_TAIL_RUNS];
     struct log_pos page_applied;
 };
 

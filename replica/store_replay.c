@@ -50,6 +50,24 @@ static void set_lost(struct group *g, uint64_t slot, const struct ballot *e)
     *i = (struct slot_info){.state = SLOT_LOST, .ballot = b};
 }
 
+/* What the checkpoint named above its applied slot: LOST until the WAL gives the value. */
+static void seed_tail(struct group *g)
+{
+    for (uint32_t i = 0; i < g->n_page_tail; i++) {
+        const struct run *t = &g->page_tail[i];
+        for (uint64_t slot = t->first; slot <= t->last && slot - g->log.base.slot <= REPLAY_SLOTS_MAX; slot++)
+            set_lost(g, slot, &t->e);
+    }
+}
+
+/* A cut at or below the checkpoint's applied slot is older than the checkpoint: what that named stands all the same. */
+static void replay_cut(struct group *g, uint64_t slot)
+{
+    log_cut(g, slot);
+    if (slot <= g->page_applied.slot)
+        seed_tail(g);
+}
+
 void replay_seed(struct store *s, struct group *g, const struct group_page *p)
 {
     g->log.base = p->floor;
@@ -57,10 +75,9 @@ void replay_seed(struct store *s, struct group *g, const struct group_page *p)
     g->applied = p->applied.slot;
     g->page_applied = p->applied;
     g->page_uncommitted = p->uncommitted;
-    for (uint32_t i = 0; i < p->n_tail; i++)
-        for (uint64_t slot = p->tail[i].first; slot <= p->tail[i].last && slot - g->log.base.slot <= REPLAY_SLOTS_MAX;
-             slot++)
-            set_lost(g, slot, &p->tail[i].e);
+    g->n_page_tail = p->n_tail < GROUP_TAIL_RUNS ? p->n_tail : GROUP_TAIL_RUNS;
+    memcpy(g->page_tail, p->tail, g->n_page_tail * sizeof p->tail[0]);
+    seed_tail(g);
 }
 
 /* ---- what the WAL tells ---- */
@@ -109,7 +126,7 @@ static void on_cut(void *user, uint64_t group, uint64_t slot)
 {
     struct group *g = store_group(user, group);
     if (g && slot > 0)
-        log_cut(g, slot);
+        replay_cut(g, slot);
 }
 
 static void on_entry(void *user, struct entry *e, struct wal_place place, bool refill)
@@ -137,7 +154,7 @@ static void on_lost(void *user, uint64_t group, uint64_t cut, uint64_t first, ui
     if (!g)
         return;
     if (cut)
-        log_cut(g, cut);
+        replay_cut(g, cut);
     for (uint64_t slot = first; slot <= last && last - first < REPLAY_SLOTS_MAX; slot++)
         set_lost(g, slot, e);
 }
@@ -225,6 +242,8 @@ static const char *settle_log(struct group *g)
     if (m->n_voters && !g->uncommitted.n_voters && m->slot > g->applied && m->slot <= g->last &&
         log_slot(g, m->slot)->state == SLOT_LOST)
         g->uncommitted = *m;
+    if (g->n_lost > LOST_MAX)
+        return "has lost more values than can be named";
     return g->last < g->applied ? "ends before what was applied" : NULL;
 }
 
@@ -247,7 +266,7 @@ static void tell_group(struct store *s, struct group *g)
         .uncommitted = g->uncommitted,
         .commit = g->applied,
         .fuzzy_end = g->fuzzy_end,
-        .needs_copy = g->needs_copy || g->n_lost > LOST_MAX,
+        .needs_copy = g->needs_copy,
     };
     s->cb.on_group(s->cb.user, &st);
     free(lost);
