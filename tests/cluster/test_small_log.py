@@ -30,7 +30,7 @@ def burst(uri, meanwhile):
         h.poll(100)
         return left[0] == 0
 
-    wait_until(f"{WRITES} writes of 1 MiB answered", all_done, 60)
+    wait_until(f"{WRITES} writes of 1 MiB answered", all_done, 60, 0)
     h.shutdown()
 
 
