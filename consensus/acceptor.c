@@ -1,9 +1,11 @@
 /* The acceptor's answers: promises and leases (A1, A2, A8), streams (A3, A5), watermarks (A6).
  *
  * What always holds:
- *  - what an answer rests on is durable before it leaves (effect.after): Promise: promised, the log it lists, the largest lease. Opened, Accepted, BeatAck: promised and the largest lease.
+ *  - what an answer rests on is durable before it leaves (effect.after): Promise: promised, the log it lists, the
+ *    largest lease. Opened, Accepted, BeatAck: promised and the largest lease.
  *  - promised rises in memory at once: from then on lower ballots are refused, durable or not.
- *  - one stream at a time: Accepts count only on the link whose Open was answered under the promised ballot, so the late bytes of an older connection change nothing. */
+ *  - one stream at a time: Accepts count only on the link whose Open was answered under the promised ballot, so the
+ *    late bytes of an older connection change nothing. */
 #include "consensus/acceptor_internal.h"
 
 /* ---- effects ---- */
@@ -17,14 +19,16 @@ struct acceptor_effect *acceptor_effect(struct acceptor_effects *fx, enum accept
     return e;
 }
 
-struct acceptor_effect *acceptor_persist(struct acceptor *a, struct acceptor_effects *fx, enum acceptor_effect_type type)
+struct acceptor_effect *acceptor_persist(struct acceptor *a, struct acceptor_effects *fx,
+                                         enum acceptor_effect_type type)
 {
     struct acceptor_effect *e = acceptor_effect(fx, type);
     e->seq = ++a->seq;
     return e;
 }
 
-static struct msg *answer(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev, enum msg_type type, uint64_t after)
+static struct msg *answer(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev,
+                          enum msg_type type, uint64_t after)
 {
     struct acceptor_effect *e = acceptor_effect(fx, ACCEPTOR_SEND);
     e->link = ev->link;
@@ -96,8 +100,10 @@ static void persist_promise(struct acceptor *a, struct acceptor_effects *fx)
     a->promise_seq = acceptor_persist(a, fx, ACCEPTOR_PROMISE)->seq;
 }
 
-/* Grants the promised ballot's proposer a lease from now on; returns its length. `recorded`: a PROMISE record with max_lease_ns follows anyway. */
-static uint64_t grant(struct acceptor *a, struct acceptor_effects *fx, uint64_t now_ns, uint64_t lease_ns, const char *name, bool recorded)
+/* Grants the promised ballot's proposer a lease from now on; returns its length. `recorded`: a PROMISE record with
+ * max_lease_ns follows anyway. */
+static uint64_t grant(struct acceptor *a, struct acceptor_effects *fx, uint64_t now_ns, uint64_t lease_ns,
+                      const char *name, bool recorded)
 {
     if (lease_ns == 0 || a->released)
         return 0;
@@ -167,7 +173,8 @@ static void on_prepare(struct acceptor *a, struct acceptor_effects *fx, const st
     } else {
         lease_ns = grant(a, fx, ev->now_ns, m->u.prepare.lease_ns, m->u.prepare.name, false);
     }
-    /* A1: the log as it stands at this record's place in the WAL: what this step lists, released when all records so far are durable. */
+    /* A1: the log as it stands at this record's place in the WAL: what this step lists, released when all records so
+     * far are durable. */
     struct msg *p = answer(a, fx, ev, MSG_PROMISE, a->seq);
     p->u.promise.t_ns = m->u.prepare.t_ns;
     p->u.promise.lease_ns = lease_ns;
@@ -219,9 +226,11 @@ static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struc
     }
     const struct log_pos *at = &m->u.open.at;
     /* A3: fine iff the own entry at m has the same ballot, no LOST slot <= m, and m >= commit. It cuts nothing. */
-    bool fine = !a->needs_copy && paxos_log_holds(&a->log, at) && at->slot >= a->commit && !(a->n_lost > 0 && a->lost[0] <= at->slot);
+    bool fine = !a->needs_copy && paxos_log_holds(&a->log, at) && at->slot >= a->commit &&
+                !(a->n_lost > 0 && a->lost[0] <= at->slot);
     if (!fine) {
-        /* Also when the stream was another link's: its proposer has turned away from it, and this process may not know for long. */
+        /* Also when the stream was another link's: its proposer has turned away from it, and this process may not know
+         * for long. */
         acceptor_drop_stream(a);
         struct msg *r = answer(a, fx, ev, MSG_MISMATCH, a->promise_seq);
         r->u.mismatch.base = a->log.base;
@@ -304,7 +313,8 @@ static void on_release(struct acceptor *a, const struct msg *m)
 {
     if (!ballot_equal(&m->ballot, &a->promised))
         return;
-    /* A8. Nobody but the promised ballot's proposer could hold a lease from before a restart: that wait ends as well. */
+    /* A8. Nobody but the promised ballot's proposer could hold a lease from before a restart: that wait ends as well.
+     */
     a->released = true;
     a->restart_until_ns = 0;
     if (uuid_equal(&a->holder, &m->ballot.proposer)) {
@@ -396,7 +406,8 @@ void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct a
         acceptor_check(a);
 }
 
-enum acceptor_read_verdict acceptor_read(struct acceptor *a, uint64_t now_ns, uint32_t link, const struct msg *read, struct acceptor_effects *effects)
+enum acceptor_read_verdict acceptor_read(struct acceptor *a, uint64_t now_ns, uint32_t link, const struct msg *read,
+                                         struct acceptor_effects *effects)
 {
     effects->n = 0;
     struct acceptor_event ev = {.type = ACCEPTOR_MSG, .now_ns = now_ns, .link = link, .msg = read};

@@ -1,14 +1,17 @@
 /* The acceptor of one group: rules A1-A8 of protocol.md.
  *
  * What always holds (acceptor_check):
- *  - promised never goes down; an answer that depends on a record is released only when that record is durable (effect.after).
+ *  - promised never goes down; an answer that depends on a record is released only when that record is durable
+ *    (effect.after).
  *  - commit <= last slot of the log + base; no CUT at or below commit.
  *  - match is meaningful only under promised, and only for the stream (link) that opened it.
  *  - durable <= last; no LOST slot <= durable or <= commit; Accepted(through): through = min(match, durable).
- *  - at most one uncommitted membership is known, and it stands above commit. The one before it is committed (P9), whether that was heard here or not.
+ *  - at most one uncommitted membership is known, and it stands above commit. The one before it is committed (P9),
+ *    whether that was heard here or not.
  *
- * The driver (replica/) owns values: the acceptor sees entries only while it is handed them. Each PERSIST effect (PROMISE, CUT, APPEND, REFILL) becomes WAL records in
- * the order of the effects; when the batch that holds it is durable, batches in order, the driver reports the largest seq with ACCEPTOR_DURABLE. */
+ * The driver (replica/) owns values: the acceptor sees entries only while it is handed them. Each PERSIST effect
+ * (PROMISE, CUT, APPEND, REFILL) becomes WAL records in the order of the effects; when the batch that holds it is
+ * durable, batches in order, the driver reports the largest seq with ACCEPTOR_DURABLE. */
 #ifndef QBD_CONSENSUS_ACCEPTOR_H
 #define QBD_CONSENSUS_ACCEPTOR_H
 
@@ -36,7 +39,8 @@ struct acceptor {
     };
     bool has_uncommitted;
     bool membership_changed; /* by the step under way */
-    bool needs_copy; /* the log does not reach what peers still hold: no voting. Change it with acceptor_set_needs_copy. */
+    bool needs_copy; /* the log does not reach what peers still hold: no voting. Change it with acceptor_set_needs_copy.
+                      */
     /* volatile */
     uint64_t commit;
     uint64_t durable; /* all slots <= durable are durable here and not LOST */
@@ -48,9 +52,9 @@ struct acceptor {
     uint64_t acked;        /* last `through` sent */
     uint32_t stream;       /* link of the opened stream; ACCEPTOR_NO_LINK: none */
     uint32_t refused_link; /* was told that its Accepts are refused: one NACK is enough for a queue full of them */
-    struct uuid holder;  /* of the lease; zero: none */
+    struct uuid holder;    /* of the lease; zero: none */
     uint64_t lease_until_ns;
-    bool released;       /* the promised ballot was released: no more leases for it */
+    bool released; /* the promised ballot was released: no more leases for it */
     char holder_name[NAME_MAX_BYTES];
     uint64_t restart_until_ns; /* A8: until then only promised's proposer is promised anything */
     struct uuid force_proposer;
@@ -58,7 +62,8 @@ struct acceptor {
     struct credits credits;
     struct {
         uint64_t first_slot, first_seq, n;
-    } pending[ACCEPTOR_PENDING_MAX]; /* appends and refills not yet durable: n slots from first_slot on, with seqs from first_seq on */
+    } pending[ACCEPTOR_PENDING_MAX]; /* appends and refills not yet durable: n slots from first_slot on, with seqs from
+                                        first_seq on */
     uint32_t n_pending;
 };
 
@@ -108,7 +113,8 @@ enum acceptor_effect_type {
     ACCEPTOR_APPEND,  /* entry stands at entry->slot (new last) */
     ACCEPTOR_REFILL,  /* entry's value for a LOST slot */
     /* then */
-    ACCEPTOR_SEND,   /* msg to link, once everything with seq <= after is durable (at once when after <= durable_seq). Pointers inside point into the acceptor: encode it now. */
+    ACCEPTOR_SEND,   /* msg to link, once everything with seq <= after is durable (at once when after <= durable_seq).
+                        Pointers inside point into the acceptor: encode it now. */
     ACCEPTOR_COMMIT, /* slots <= slot are committed AND locally durable: apply them in order */
     ACCEPTOR_BEHIND, /* the group has chosen `target`, which is not matched here: catch up from peers */
     ACCEPTOR_MEMBERSHIP, /* the committed or uncommitted membership changed */
@@ -130,9 +136,11 @@ struct acceptor_effects {
     struct acceptor_effect *effect;
 };
 
-/* One step. Refused messages yield a NACK or nothing, never an error: the sender's view is its own matter. effects->n is reset first. */
+/* One step. Refused messages yield a NACK or nothing, never an error: the sender's view is its own matter. effects->n
+ * is reset first. */
 void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct acceptor_effects *effects);
-/* The group lost (or regained, by a copy that is durable) what peers still hold. While it is on, there is no stream and no vote. */
+/* The group lost (or regained, by a copy that is durable) what peers still hold. While it is on, there is no stream and
+ * no vote. */
 void acceptor_set_needs_copy(struct acceptor *a, bool on);
 /* The place of the own commit: where catch-up starts (`from` of CAUGHT_UP). */
 struct log_pos acceptor_commit_pos(const struct acceptor *a);
@@ -145,7 +153,8 @@ enum acceptor_read_verdict {
     ACCEPTOR_READ_NACK,   /* ballot < promised (effects hold the NACK), or needs_copy */
 };
 /* P8 at the acceptor: the watermark is an announced commit as well (A6), so a COMMIT effect may follow. */
-enum acceptor_read_verdict acceptor_read(struct acceptor *a, uint64_t now_ns, uint32_t link, const struct msg *read, struct acceptor_effects *effects);
+enum acceptor_read_verdict acceptor_read(struct acceptor *a, uint64_t now_ns, uint32_t link, const struct msg *read,
+                                         struct acceptor_effects *effects);
 
 /* The whole state's invariants; aborts with a message on violation. Called after every step in debug builds. */
 void acceptor_check(const struct acceptor *a);

@@ -1,4 +1,5 @@
-/* What the acceptor's files share: acceptor.c answers messages (A1-A3, A5-A8), acceptor_log.c changes the log (A4, A6, A7). */
+/* What the acceptor's files share: acceptor.c answers messages (A1-A3, A5-A8), acceptor_log.c changes the log (A4, A6,
+ * A7). */
 #ifndef QBD_CONSENSUS_ACCEPTOR_INTERNAL_H
 #define QBD_CONSENSUS_ACCEPTOR_INTERNAL_H
 
@@ -7,7 +8,8 @@
 /* The next effect, zeroed. */
 struct acceptor_effect *acceptor_effect(struct acceptor_effects *fx, enum acceptor_effect_type type);
 /* The next persist effect, with its seq. */
-struct acceptor_effect *acceptor_persist(struct acceptor *a, struct acceptor_effects *fx, enum acceptor_effect_type type);
+struct acceptor_effect *acceptor_persist(struct acceptor *a, struct acceptor_effects *fx,
+                                         enum acceptor_effect_type type);
 
 /* Forgets the stream and what was matched. */
 void acceptor_drop_stream(struct acceptor *a);

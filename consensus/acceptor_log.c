@@ -2,8 +2,10 @@
  *
  * What always holds:
  *  - nothing at or below commit is ever cut or replaced.
- *  - a slot is durable when its record is and its value is not LOST; `durable` is the end of the gapless durable prefix.
- *  - a log only ever holds what some proposer's log held through the same slot (log matching): equal (slot, e) means equal prefixes. */
+ *  - a slot is durable when its record is and its value is not LOST; `durable` is the end of the gapless durable
+ *    prefix.
+ *  - a log only ever holds what some proposer's log held through the same slot (log matching): equal (slot, e) means
+ *    equal prefixes. */
 #include "consensus/acceptor_internal.h"
 
 bool acceptor_is_lost(const struct acceptor *a, uint64_t slot)
@@ -96,7 +98,8 @@ static void note_membership(struct acceptor *a, const struct entry *e)
     a->membership_changed = true;
     struct membership m = e->u[0].membership;
     m.slot = e->slot;
-    /* P9: another one is proposed only when the one before it is committed. That this is so may not have been heard here: watermarks are forgotten by restarts. */
+    /* P9: another one is proposed only when the one before it is committed. That this is so may not have been heard
+     * here: watermarks are forgotten by restarts. */
     if (a->has_uncommitted && a->uncommitted.slot > m.slot) {
         a->committed = m;
         return;
@@ -146,7 +149,8 @@ static void cut(struct acceptor *a, struct acceptor_effects *fx, uint64_t slot)
         acceptor_drop_stream(a); /* only catch-up cuts there: what was matched is not what was chosen */
 }
 
-/* A new run needs a place in the table. The oldest ones that are committed need not be known by run any more: the base rises over them. */
+/* A new run needs a place in the table. The oldest ones that are committed need not be known by run any more: the base
+ * rises over them. */
 static bool make_run_room(struct acceptor *a, const struct ballot *e)
 {
     if (a->log.n < RUNS_MAX || ballot_equal(&a->log.run[a->log.n - 1].e, e))
@@ -196,7 +200,8 @@ static enum place place_of(const struct acceptor *a, const struct entry *e)
     return acceptor_is_lost(a, e->slot) ? PLACE_LOST : PLACE_SAME;
 }
 
-/* Puts e, which follows the log's slot e->slot - 1, into the log. False: it may not stand there, or a table is full; nothing has changed. */
+/* Puts e, which follows the log's slot e->slot - 1, into the log. False: it may not stand there, or a table is full;
+ * nothing has changed. */
 static bool put(struct acceptor *a, struct acceptor_effects *fx, struct entry *e)
 {
     enum place place = place_of(a, e);
@@ -232,15 +237,16 @@ bool acceptor_take(struct acceptor *a, struct acceptor_effects *fx, struct entry
         return false;
     if (e->group != a->group || e->e.round == 0 || ballot_compare(&e->e, &a->promised) > 0)
         return false;
-    /* Catch-up and a checkpoint may have passed the stream: whether the entry is the one that stood there cannot be told any more. */
+    /* Catch-up and a checkpoint may have passed the stream: whether the entry is the one that stood there cannot be
+     * told any more. */
     if (e->slot < a->log.base.slot || !put(a, fx, e))
         return false;
     a->match = e->slot;
     return true;
 }
 
-/* A7, piecewise: the entries are all committed at a peer. Where the own entry has the same ballot it is kept (a LOST one filled), from the first other one on the own log becomes the
- * peer's. If that never happens the own tail stays. */
+/* A7, piecewise: the entries are all committed at a peer. Where the own entry has the same ballot it is kept (a LOST
+ * one filled), from the first other one on the own log becomes the peer's. If that never happens the own tail stays. */
 void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
 {
     uint64_t slot = ev->from.slot;

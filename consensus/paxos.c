@@ -1,7 +1,8 @@
 /* Logs as runs, memberships.
  *
- * What always holds of a struct paxos_log: runs follow each other without gap from base.slot + 1 on, and their ballots rise strictly. (Entries keep the
- * ballot of their first proposal and a proposer only appends at the end of a log, so e never falls along a log.) */
+ * What always holds of a struct paxos_log: runs follow each other without gap from base.slot + 1 on, and their ballots
+ * rise strictly. (Entries keep the ballot of their first proposal and a proposer only appends at the end of a log, so e
+ * never falls along a log.) */
 #include "consensus/paxos.h"
 
 struct log_pos paxos_log_last(const struct paxos_log *l)

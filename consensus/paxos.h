@@ -1,7 +1,8 @@
 /* What acceptor and proposer share: logs as runs, memberships and quorums, the shape of effects.
  *
- * The core is pure: a step takes one event and returns effects as data, in order. It reads no clock (time is a field of the event), does no I/O, allocates nothing: memory is
- * the caller's and fixed at start. Source: protocol.md, whose rule numbers the code quotes. */
+ * The core is pure: a step takes one event and returns effects as data, in order. It reads no clock (time is a field of
+ * the event), does no I/O, allocates nothing: memory is the caller's and fixed at start. Source: protocol.md, whose
+ * rule numbers the code quotes. */
 #ifndef QBD_CONSENSUS_PAXOS_H
 #define QBD_CONSENSUS_PAXOS_H
 
@@ -27,7 +28,8 @@ bool paxos_log_at(const struct paxos_log *l, uint64_t slot, struct ballot *ret);
 bool paxos_log_holds(const struct paxos_log *l, const struct log_pos *pos);
 /* The order of logs (protocol.md "Order of logs"). */
 int log_pos_compare(const struct log_pos *a, const struct log_pos *b);
-/* The highest slot at which both hold an entry (or base) of equal ballot; false when there is none at or above both bases. */
+/* The highest slot at which both hold an entry (or base) of equal ballot; false when there is none at or above both
+ * bases. */
 bool paxos_log_match(const struct paxos_log *a, const struct paxos_log *b, struct log_pos *ret);
 
 /* What a peer says its log is: fits, has no gap, starts behind its base, ballots never fall. */

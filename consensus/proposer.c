@@ -1,8 +1,10 @@
-/* The proposer's events: links, ticks, beats and leases (P8), refusals. Phase 1 is in proposer_attach.c, phase 2 in proposer_stream.c.
+/* The proposer's events: links, ticks, beats and leases (P8), refusals. Phase 1 is in proposer_attach.c, phase 2 in
+ * proposer_stream.c.
  *
  * What always holds:
  *  - an answer counts only under the current ballot, from a link that is up.
- *  - a lease is counted from the send time of the request that it answers, shortened by the drift bound, and only up to what was asked for. */
+ *  - a lease is counted from the send time of the request that it answers, shortened by the drift bound, and only up to
+ *    what was asked for. */
 #include "consensus/proposer_internal.h"
 
 /* ---- effects ---- */
@@ -246,7 +248,8 @@ static void on_tick(struct step *x)
         }
         return;
     case PROPOSER_STARTING:
-        /* A majority is there and still nothing moves: what they need may no longer be here. Another ballot looks again at what they hold. */
+        /* A majority is there and still nothing moves: what they need may no longer be here. Another ballot looks again
+         * at what they hold. */
         if (late && proposer_is_quorum(p, linked)) {
             proposer_abandon(x, x->now_ns + proposer_backoff(x));
             return;

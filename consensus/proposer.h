@@ -1,16 +1,21 @@
 /* The distinguished proposer of one group: rules P1-P11 of protocol.md.
  *
- * Life: IDLE -> QUERYING -> PREPARING -> RECOVERING (collect values of the uncommitted tail) -> STARTING (own session start proposed) -> SERVING; WAITING between attempts (held by another, or lost a duel); FENCED is final (P7).
+ * Life: IDLE -> QUERYING -> PREPARING -> RECOVERING (collect values of the uncommitted tail) -> STARTING (own session
+ * start proposed) -> SERVING; WAITING between attempts (held by another, or lost a duel); FENCED is final (P7).
  *
  * What always holds (proposer_check):
- *  - one log choice per ballot: nothing that follows from it is sent before STARTING, and it does not change from then on. A round is never used twice.
- *  - chosen < next; once STARTING, every slot in (floor, next) has its entry here, with its e; once SERVING, floor <= chosen.
+ *  - one log choice per ballot: nothing that follows from it is sent before STARTING, and it does not change from then
+ *    on. A round is never used twice.
+ *  - chosen < next; once STARTING, every slot in (floor, next) has its entry here, with its e; once SERVING, floor <=
+ *    chosen.
  *  - chosen >= session start once SERVING; only W or chosen slots are announced as commit.
- *  - at most ring_slots / 2 slots are not yet chosen. Chosen ones are kept for replicas that have not acknowledged them, up to retain_bytes in all.
+ *  - at most ring_slots / 2 slots are not yet chosen. Chosen ones are kept for replicas that have not acknowledged
+ *    them, up to retain_bytes in all.
  *
- * The order of effects in one step is part of the contract: UNPLACED entries come before the CHOSEN that makes their old slots' numbers chosen, and CHOSEN before STATE. An entry that
- * was UNPLACED may be submitted again once the state is SERVING, which it is when UNPLACED is reported: from then on its old place can never be chosen. FENCED is preceded by a FORGET
- * for every entry that is still here. */
+ * The order of effects in one step is part of the contract: UNPLACED entries come before the CHOSEN that makes their
+ * old slots' numbers chosen, and CHOSEN before STATE. An entry that was UNPLACED may be submitted again once the state
+ * is SERVING, which it is when UNPLACED is reported: from then on its old place can never be chosen. FENCED is preceded
+ * by a FORGET for every entry that is still here. */
 #ifndef QBD_CONSENSUS_PROPOSER_H
 #define QBD_CONSENSUS_PROPOSER_H
 
@@ -43,9 +48,9 @@ struct proposer_replica {
     enum proposer_stream stream;
     bool has_promised; /* under the current ballot */
     bool answered_query, said_free;
-    bool refused; /* its Nack: a lease holds there for another */
-    uint64_t next;         /* slot to be sent next */
-    uint64_t acked;        /* Accepted(through) under the own ballot */
+    bool refused;            /* its Nack: a lease holds there for another */
+    uint64_t next;           /* slot to be sent next */
+    uint64_t acked;          /* Accepted(through) under the own ballot */
     uint64_t lease_until_ns; /* counted from the send time of the echoed request, less the drift bound */
     uint64_t beat_sent_ns;
     bool has_credits;
@@ -70,7 +75,8 @@ struct proposer_replica {
 struct proposer_slot {
     struct entry *entry; /* the value in the log of the current ballot; NULL: not here yet (RECOVERING) */
     struct ballot e;
-    /* P7: the own write that stood at this slot when the ballot was lost. While a new log is being chosen it is here; found in that log, `entry` is the same. */
+    /* P7: the own write that stood at this slot when the ballot was lost. While a new log is being chosen it is here;
+     * found in that log, `entry` is the same. */
     struct entry *own;
     bool own_found;
     uint64_t bytes_end, slabs_end; /* running totals through this slot */
@@ -83,8 +89,8 @@ struct proposer_params {
     uint64_t group;
     struct uuid id; /* 128 random bits of this process start */
     char name[NAME_MAX_BYTES];
-    uint64_t lease_ns;  /* 0: leases off */
-    uint64_t beat_ns;   /* < lease_ns / 3 */
+    uint64_t lease_ns;   /* 0: leases off */
+    uint64_t beat_ns;    /* < lease_ns / 3 */
     uint64_t timeout_ns; /* for an attach attempt */
     uint64_t retain_bytes;
     uint32_t n_replicas; /* links that the driver has; link i leads to identity[i] */
@@ -101,17 +107,19 @@ struct proposer {
     struct proposer_replica replica[PROPOSER_REPLICAS_MAX];
     struct membership committed, uncommitted;
     bool has_membership, has_uncommitted;
-    uint8_t voter_link[2][MEMBERS_MAX]; /* replica index of each voter of `committed` and `uncommitted`; PROPOSER_NOBODY */
-    struct paxos_log log;  /* the chosen log's runs above floor, the own entries included; base = the position of floor */
+    uint8_t voter_link[2]
+                      [MEMBERS_MAX]; /* replica index of each voter of `committed` and `uncommitted`; PROPOSER_NOBODY */
+    struct paxos_log
+        log; /* the chosen log's runs above floor, the own entries included; base = the position of floor */
     struct log_pos recovered_commit; /* W */
-    uint64_t session_slot; /* the own session start's slot under the current ballot; 0: none yet */
-    uint64_t last_session_slot; /* that of the last session of this process that served (P7); 0: none */
-    uint64_t floor, chosen, next; /* slots (floor, next) are in the ring */
+    uint64_t session_slot;           /* the own session start's slot under the current ballot; 0: none yet */
+    uint64_t last_session_slot;      /* that of the last session of this process that served (P7); 0: none */
+    uint64_t floor, chosen, next;    /* slots (floor, next) are in the ring */
     uint64_t retained_bytes;
     uint64_t bytes_total, slabs_total; /* running totals through next - 1 ... */
     uint64_t floor_bytes, floor_slabs; /* ... and through floor */
     uint64_t own_first, own_end;       /* slots [own_first, own_end) may have an `own`; equal: none */
-    uint64_t n_missing, fetch_scan;    /* values that are not here yet; nothing below fetch_scan is left to be asked for */
+    uint64_t n_missing, fetch_scan; /* values that are not here yet; nothing below fetch_scan is left to be asked for */
     uint32_t n_fetching;
     uint64_t size_blocks;
     uint64_t attempt_deadline_ns, retry_at_ns, next_beat_ns;
@@ -127,9 +135,9 @@ struct proposer {
 void proposer_init(struct proposer *p, const struct proposer_params *params);
 
 enum proposer_event_type {
-    PROPOSER_ATTACH,  /* begin (and keep trying) */
-    PROPOSER_DETACH,  /* release the leases and stop; nothing may be in flight that is still wanted */
-    PROPOSER_TICK,    /* at least every beat_ns / 2 */
+    PROPOSER_ATTACH, /* begin (and keep trying) */
+    PROPOSER_DETACH, /* release the leases and stop; nothing may be in flight that is still wanted */
+    PROPOSER_TICK,   /* at least every beat_ns / 2 */
     PROPOSER_LINK_UP,
     PROPOSER_LINK_DOWN,
     PROPOSER_MSG,
@@ -147,12 +155,14 @@ struct proposer_event {
 
 enum proposer_effect_type {
     PROPOSER_SEND,       /* msg to link; encode it now */
-    PROPOSER_DISCONNECT, /* drop the link (its queue of unsent entries is too long, or it broke the protocol); LINK_DOWN follows from the driver */
+    PROPOSER_DISCONNECT, /* drop the link (its queue of unsent entries is too long, or it broke the protocol); LINK_DOWN
+                            follows from the driver */
     PROPOSER_CHOSEN,     /* all slots <= slot are chosen */
     PROPOSER_STATE,      /* state changed (see proposer.state) */
     PROPOSER_HOLD,       /* entry (of a VALUE) is kept: take a reference */
     PROPOSER_FORGET,     /* entry is no longer needed: drop its reference */
-    PROPOSER_UNPLACED,   /* P7: an own entry is not in the log of the new ballot; may be submitted again, in this order, after this step. Its reference returns to the driver. */
+    PROPOSER_UNPLACED,   /* P7: an own entry is not in the log of the new ballot; may be submitted again, in this order,
+                            after this step. Its reference returns to the driver. */
     PROPOSER_WANT_SESSION_ENTRY,
 };
 
@@ -174,12 +184,15 @@ void proposer_step(struct proposer *p, const struct proposer_event *ev, struct p
 /* Room for worst cases: 64 KiB slabs, as credits count them. */
 #define PROPOSER_SLAB_BLOCKS 16u
 
-/* Assigns the next slot and sends ACCEPTs. 0: the entry's reference is adopted, entry->slot and e are set. -EAGAIN: ring or credits in flight exhausted, try again after CHOSEN
- * or a tick. -ENOSPC: fewer than a majority have room, nothing is in flight and none is growing (P10). -ENOTCONN: not SERVING. -ESTALE: fenced. -EINVAL: never to be proposed
- * (a session start, or a membership while another one is uncommitted). On failure the entry and its reference stay the caller's, unchanged. */
+/* Assigns the next slot and sends ACCEPTs. 0: the entry's reference is adopted, entry->slot and e are set. -EAGAIN:
+ * ring or credits in flight exhausted, try again after CHOSEN or a tick. -ENOSPC: fewer than a majority have room,
+ * nothing is in flight and none is growing (P10). -ENOTCONN: not SERVING. -ESTALE: fenced. -EINVAL: never to be
+ * proposed (a session start, or a membership while another one is uncommitted). On failure the entry and its reference
+ * stay the caller's, unchanged. */
 MUST_USE int proposer_submit(struct proposer *p, uint64_t now_ns, struct entry *entry, struct proposer_sink *sink);
 
-/* P8. With leases off (lease_ns == 0) it is never true: reads then need another way. True: a read issued now is linearizable with *ret_watermark; false: the lease is not held by a quorum (wait for beats). */
+/* P8. With leases off (lease_ns == 0) it is never true: reads then need another way. True: a read issued now is
+ * linearizable with *ret_watermark; false: the lease is not held by a quorum (wait for beats). */
 bool proposer_can_read(const struct proposer *p, uint64_t now_ns, uint64_t *ret_watermark);
 
 void proposer_check(const struct proposer *p);

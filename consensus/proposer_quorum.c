@@ -1,4 +1,5 @@
-/* Quorums (protocol.md "Quorum Q"): a majority of the committed membership; while the own log holds an uncommitted one, of both. Learners never count. */
+/* Quorums (protocol.md "Quorum Q"): a majority of the committed membership; while the own log holds an uncommitted one,
+ * of both. Learners never count. */
 #include "consensus/proposer_internal.h"
 
 void proposer_set_membership(struct proposer *p, bool uncommitted, const struct membership *m)

@@ -2,7 +2,8 @@
  *
  * What always holds:
  *  - a stream that is OPEN has been sent everything up to next - 1: entries go out the moment they get their slot.
- *  - `acked` only grows under a ballot and only by its own Accepted; n is chosen when a quorum acked >= n >= session start.
+ *  - `acked` only grows under a ballot and only by its own Accepted; n is chosen when a quorum acked >= n >= session
+ *    start.
  *  - a slot leaves the ring only when it is chosen. */
 #include "consensus/proposer_internal.h"
 
@@ -102,7 +103,8 @@ static void set_behind(struct step *x, uint32_t i)
     r->reopen_at_ns = x->now_ns + PROPOSER_REOPEN_NS;
 }
 
-/* P4, with its log at hand: m = the highest slot of equal e, below anything LOST. `again`: the last Open failed, so the same one would fail as well. */
+/* P4, with its log at hand: m = the highest slot of equal e, below anything LOST. `again`: the last Open failed, so the
+ * same one would fail as well. */
 static void place(struct step *x, uint32_t i, bool again)
 {
     struct proposer *p = x->p;
@@ -150,7 +152,8 @@ void proposer_retry_streams(struct step *x)
 void proposer_on_progress(struct step *x, uint32_t i)
 {
     struct proposer_replica *r = &x->p->replica[i];
-    if (x->p->state >= PROPOSER_STARTING && r->stream == STREAM_BEHIND && r->commit > r->behind_commit && r->commit >= x->p->floor)
+    if (x->p->state >= PROPOSER_STARTING && r->stream == STREAM_BEHIND && r->commit > r->behind_commit &&
+        r->commit >= x->p->floor)
         proposer_open(x, i);
 }
 
@@ -165,7 +168,8 @@ void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
     r->needs_copy = false;
     r->has_log = false;
     if (r->opened.slot < p->floor) {
-        /* What it needs was forgotten meanwhile. It believes in a stream that nothing will come on: a Mismatch ends that, and it turns to its peers. */
+        /* What it needs was forgotten meanwhile. It believes in a stream that nothing will come on: a Mismatch ends
+         * that, and it turns to its peers. */
         proposer_open(x, i);
         return;
     }
@@ -174,8 +178,8 @@ void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
         send_accept(x, i, proposer_slot_of(p, r->next)->entry);
 }
 
-bool proposer_copy_log(struct proposer_replica *r, const struct log_pos *base, uint32_t n_runs, const struct run *runs, uint32_t n_lost,
-                       const uint64_t *lost, const struct log_pos *commit)
+bool proposer_copy_log(struct proposer_replica *r, const struct log_pos *base, uint32_t n_runs, const struct run *runs,
+                       uint32_t n_lost, const uint64_t *lost, const struct log_pos *commit)
 {
     if (base->slot > UINT64_MAX - 2 || !paxos_runs_valid(base, n_runs, runs))
         return false;
@@ -198,8 +202,8 @@ void proposer_on_mismatch(struct step *x, uint32_t i, const struct msg *m)
     struct proposer_replica *r = &x->p->replica[i];
     if (r->stream != STREAM_OPENING)
         return;
-    if (!proposer_copy_log(r, &m->u.mismatch.base, m->u.mismatch.n_runs, m->u.mismatch.runs, m->u.mismatch.n_lost, m->u.mismatch.lost,
-                           &m->u.mismatch.commit)) {
+    if (!proposer_copy_log(r, &m->u.mismatch.base, m->u.mismatch.n_runs, m->u.mismatch.runs, m->u.mismatch.n_lost,
+                           m->u.mismatch.lost, &m->u.mismatch.commit)) {
         r->has_log = false;
         proposer_disconnect(x, i);
         return;
@@ -234,8 +238,9 @@ static bool is_tight(const struct proposer *p, uint64_t bytes, uint64_t slots)
     return bytes > p->params.retain_bytes || slots > p->params.ring_slots / 2;
 }
 
-/* Chosen entries go when nobody needs them any more. Those that a replica may still need are kept within bounds; one whose unacknowledged part is beyond them is cut off (its connection's
- * queue holds the same bytes) and catches up from its peers. */
+/* Chosen entries go when nobody needs them any more. Those that a replica may still need are kept within bounds; one
+ * whose unacknowledged part is beyond them is cut off (its connection's queue holds the same bytes) and catches up from
+ * its peers. */
 static void forget(struct step *x)
 {
     struct proposer *p = x->p;
@@ -272,7 +277,8 @@ static void advance(struct step *x)
     for (uint32_t i = 0; i < p->params.n_replicas; i++)
         acked[i] = p->replica[i].acked;
     uint64_t n = proposer_quorum_value(p, acked);
-    /* P5: n is chosen iff n >= the own session start and a quorum acknowledged >= n under this ballot; then everything <= n is. */
+    /* P5: n is chosen iff n >= the own session start and a quorum acknowledged >= n under this ballot; then everything
+     * <= n is. */
     if (n < p->session_slot || n <= p->chosen)
         return;
     p->chosen = n;
@@ -368,8 +374,10 @@ static int check_submit(struct proposer *p, const struct entry *e)
         return -EINVAL;
     if (p->next - p->chosen > p->params.ring_slots / 2 || p->next + 1 - p->floor > p->params.ring_slots)
         return -EAGAIN;
-    /* What is not chosen can't leave the replicas' WALs: it must stay well below the smallest ring, or a full WAL would hold back the very messages that announce its commit. */
-    if (p->chosen < p->next - 1 && p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES)
+    /* What is not chosen can't leave the replicas' WALs: it must stay well below the smallest ring, or a full WAL would
+     * hold back the very messages that announce its commit. */
+    if (p->chosen < p->next - 1 &&
+        p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES)
         return -EAGAIN;
     int rc = e->kind == ENTRY_MEMBER ? check_member(p, &e->u[0].membership) : 0;
     return rc != 0 ? rc : check_credits(p, entry_slabs(e));

@@ -5,23 +5,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CHECK(c, cond, ...)                                                                                                                \
-    do {                                                                                                                                   \
-        if (!(cond)) {                                                                                                                     \
-            fprintf(stderr, "seed %" PRIu64 " step %" PRIu64 ": %s: ", (c)->seed, (c)->step, #cond);                                       \
-            fprintf(stderr, __VA_ARGS__);                                                                                                  \
-            fputc('\n', stderr);                                                                                                           \
-            abort();                                                                                                                       \
-        }                                                                                                                                  \
+#define CHECK(c, cond, ...)                                                                                            \
+    do {                                                                                                               \
+        if (!(cond)) {                                                                                                 \
+            fprintf(stderr, "seed %" PRIu64 " step %" PRIu64 ": %s: ", (c)->seed, (c)->step, #cond);                   \
+            fprintf(stderr, __VA_ARGS__);                                                                              \
+            fputc('\n', stderr);                                                                                       \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
-#define TRACE(c, ...)                                                                                                                      \
-    do {                                                                                                                                   \
-        if ((c)->trace) {                                                                                                                  \
-            fprintf(stderr, "%6" PRIu64 " ", (c)->step);                                                                                   \
-            fprintf(stderr, __VA_ARGS__);                                                                                                  \
-            fputc('\n', stderr);                                                                                                           \
-        }                                                                                                                                  \
+#define TRACE(c, ...)                                                                                                  \
+    do {                                                                                                               \
+        if ((c)->trace) {                                                                                              \
+            fprintf(stderr, "%6" PRIu64 " ", (c)->step);                                                               \
+            fprintf(stderr, __VA_ARGS__);                                                                              \
+            fputc('\n', stderr);                                                                                       \
+        }                                                                                                              \
     } while (0)
 
 uint64_t px_random(struct px_cluster *c, uint64_t below)
@@ -152,20 +152,22 @@ static void note_chosen(struct px_cluster *c, uint64_t slot, const struct ballot
     struct px_chosen *k = &c->chosen[slot];
     uint64_t id = entry->kind == ENTRY_WRITE ? entry->block : 0;
     if (k->known) {
-        CHECK(c, ballot_equal(&k->e, e) && k->kind == entry->kind && k->id == id, "slot %" PRIu64 ": two chosen entries, write %" PRIu64 " and write %" PRIu64,
-              slot, k->id, id);
+        CHECK(c, ballot_equal(&k->e, e) && k->kind == entry->kind && k->id == id,
+              "slot %" PRIu64 ": two chosen entries, write %" PRIu64 " and write %" PRIu64, slot, k->id, id);
         return;
     }
     *k = (struct px_chosen){.known = true, .e = *e, .kind = entry->kind, .id = id};
     if (slot > c->chosen_max)
         c->chosen_max = slot;
     for (uint64_t s = slot - 1; s > 0 && s + 3 > slot; s--)
-        CHECK(c, !c->chosen[s].known || ballot_compare(&c->chosen[s].e, e) <= 0, "slot %" PRIu64 ": ballots fall", slot);
+        CHECK(c, !c->chosen[s].known || ballot_compare(&c->chosen[s].e, e) <= 0, "slot %" PRIu64 ": ballots fall",
+              slot);
     if (slot + 1 < PX_SLOTS_MAX && c->chosen[slot + 1].known)
         CHECK(c, ballot_compare(e, &c->chosen[slot + 1].e) <= 0, "slot %" PRIu64 ": ballots fall", slot);
     if (id)
         for (uint64_t s = 1; s <= c->chosen_max; s++)
-            CHECK(c, s == slot || !c->chosen[s].known || c->chosen[s].id != id, "write %" PRIu64 " at %" PRIu64 " and %" PRIu64, id, s, slot);
+            CHECK(c, s == slot || !c->chosen[s].known || c->chosen[s].id != id,
+                  "write %" PRIu64 " at %" PRIu64 " and %" PRIu64, id, s, slot);
 }
 
 /* ---- nodes ---- */
@@ -219,7 +221,9 @@ static void deliver(struct px_cluster *c, struct px_node *d, struct px_msg *x)
     if (x->m.type == MSG_PROMISE || x->m.type == MSG_OPENED || x->m.type == MSG_ACCEPTED || x->m.type == MSG_BEAT_ACK) {
         if (ballot_compare(&x->m.ballot, &d->vouched) > 0)
             d->vouched = x->m.ballot;
-        uint64_t lease = x->m.type == MSG_PROMISE ? x->m.u.promise.lease_ns : x->m.type == MSG_BEAT_ACK ? x->m.u.beat_ack.lease_ns : 0;
+        uint64_t lease = x->m.type == MSG_PROMISE    ? x->m.u.promise.lease_ns
+                         : x->m.type == MSG_BEAT_ACK ? x->m.u.beat_ack.lease_ns
+                                                     : 0;
         if (lease > d->lease_told_ns)
             d->lease_told_ns = lease;
     }
@@ -272,7 +276,8 @@ static void run_effects(struct px_cluster *c, unsigned n)
                 struct ballot own;
                 CHECK(c, d->value[s], "node %u commits slot %" PRIu64 " without a value", n, s);
                 if (s > d->a.log.base.slot)
-                    CHECK(c, paxos_log_at(&d->a.log, s, &own) && ballot_equal(&own, &d->value[s]->e), "node %u slot %" PRIu64, n, s);
+                    CHECK(c, paxos_log_at(&d->a.log, s, &own) && ballot_equal(&own, &d->value[s]->e),
+                          "node %u slot %" PRIu64, n, s);
                 note_chosen(c, s, &d->value[s]->e, d->value[s]);
             }
             break;
@@ -351,7 +356,13 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
     static struct paxos_log log;
     static uint64_t lost[LOST_MAX];
     assert(!d->up);
-    struct acceptor_state s = {.group = PX_GROUP, .identity = d->identity, .size_blocks = d->size_blocks, .log = &log, .lost = lost, .restarted = d->epoch > 0, .needs_copy = d->needs_copy};
+    struct acceptor_state s = {.group = PX_GROUP,
+                               .identity = d->identity,
+                               .size_blocks = d->size_blocks,
+                               .log = &log,
+                               .lost = lost,
+                               .restarted = d->epoch > 0,
+                               .needs_copy = d->needs_copy};
     forget_values(d);
     bool is_lost[PX_SLOTS_MAX] = {false};
     struct entry *entry[PX_SLOTS_MAX] = {NULL};
@@ -456,7 +467,8 @@ static void on_chosen(struct px_cluster *c, struct px_front *f, uint64_t slot)
         voters += votes;
         holders += votes && px_node_holds(c, n, slot, &e);
     }
-    CHECK(c, holders > voters / 2, "front %u: chosen slot %" PRIu64 " is durable at %u of %u", f->index, slot, holders, voters);
+    CHECK(c, holders > voters / 2, "front %u: chosen slot %" PRIu64 " is durable at %u of %u", f->index, slot, holders,
+          voters);
     for (uint64_t s = p->floor + 1; s <= slot; s++) {
         struct entry *entry = f->ring[s & (PX_RING - 1)].entry;
         CHECK(c, entry && entry->slot == s, "front %u slot %" PRIu64, f->index, s);
@@ -468,9 +480,12 @@ static void on_chosen(struct px_cluster *c, struct px_front *f, uint64_t slot)
             continue;
         op->state = PX_OP_ACKED;
         op->entry = NULL;
-        CHECK(c, c->chosen[op->slot].known && c->chosen[op->slot].id == op->id, "write %" PRIu64 " acknowledged at slot %" PRIu64 ", which holds write %" PRIu64,
-              op->id, op->slot, c->chosen[op->slot].id);
-        CHECK(c, op->slot > op->acked_before, "write %" PRIu64 " at %" PRIu64 " before one acknowledged earlier at %" PRIu64, op->id, op->slot, op->acked_before);
+        CHECK(c, c->chosen[op->slot].known && c->chosen[op->slot].id == op->id,
+              "write %" PRIu64 " acknowledged at slot %" PRIu64 ", which holds write %" PRIu64, op->id, op->slot,
+              c->chosen[op->slot].id);
+        CHECK(c, op->slot > op->acked_before,
+              "write %" PRIu64 " at %" PRIu64 " before one acknowledged earlier at %" PRIu64, op->id, op->slot,
+              op->acked_before);
         if (op->slot > c->acked_max)
             c->acked_max = op->slot;
     }
@@ -503,12 +518,14 @@ static void on_effect(struct proposer_sink *sink, const struct proposer_effect *
         on_chosen(c, f, e->slot);
         break;
     case PROPOSER_STATE:
-        TRACE(c, "front %u state %d ballot %" PRIu64 " chosen %" PRIu64, f->index, f->p->state, f->p->ballot.round, f->p->chosen);
+        TRACE(c, "front %u state %d ballot %" PRIu64 " chosen %" PRIu64, f->index, f->p->state, f->p->ballot.round,
+              f->p->chosen);
         if (f->p->state == PROPOSER_FENCED) {
             f->fenced = true;
             c->n_fenced++;
             for (uint32_t i = 0; i < c->n_ops; i++)
-                if (c->op[i].front == f->index && c->op[i].incarnation == f->incarnation && c->op[i].state < PX_OP_ACKED)
+                if (c->op[i].front == f->index && c->op[i].incarnation == f->incarnation &&
+                    c->op[i].state < PX_OP_ACKED)
                     c->op[i].state = PX_OP_FAILED;
         }
         break;
@@ -553,7 +570,8 @@ static void front_step(struct px_cluster *c, unsigned i, struct proposer_event e
     proposer_check(f->p);
     if (f->want_session) {
         f->want_session = false;
-        front_step(c, i, (struct proposer_event){.type = PROPOSER_SESSION_ENTRY, .entry = new_entry(c, ENTRY_SESSION, 0)});
+        front_step(c, i,
+                   (struct proposer_event){.type = PROPOSER_SESSION_ENTRY, .entry = new_entry(c, ENTRY_SESSION, 0)});
     }
     for (unsigned n = 0; n < c->n_nodes; n++)
         if (f->disconnect >> n & 1) {
@@ -632,7 +650,8 @@ void px_connect(struct px_cluster *c, unsigned f, unsigned n)
     if (!c->front[f].alive || c->front[f].conn[n] || !c->node[n].up)
         return;
     struct px_conn *k = calloc(1, sizeof *k);
-    *k = (struct px_conn){.id = ++c->next_conn, .front = f, .node = n, .node_epoch = c->node[n].epoch, .front_up = true};
+    *k =
+        (struct px_conn){.id = ++c->next_conn, .front = f, .node = n, .node_epoch = c->node[n].epoch, .front_up = true};
     list_init(&k->link);
     list_init(&k->to_node);
     list_init(&k->to_front);
@@ -683,7 +702,11 @@ uint32_t px_write(struct px_cluster *c, unsigned f)
 {
     CHECK(c, c->n_ops < PX_OPS_MAX, "too many writes");
     struct px_op *op = &c->op[c->n_ops];
-    *op = (struct px_op){.state = PX_OP_QUEUED, .front = f, .incarnation = c->front[f].incarnation, .id = c->n_ops + 1, .acked_before = c->acked_max};
+    *op = (struct px_op){.state = PX_OP_QUEUED,
+                         .front = f,
+                         .incarnation = c->front[f].incarnation,
+                         .id = c->n_ops + 1,
+                         .acked_before = c->acked_max};
     c->n_ops++;
     px_pump(c, f);
     return c->n_ops - 1;
@@ -736,7 +759,8 @@ void px_read(struct px_cluster *c, unsigned i, unsigned n)
     uint64_t watermark;
     if (!f->alive || !proposer_can_read(f->p, clock_of(c, f->skew_ppm), &watermark))
         return;
-    CHECK(c, watermark >= c->acked_max, "front %u may read at %" PRIu64 " though %" PRIu64 " is acknowledged", i, watermark, c->acked_max);
+    CHECK(c, watermark >= c->acked_max, "front %u may read at %" PRIu64 " though %" PRIu64 " is acknowledged", i,
+          watermark, c->acked_max);
     struct px_conn *k = f->conn[n];
     if (!k || !c->node[n].up || c->node[n].epoch != k->node_epoch)
         return;
@@ -760,15 +784,16 @@ static void node_read(struct px_cluster *c, struct px_conn *k, const struct msg 
     CHECK(c, watermark <= d->a.commit, "node %u serves what it does not know as committed", k->node);
     for (uint64_t s = d->a.log.base.slot + 1; s <= watermark; s++) {
         struct ballot e;
-        CHECK(c, paxos_log_at(&d->a.log, s, &e) && c->chosen[s].known && ballot_equal(&e, &c->chosen[s].e), "node %u serves slot %" PRIu64 " of another history",
-              k->node, s);
+        CHECK(c, paxos_log_at(&d->a.log, s, &e) && c->chosen[s].known && ballot_equal(&e, &c->chosen[s].e),
+              "node %u serves slot %" PRIu64 " of another history", k->node, s);
     }
 }
 
 static void node_fetch(struct px_cluster *c, struct px_conn *k, const struct msg *m)
 {
     struct px_node *d = &c->node[k->node];
-    struct msg r = {.type = MSG_VALUE, .cookie = m->cookie, .group = m->group, .target = m->ballot.proposer, .ballot = m->ballot};
+    struct msg r = {
+        .type = MSG_VALUE, .cookie = m->cookie, .group = m->group, .target = m->ballot.proposer, .ballot = m->ballot};
     r.u.value.at = m->u.fetch.at;
     struct entry *e = m->u.fetch.at.slot < PX_SLOTS_MAX ? d->value[m->u.fetch.at.slot] : NULL;
     if (e && ballot_equal(&e->e, &m->u.fetch.at.e)) {
@@ -833,7 +858,8 @@ bool px_catchup_ask(struct px_cluster *c, unsigned n, unsigned peer)
         return false;
     struct px_catchup *u = calloc(1, sizeof *u);
     list_init(&u->link);
-    *u = (struct px_catchup){.link = u->link, .node = n, .peer = peer, .epoch = d->epoch, .from = acceptor_commit_pos(&d->a)};
+    *u = (struct px_catchup){
+        .link = u->link, .node = n, .peer = peer, .epoch = d->epoch, .from = acceptor_commit_pos(&d->a)};
     list_init(&u->link);
     list_push_back(&c->catchups, &u->link);
     d->wants_catchup = false;
@@ -853,7 +879,8 @@ void px_catchup_answer(struct px_cluster *c, struct px_catchup *u, uint32_t max)
     struct px_node *d = &c->node[u->peer];
     struct ballot e;
     u->answered = true;
-    if (!d->up || u->from.slot > d->a.told || !paxos_log_at(&d->a.log, u->from.slot, &e) || !ballot_equal(&e, &u->from.e))
+    if (!d->up || u->from.slot > d->a.told || !paxos_log_at(&d->a.log, u->from.slot, &e) ||
+        !ballot_equal(&e, &u->from.e))
         return;
     u->through = u->from;
     for (uint64_t s = u->from.slot + 1; s <= d->a.told && u->n < max && u->n < 8 && d->value[s]; s++) {
@@ -866,8 +893,10 @@ void px_catchup_deliver(struct px_cluster *c, struct px_catchup *u, bool keep)
 {
     struct px_node *d = &c->node[u->node];
     if (d->up && d->epoch == u->epoch && u->n > 0 && acceptor_has_room(&d->a)) {
-        TRACE(c, "catch-up node %u from %u: %" PRIu64 "..%" PRIu64, u->node, u->peer, u->from.slot + 1, u->through.slot);
-        struct acceptor_event ev = {.type = ACCEPTOR_CAUGHT_UP, .from = u->from, .through = u->through, .entries = u->entry, .n_entries = u->n};
+        TRACE(c, "catch-up node %u from %u: %" PRIu64 "..%" PRIu64, u->node, u->peer, u->from.slot + 1,
+              u->through.slot);
+        struct acceptor_event ev = {
+            .type = ACCEPTOR_CAUGHT_UP, .from = u->from, .through = u->through, .entries = u->entry, .n_entries = u->n};
         px_node_step(c, u->node, &ev);
     }
     if (!keep)
@@ -912,7 +941,8 @@ static bool converged(const struct px_cluster *c, const struct px_front *f)
     if (f->p->state != PROPOSER_SERVING || f->p->chosen != f->p->next - 1)
         return false;
     for (unsigned n = 0; n < c->n_nodes; n++)
-        if (c->node[n].up && !c->node[n].needs_copy && (c->node[n].a.told != f->p->chosen || f->p->replica[n].stream != STREAM_OPEN))
+        if (c->node[n].up && !c->node[n].needs_copy &&
+            (c->node[n].a.told != f->p->chosen || f->p->replica[n].stream != STREAM_OPEN))
             return false;
     return true;
 }
@@ -1015,6 +1045,7 @@ const char *px_log_text(const struct px_cluster *c, unsigned n, char *buf, size_
     const struct acceptor *a = &c->node[n].a;
     size_t at = (size_t)snprintf(buf, cap, "%" PRIu64 "@%" PRIu64, a->log.base.slot, a->log.base.e.round);
     for (uint32_t i = 0; i < a->log.n && at < cap; i++)
-        at += (size_t)snprintf(buf + at, cap - at, " %" PRIu64 "-%" PRIu64 "@%" PRIu64, a->log.run[i].first, a->log.run[i].last, a->log.run[i].e.round);
+        at += (size_t)snprintf(buf + at, cap - at, " %" PRIu64 "-%" PRIu64 "@%" PRIu64, a->log.run[i].first,
+                               a->log.run[i].last, a->log.run[i].e.round);
     return buf;
 }

@@ -1,12 +1,15 @@
 /* A cluster of real acceptors and proposers in one process, without wire, disk or clock of its own.
  *
- * Everything that could happen by itself is a call here: a message leaves a queue when the test says so, a record becomes durable when the test says so. Connections are FIFO queues; one that
- * the front end has given up keeps what is under way towards the acceptor, which may still take it long after a newer connection is in use. A node that crashes comes back from the records that
- * were durable, or by luck landed.
+ * Everything that could happen by itself is a call here: a message leaves a queue when the test says so, a record
+ * becomes durable when the test says so. Connections are FIFO queues; one that the front end has given up keeps what is
+ * under way towards the acceptor, which may still take it long after a newer connection is in use. A node that crashes
+ * comes back from the records that were durable, or by luck landed.
  *
- * What is checked all the time (a violation prints seed and step, and aborts): the invariants of both cores; one chosen entry per slot, the same for all; ballots of the chosen log never fall;
- * what is reported as chosen is durable at a majority; promises and leases that were told survive a crash; no write is chosen twice, none is chosen after a write that was submitted
- * only when it was already acknowledged; a lease that allows a read knows of every acknowledged write. */
+ * What is checked all the time (a violation prints seed and step, and aborts): the invariants of both cores; one chosen
+ * entry per slot, the same for all; ballots of the chosen log never fall; what is reported as chosen is durable at a
+ * majority; promises and leases that were told survive a crash; no write is chosen twice, none is chosen after a write
+ * that was submitted only when it was already acknowledged; a lease that allows a read knows of every acknowledged
+ * write. */
 #ifndef QBD_TESTS_PX_CLUSTER_H
 #define QBD_TESTS_PX_CLUSTER_H
 
@@ -167,11 +170,14 @@ void px_conn_gone(struct px_cluster *c, struct px_conn *k); /* the node learns t
 /* ---- nodes ---- */
 void px_node_step(struct px_cluster *c, unsigned n, struct acceptor_event *ev);
 void px_durable(struct px_cluster *c, unsigned n, uint32_t records); /* so many more; all: UINT32_MAX */
-void px_crash(struct px_cluster *c, unsigned n, uint32_t landed);    /* so many of the records that were not durable landed all the same */
-void px_restart(struct px_cluster *c, unsigned n, uint64_t commit);  /* commit: what its disk says, at most what it knew */
-void px_rot(struct px_cluster *c, unsigned n, uint64_t slot);        /* the value is lost at the next restart */
+void px_crash(struct px_cluster *c, unsigned n,
+              uint32_t landed); /* so many of the records that were not durable landed all the same */
+void px_restart(struct px_cluster *c, unsigned n,
+                uint64_t commit);                             /* commit: what its disk says, at most what it knew */
+void px_rot(struct px_cluster *c, unsigned n, uint64_t slot); /* the value is lost at the next restart */
 void px_trim(struct px_cluster *c, unsigned n, uint64_t slot);
-bool px_node_holds(const struct px_cluster *c, unsigned n, uint64_t slot, const struct ballot *e); /* durably, LOST or not */
+bool px_node_holds(const struct px_cluster *c, unsigned n, uint64_t slot,
+                   const struct ballot *e); /* durably, LOST or not */
 
 /* ---- catch-up ---- */
 bool px_catchup_ask(struct px_cluster *c, unsigned n, unsigned peer);
@@ -182,7 +188,8 @@ void px_catch_up(struct px_cluster *c, unsigned n, unsigned peer);
 
 /* Messages both ways between f and the nodes of `mask`, everything durable at once, until nothing moves. */
 void px_settle(struct px_cluster *c, unsigned f, uint32_t mask);
-/* Time passes in beats: ticks, messages, durability, catch-up among all nodes that are up, until the front end serves and every node that is up has what is chosen. False: not within the bound. */
+/* Time passes in beats: ticks, messages, durability, catch-up among all nodes that are up, until the front end serves
+ * and every node that is up has what is chosen. False: not within the bound. */
 bool px_converge(struct px_cluster *c, unsigned f, unsigned beats);
 
 const char *px_log_text(const struct px_cluster *c, unsigned n, char *buf, size_t cap);

@@ -1,4 +1,5 @@
-/* The acceptor, rule by rule (protocol.md A1-A8), one step at a time: what it answers, what has to be durable before, and what it must not do. */
+/* The acceptor, rule by rule (protocol.md A1-A8), one step at a time: what it answers, what has to be durable before,
+ * and what it must not do. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -175,7 +176,8 @@ static void caught_up(struct rig *r, struct log_pos from, uint64_t last, struct 
     uint32_t n = 0;
     for (uint64_t s = from.slot + 1; s <= last; s++)
         list[n++] = entry(r, s, e);
-    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .from = from, .through = pos(last, e), .entries = list, .n_entries = n});
+    step(r, (struct acceptor_event){
+                .type = ACCEPTOR_CAUGHT_UP, .from = from, .through = pos(last, e), .entries = list, .n_entries = n});
 }
 
 /* ---- what came out ---- */
@@ -276,7 +278,8 @@ static void test_same_prepare_is_answered_again(void **state)
     assert_null(find(r, ACCEPTOR_PROMISE)); /* nothing new to record */
 }
 
-/* Wrong rule 9: a Promise must list the log as it stands at its record, and let no Accept of a lower ballot slip in behind. */
+/* Wrong rule 9: a Promise must list the log as it stands at its record, and let no Accept of a lower ballot slip in
+ * behind. */
 static void test_promise_covers_what_was_appended_and_nothing_after(void **state)
 {
     struct rig *r = *state;
@@ -406,7 +409,8 @@ static void begin_with_lost(struct rig *r, uint64_t last, uint64_t lost, uint64_
         struct ballot e = A(1);
         assert_true(paxos_log_append(&log, s, &e));
     }
-    begin(r, &(struct acceptor_state){.promised = A(1), .log = &log, .n_lost = 1, .lost = &lost, .commit = commit, .restarted = true});
+    begin(r, &(struct acceptor_state){
+                 .promised = A(1), .log = &log, .n_lost = 1, .lost = &lost, .commit = commit, .restarted = true});
 }
 
 static void test_open_needs_no_lost_slot_below(void **state)
@@ -756,7 +760,11 @@ static void test_catchup_replaces_from_the_first_other_entry(void **state)
     prepare(r, B(2), 0);
     all_durable(r);
     struct entry *list[] = {entry(r, 1, A(1)), entry(r, 2, A(1)), entry(r, 3, B(2)), entry(r, 4, B(2))};
-    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .from = pos(0, A(0)), .through = pos(4, B(2)), .entries = list, .n_entries = 4});
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP,
+                                    .from = pos(0, A(0)),
+                                    .through = pos(4, B(2)),
+                                    .entries = list,
+                                    .n_entries = 4});
     assert_int_equal(count(r, ACCEPTOR_CUT), 1);
     assert_int_equal(find(r, ACCEPTOR_CUT)->slot, 3);
     assert_int_equal(count(r, ACCEPTOR_APPEND), 2);
@@ -959,7 +967,8 @@ static void test_membership_entries(void **state)
     assert_int_equal(p->u.promise.memberships[1].n_voters, 5);
     assert_int_equal(p->u.promise.memberships[1].slot, 2);
     stream(r, A(2), pos(2, A(1)));
-    accept_on(r, 1, A(2), member(r, 3, A(2), 4), 0); /* P9: nobody proposes it before the first one is committed, heard or not */
+    accept_on(r, 1, A(2), member(r, 3, A(2), 4),
+              0); /* P9: nobody proposes it before the first one is committed, heard or not */
     assert_non_null(find(r, ACCEPTOR_APPEND));
     assert_int_equal(r->a.committed.n_voters, 5);
     assert_int_equal(r->a.uncommitted.n_voters, 4);
@@ -974,7 +983,11 @@ static void test_memberships_by_catchup(void **state)
 {
     struct rig *r = *state;
     struct entry *list[] = {entry(r, 1, A(1)), member(r, 2, A(1), 5), entry(r, 3, A(1)), member(r, 4, A(1), 4)};
-    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .from = pos(0, A(0)), .through = pos(4, A(1)), .entries = list, .n_entries = 4});
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP,
+                                    .from = pos(0, A(0)),
+                                    .through = pos(4, A(1)),
+                                    .entries = list,
+                                    .n_entries = 4});
     assert_int_equal(count(r, ACCEPTOR_MEMBERSHIP), 1);
     assert_int_equal(r->a.committed.n_voters, 4);
     assert_int_equal(r->a.committed.slot, 4);
@@ -1089,7 +1102,8 @@ static void test_runs_from_outside_are_checked(void **state)
     struct log_pos base = pos(2, A(1));
     struct run ok[] = {{A(1), 3, 4}, {A(2), 5, 5}};
     assert_true(paxos_runs_valid(&base, 2, ok));
-    struct run gap[] = {{A(1), 4, 4}}, reversed[] = {{A(1), 3, 2}}, falls[] = {{A(2), 3, 3}, {A(1), 4, 4}}, twice[] = {{A(2), 3, 3}, {A(2), 4, 4}}, below[] = {{A(0), 3, 3}};
+    struct run gap[] = {{A(1), 4, 4}}, reversed[] = {{A(1), 3, 2}}, falls[] = {{A(2), 3, 3}, {A(1), 4, 4}},
+               twice[] = {{A(2), 3, 3}, {A(2), 4, 4}}, below[] = {{A(0), 3, 3}};
     assert_false(paxos_runs_valid(&base, 1, gap));
     assert_false(paxos_runs_valid(&base, 1, reversed));
     assert_false(paxos_runs_valid(&base, 2, falls));

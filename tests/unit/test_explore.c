@@ -1,5 +1,7 @@
-/* A seeded random explorer over real acceptors and proposers (px_cluster.h says what is checked): racing and dying front ends, connections that break and deliver late, records that become durable
- * late and singly, crashes, rot, trimming, catch-up in pieces that come late and twice. When the faults stop, everything must come to rest: the front end serves, every replica has what is chosen.
+/* A seeded random explorer over real acceptors and proposers (px_cluster.h says what is checked): racing and dying
+ * front ends, connections that break and deliver late, records that become durable late and singly, crashes, rot,
+ * trimming, catch-up in pieces that come late and twice. When the faults stop, everything must come to rest: the front
+ * end serves, every replica has what is chosen.
  *
  *   test_explore [FIRST_SEED N_SEEDS [trace]]     default: some hundred seeds, for the unit test run */
 #include "px_cluster.h"
@@ -117,7 +119,8 @@ static void step_repair(struct px_cluster *c)
 
 static void step_trim(struct px_cluster *c)
 {
-    /* Checkpoints go no further than the slowest replica's, whose commit survives a restart so far: beyond it lies the copying of chunks, which is not modelled. */
+    /* Checkpoints go no further than the slowest replica's, whose commit survives a restart so far: beyond it lies the
+     * copying of chunks, which is not modelled. */
     uint64_t low = UINT64_MAX;
     for (unsigned n = 0; n < c->n_nodes; n++) {
         uint64_t told = c->node[n].up ? c->node[n].a.told : trimmed(c);
@@ -168,18 +171,23 @@ static void fail(const struct px_cluster *c, const char *what)
     fprintf(stderr, "seed %" PRIu64 " step %" PRIu64 ": %s\n", c->seed, c->step, what);
     for (unsigned n = 0; n < c->n_nodes; n++) {
         const struct acceptor *a = &c->node[n].a;
-        fprintf(stderr, "  node %u: promised %" PRIu64 " commit %" PRIu64 " told %" PRIu64 " durable %" PRIu64 " lost %u stream %d match %d/%" PRIu64 ": %s\n", n, a->promised.round,
-                a->commit, a->told, a->durable, a->n_lost, (int)a->stream, a->match_valid, a->match, px_log_text(c, n, buf, sizeof buf));
+        fprintf(stderr,
+                "  node %u: promised %" PRIu64 " commit %" PRIu64 " told %" PRIu64 " durable %" PRIu64
+                " lost %u stream %d match %d/%" PRIu64 ": %s\n",
+                n, a->promised.round, a->commit, a->told, a->durable, a->n_lost, (int)a->stream, a->match_valid,
+                a->match, px_log_text(c, n, buf, sizeof buf));
     }
     for (unsigned f = 0; f < c->n_fronts; f++) {
         const struct proposer *p = c->front[f].p;
         if (!p)
             continue;
-        fprintf(stderr, "  front %u: alive %d state %d ballot %" PRIu64 " floor %" PRIu64 " chosen %" PRIu64 " next %" PRIu64 " missing %" PRIu64 "\n", f, c->front[f].alive, p->state,
-                p->ballot.round, p->floor, p->chosen, p->next, p->n_missing);
+        fprintf(stderr,
+                "  front %u: alive %d state %d ballot %" PRIu64 " floor %" PRIu64 " chosen %" PRIu64 " next %" PRIu64
+                " missing %" PRIu64 "\n",
+                f, c->front[f].alive, p->state, p->ballot.round, p->floor, p->chosen, p->next, p->n_missing);
         for (unsigned n = 0; n < c->n_nodes; n++)
-            fprintf(stderr, "    replica %u: stream %d promised %d acked %" PRIu64 " commit %" PRIu64 "\n", n, p->replica[n].stream, p->replica[n].has_promised, p->replica[n].acked,
-                    p->replica[n].commit);
+            fprintf(stderr, "    replica %u: stream %d promised %d acked %" PRIu64 " commit %" PRIu64 "\n", n,
+                    p->replica[n].stream, p->replica[n].has_promised, p->replica[n].acked, p->replica[n].commit);
     }
     abort();
 }
@@ -283,11 +291,13 @@ int main(int argc, char **argv)
     struct totals t = {0};
     for (uint64_t seed = first; seed < first + n; seed++)
         run(seed, argc > 3, &t);
-    printf("%" PRIu64 " seeds, %" PRIu64 " steps: %" PRIu64 " slots chosen, %" PRIu64 " writes acknowledged, %" PRIu64 " reads, %" PRIu64 " fenced, %" PRIu64 " unplaced, %" PRIu64 " cuts, %" PRIu64
-           " refills, %" PRIu64 " mismatches, %" PRIu64 " membership changes\n",
+    printf("%" PRIu64 " seeds, %" PRIu64 " steps: %" PRIu64 " slots chosen, %" PRIu64 " writes acknowledged, %" PRIu64
+           " reads, %" PRIu64 " fenced, %" PRIu64 " unplaced, %" PRIu64 " cuts, %" PRIu64 " refills, %" PRIu64
+           " mismatches, %" PRIu64 " membership changes\n",
            n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch, t.changes);
     /* An explorer that reaches nothing proves nothing. */
-    bool reached = n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch && t.changes);
+    bool reached =
+        n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch && t.changes);
     if (!reached)
         fprintf(stderr, "the explorer did not reach what it is for\n");
     return reached ? 0 : 1;

@@ -1,5 +1,7 @@
-/* The histories behind "What looks right and is wrong" (protocol.md): for each wrong rule that has a place in consensus/, the interleaving in which it loses or forks, played with real acceptors
- * and proposers, and what the right rules make of it. px_cluster.c checks agreement all along; tests/unit/check_mutations plants the wrong rules and demands that these (or others) fail.
+/* The histories behind "What looks right and is wrong" (protocol.md): for each wrong rule that has a place in
+ * consensus/, the interleaving in which it loses or forks, played with real acceptors and proposers, and what the right
+ * rules make of it. px_cluster.c checks agreement all along; tests/unit/check_mutations plants the wrong rules and
+ * demands that these (or others) fail.
  *
  * Rules 11, 16 and 18 belong to the store, 15 to the volume session; 17 is in test_acceptor.c. */
 #include <setjmp.h>
@@ -91,7 +93,8 @@ static void all_equal(struct px_cluster *c, unsigned f)
             assert_string_equal(px_log_text(c, 0, a, sizeof a), px_log_text(c, n, b, sizeof b));
 }
 
-/* 1. "The newest contact has the newest log." Node 2 was talked to last, but got only an old entry; what 0 and 1 chose is not there. */
+/* 1. "The newest contact has the newest log." Node 2 was talked to last, but got only an old entry; what 0 and 1 chose
+ * is not there. */
 static void test_1_last_contact_is_not_the_newest_log(void **state)
 {
     struct px_cluster *c = begin(state, 3);
@@ -175,24 +178,28 @@ static void test_3_watermark_of_unmatched_slots(void **state)
     uint32_t w;
     fork_at_node_0(c, &w);
     px_connect(c, 1, 0);
-    struct msg m = {.type = MSG_BEAT, .group = PX_GROUP, .target = c->node[0].identity, .ballot = c->front[1].p->ballot};
+    struct msg m = {
+        .type = MSG_BEAT, .group = PX_GROUP, .target = c->node[0].identity, .ballot = c->front[1].p->ballot};
     m.u.beat.commit = (struct log_pos){.slot = 3, .e = c->front[1].p->ballot};
     struct acceptor_event ev = {.type = ACCEPTOR_MSG, .link = 99, .msg = &m};
     /* The promise came from elsewhere; the stream is not open. */
-    struct msg p = {.type = MSG_PREPARE, .group = PX_GROUP, .target = c->node[0].identity, .ballot = c->front[1].p->ballot};
+    struct msg p = {
+        .type = MSG_PREPARE, .group = PX_GROUP, .target = c->node[0].identity, .ballot = c->front[1].p->ballot};
     px_node_step(c, 0, &(struct acceptor_event){.type = ACCEPTOR_MSG, .link = 99, .msg = &p});
     px_durable(c, 0, UINT32_MAX);
     px_node_step(c, 0, &ev);
     assert_true(c->node[0].a.commit < 2);
     assert_true(c->node[0].wants_catchup);
-    struct msg r = {.type = MSG_READ, .group = PX_GROUP, .target = c->node[0].identity, .ballot = c->front[1].p->ballot};
+    struct msg r = {
+        .type = MSG_READ, .group = PX_GROUP, .target = c->node[0].identity, .ballot = c->front[1].p->ballot};
     r.u.read.watermark = 3;
     assert_int_equal(acceptor_read(&c->node[0].a, c->now_ns, 99, &r, &c->fx), ACCEPTOR_READ_BEHIND);
     all_equal(c, 1);
     assert_true(node_has(c, 0, w));
 }
 
-/* 4. The old front end's stream to node 0 is open and full; meanwhile node 0 has learned from node 1 what the new one chose. */
+/* 4. The old front end's stream to node 0 is open and full; meanwhile node 0 has learned from node 1 what the new one
+ * chose. */
 static void test_4_old_stream_against_catch_up(void **state)
 {
     struct px_cluster *c = begin(state, 2);
@@ -218,7 +225,8 @@ static void test_4_old_stream_against_catch_up(void **state)
     all_equal(c, 1);
 }
 
-/* 5. "The first Accept of a ballot cuts the tail." The bytes of an earlier connection arrive after a later one has brought more, which is acknowledged. */
+/* 5. "The first Accept of a ballot cuts the tail." The bytes of an earlier connection arrive after a later one has
+ * brought more, which is acknowledged. */
 static void test_5_replayed_stream_cuts_nothing(void **state)
 {
     struct px_cluster *c = begin(state, 2);
@@ -247,7 +255,8 @@ static void test_5_replayed_stream_cuts_nothing(void **state)
     all_equal(c, 1);
 }
 
-/* 6. A change from {0,1,2} to {2,3,4} reached only node 2. Whoever took it for granted would have a majority without 0 and 1, beside one without 3 and 4. */
+/* 6. A change from {0,1,2} to {2,3,4} reached only node 2. Whoever took it for granted would have a majority without 0
+ * and 1, beside one without 3 and 4. */
 static void test_6_uncommitted_membership_decides_nothing(void **state)
 {
     struct px_cluster *c = px_new_group(1, 5, 3, 3);
@@ -266,7 +275,8 @@ static void test_6_uncommitted_membership_decides_nothing(void **state)
     connect_to(c, 1, NODE(2) | NODE(3) | NODE(4));
     px_settle(c, 1, 31);
     assert_int_equal(c->front[1].p->state, PROPOSER_PREPARING);
-    /* Front 2 reaches 0 and 1: a majority of what is committed, and their logs know of no other. (4, which knows of nothing, only makes up the number to be asked first.) */
+    /* Front 2 reaches 0 and 1: a majority of what is committed, and their logs know of no other. (4, which knows of
+     * nothing, only makes up the number to be asked first.) */
     attach(c, 2, NODE(0) | NODE(1) | NODE(4));
     uint32_t w = px_write(c, 2);
     px_settle(c, 2, 31);
@@ -368,7 +378,8 @@ static void test_8_promise_outlives_checkpoint_and_restart(void **state)
     all_equal(c, 1);
 }
 
-/* 9. An Accept of the old ballot arrives when the Promise of the new one is under way to the disk: it is not in the Promise, so it must not be acknowledged. */
+/* 9. An Accept of the old ballot arrives when the Promise of the new one is under way to the disk: it is not in the
+ * Promise, so it must not be acknowledged. */
 static void test_9_no_accept_behind_the_promise(void **state)
 {
     struct px_cluster *c = begin(state, 2);
@@ -421,7 +432,8 @@ static void test_10_ballots_are_never_reused(void **state)
     all_equal(c, 0);
 }
 
-/* 12. Chosen by 0 and 1; 0's value rots, 1 is away. Nobody who answers can give it, but it may be chosen: no attach before 1 is back. */
+/* 12. Chosen by 0 and 1; 0's value rots, 1 is away. Nobody who answers can give it, but it may be chosen: no attach
+ * before 1 is back. */
 static void test_12_lost_but_maybe_chosen(void **state)
 {
     struct px_cluster *c = begin(state, 2);
@@ -475,7 +487,8 @@ static void test_12_lost_and_never_chosen(void **state)
     assert_int_equal(c->node[0].a.n_lost, 0);
 }
 
-/* 13. Front 0 reads under the leases of 0 and 1. Node 1 restarts: front 1, with 1 and 2, must not get anything chosen while front 0 may still read. */
+/* 13. Front 0 reads under the leases of 0 and 1. Node 1 restarts: front 1, with 1 and 2, must not get anything chosen
+ * while front 0 may still read. */
 static void test_13_lease_outlives_a_restart(void **state)
 {
     struct px_cluster *c = begin(state, 2);
@@ -532,7 +545,8 @@ static void test_13_holder_is_named_and_release_frees(void **state)
     assert_true(px_converge(c, 1, 15)); /* within a second: it polls */
 }
 
-/* 14. Front 0 was cut off with writes pending; front 1 served meanwhile. What front 0 still has must not come after it. */
+/* 14. Front 0 was cut off with writes pending; front 1 served meanwhile. What front 0 still has must not come after it.
+ */
 static void test_14_no_resuming_after_a_foreign_session(void **state)
 {
     struct px_cluster *c = begin(state, 2);
@@ -541,8 +555,7 @@ static void test_14_no_resuming_after_a_foreign_session(void **state)
     for (unsigned n = 0; n < 3; n++)
         px_disconnect(c, 0, n);
     /* The nodes hear that the connections are gone; the write is lost on the way. */
-    list_for_each_safe(p, &c->conns)
-        px_conn_gone(c, container_of(p, struct px_conn, link));
+    list_for_each_safe(p, &c->conns) px_conn_gone(c, container_of(p, struct px_conn, link));
     attach(c, 1, ALL);
     uint32_t b = px_write(c, 1);
     px_settle(c, 1, ALL);
@@ -564,7 +577,8 @@ static void test_14_no_resuming_after_a_foreign_session(void **state)
         assert_true(c->chosen[s].id != c->op[a].id);
 }
 
-/* ... but when nobody served in between it goes on: what is found is acknowledged once, the rest is proposed again, in order. */
+/* ... but when nobody served in between it goes on: what is found is acknowledged once, the rest is proposed again, in
+ * order. */
 static void test_14_resuming_when_nobody_served_between(void **state)
 {
     struct px_cluster *c = begin(state, 2);

@@ -1,4 +1,5 @@
-/* The proposer, rule by rule (protocol.md P1-P10), against answers written by hand: what it sends, when it may, and what it must not take for chosen. */
+/* The proposer, rule by rule (protocol.md P1-P10), against answers written by hand: what it sends, when it may, and
+ * what it must not take for chosen. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -493,13 +494,15 @@ static void test_an_attempt_without_answers_ends(void **state)
 
 /* ---- P2: the choice ---- */
 
-/* Wrong rule 1: by length, slot 9 of ballot 1 would win, and with it slot 5 of ballot 2, which may be chosen, would be lost. */
+/* Wrong rule 1: by length, slot 9 of ballot 1 would win, and with it slot 5 of ballot 2, which may be chosen, would be
+ * lost. */
 static void test_best_log_by_ballot_then_length(void **state)
 {
     struct rig *r = *state;
     preparing(r);
     promise(r, 0, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 9}}, .commit = pos(2, other(1))});
-    promise(r, 1, &(struct log_text){.n_runs = 2, .run = {{other(1), 1, 4}, {other(2), 5, 5}}, .commit = pos(4, other(1))});
+    promise(r, 1,
+            &(struct log_text){.n_runs = 2, .run = {{other(1), 1, 4}, {other(2), 5, 5}}, .commit = pos(4, other(1))});
     assert_int_equal(r->p.state, PROPOSER_RECOVERING);
     assert_int_equal(paxos_log_last(&r->p.log).slot, 5);
     assert_int_equal(r->p.recovered_commit.slot, 4); /* W: the highest commit of any answer */
@@ -518,7 +521,8 @@ static void test_best_log_by_ballot_then_length(void **state)
     assert_int_equal(n_sent(r, MSG_ACCEPT), 2);
     const struct proposer_effect *a = sent(r, 0, MSG_ACCEPT);
     struct ballot e = other(2);
-    assert_true(ballot_equal(&a->msg.u.accept.entry->e, &e)); /* older entries keep their e (wrong rule 1, second half) */
+    assert_true(
+        ballot_equal(&a->msg.u.accept.entry->e, &e)); /* older entries keep their e (wrong rule 1, second half) */
     assert_int_equal(a->msg.u.accept.commit, 4);
 }
 
@@ -545,7 +549,10 @@ static void test_answers_that_cannot_be(void **state)
     promise(r, 0, &(struct log_text){.n_runs = 1, .run = {{other(1), 2, 3}}}); /* a gap */
     assert_non_null(find(r, PROPOSER_DISCONNECT));
     assert_int_equal(r->p.state, PROPOSER_PREPARING);
-    promise(r, 1, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(2, other(2))}); /* committed what it does not hold */
+    promise(r, 1,
+            &(struct log_text){.n_runs = 1,
+                               .run = {{other(1), 1, 3}},
+                               .commit = pos(2, other(2))}); /* committed what it does not hold */
     assert_non_null(find(r, PROPOSER_DISCONNECT));
     promise(r, 2, &(struct log_text){.n_lost = 1, .lost = {4}});
     assert_non_null(find(r, PROPOSER_DISCONNECT));
@@ -560,7 +567,11 @@ static void test_uncommitted_membership_needs_both(void **state)
     struct rig *r = *state;
     begin(r, 5);
     preparing(r);
-    struct log_text with = {.n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1)), .n_memberships = 2, .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
+    struct log_text with = {.n_runs = 1,
+                            .run = {{other(1), 1, 2}},
+                            .commit = pos(1, other(1)),
+                            .n_memberships = 2,
+                            .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
     struct log_text without = {.n_runs = 1, .run = {{other(1), 1, 1}}, .commit = pos(1, other(1))};
     promise(r, 0, &without);
     assert_int_equal(r->p.state, PROPOSER_PREPARING);
@@ -593,7 +604,11 @@ static void test_new_voters_alone_are_no_quorum(void **state)
     struct rig *r = *state;
     begin(r, 5);
     preparing(r);
-    struct log_text with = {.n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1)), .n_memberships = 2, .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
+    struct log_text with = {.n_runs = 1,
+                            .run = {{other(1), 1, 2}},
+                            .commit = pos(1, other(1)),
+                            .n_memberships = 2,
+                            .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
     promise(r, 3, &with);
     promise(r, 4, &with);
     promise(r, 2, &with);
@@ -602,13 +617,15 @@ static void test_new_voters_alone_are_no_quorum(void **state)
     assert_int_equal(r->p.state, PROPOSER_RECOVERING);
 }
 
-/* The membership's value was lost at those who listed their logs: it comes with a value, and asks for both all the same. */
+/* The membership's value was lost at those who listed their logs: it comes with a value, and asks for both all the
+ * same. */
 static void test_membership_found_by_its_value(void **state)
 {
     struct rig *r = *state;
     begin(r, 4);
     preparing(r);
-    struct log_text lost = {.n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {2}};
+    struct log_text lost = {
+        .n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {2}};
     struct log_text holds = {.n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1))};
     promise(r, 0, &lost);
     promise(r, 1, &holds);
@@ -627,7 +644,8 @@ static void test_lost_slot_that_may_be_chosen_is_waited_for(void **state)
 {
     struct rig *r = *state;
     preparing(r);
-    struct log_text lost = {.n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {2}};
+    struct log_text lost = {
+        .n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {2}};
     promise(r, 0, &lost);
     promise(r, 1, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 1}}, .commit = pos(1, other(1))});
     /* Replica 0 lost it, 1 does not have it, 2 was not heard: 0 and 2 may be a majority. */
@@ -652,7 +670,8 @@ static void test_lost_slot_that_was_never_chosen_is_cut(void **state)
 {
     struct rig *r = *state;
     preparing(r);
-    struct log_text lost = {.n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {2}};
+    struct log_text lost = {
+        .n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {2}};
     struct log_text shorter = {.n_runs = 1, .run = {{other(1), 1, 1}}, .commit = pos(1, other(1))};
     promise(r, 0, &lost);
     promise(r, 1, &shorter);
@@ -670,7 +689,8 @@ static void test_a_replica_is_opened_below_what_it_lost(void **state)
 {
     struct rig *r = *state;
     preparing(r);
-    struct log_text lost = {.n_runs = 1, .run = {{other(1), 1, 5}}, .commit = pos(2, other(1)), .n_lost = 2, .lost = {4, 5}};
+    struct log_text lost = {
+        .n_runs = 1, .run = {{other(1), 1, 5}}, .commit = pos(2, other(1)), .n_lost = 2, .lost = {4, 5}};
     struct log_text whole = {.n_runs = 1, .run = {{other(1), 1, 5}}, .commit = pos(2, other(1))};
     promise(r, 0, &lost);
     promise(r, 1, &whole);
@@ -694,7 +714,8 @@ static void test_lost_at_two_is_never_shortened(void **state)
 {
     struct rig *r = *state;
     preparing(r);
-    struct log_text lost = {.n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {3}};
+    struct log_text lost = {
+        .n_runs = 1, .run = {{other(1), 1, 3}}, .commit = pos(1, other(1)), .n_lost = 1, .lost = {3}};
     struct log_text shorter = {.n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1))};
     promise(r, 0, &lost);
     promise(r, 1, &lost);
@@ -777,7 +798,8 @@ static void test_mismatch_finds_the_place(void **state)
     assert_int_equal(r->p.floor, 6);
 }
 
-/* A replica that needs a copy refuses the place where its log does match. It is asked again, but not for ever at once. */
+/* A replica that needs a copy refuses the place where its log does match. It is asked again, but not for ever at once.
+ */
 static void test_refused_at_the_matching_place(void **state)
 {
     struct rig *r = *state;
@@ -829,7 +851,8 @@ static void test_chosen_needs_the_own_session_start(void **state)
     session_entry(r);
     opened(r, 0, 4);
     opened(r, 1, 4);
-    /* All of the old tail is at a majority under the own ballot: that alone chooses nothing (a longer log of a ballot in between could still replace it). */
+    /* All of the old tail is at a majority under the own ballot: that alone chooses nothing (a longer log of a ballot
+     * in between could still replace it). */
     accepted(r, 0, 4);
     accepted(r, 1, 4);
     assert_null(find(r, PROPOSER_CHOSEN));
@@ -913,9 +936,11 @@ static void test_own_writes_found_and_not_found(void **state)
     opened(r, 0, 4);
     opened(r, 1, 4);
     accepted(r, 0, 5);
-    assert_null(find(r, PROPOSER_UNPLACED)); /* not before the session start is chosen: the old places could come back */
+    assert_null(
+        find(r, PROPOSER_UNPLACED)); /* not before the session start is chosen: the old places could come back */
     accepted(r, 1, 5);
-    /* In order, before the CHOSEN that covers their old slots' numbers, in the state in which they may be submitted again. */
+    /* In order, before the CHOSEN that covers their old slots' numbers, in the state in which they may be submitted
+     * again. */
     assert_int_equal(r->effect[0].type, PROPOSER_UNPLACED);
     assert_ptr_equal(r->effect[0].entry, e[3]);
     assert_int_equal(r->effect[1].type, PROPOSER_UNPLACED);
@@ -928,7 +953,8 @@ static void test_own_writes_found_and_not_found(void **state)
     assert_int_equal(e[3]->slot, 6);
 }
 
-/* An attempt that sees a shorter log fails; the next one finds the writes after all. They must not have been given back in between. */
+/* An attempt that sees a shorter log fails; the next one finds the writes after all. They must not have been given back
+ * in between. */
 static void test_a_place_that_comes_back(void **state)
 {
     struct rig *r = *state;
@@ -1040,7 +1066,8 @@ static void test_leases_off(void **state)
 
 /* ---- P9: memberships ---- */
 
-/* Wrong rules 6, 7 and 13: from proposing it on, both memberships have to agree, on writes and on leases, and the new voters must hold everything. */
+/* Wrong rules 6, 7 and 13: from proposing it on, both memberships have to agree, on writes and on leases, and the new
+ * voters must hold everything. */
 static void test_proposing_a_membership(void **state)
 {
     struct rig *r = *state;
@@ -1238,7 +1265,8 @@ static void test_opened_too_late(void **state)
     assert_true(r->p.floor > 1);
     opened(r, 2, 1);
     assert_int_equal(n_sent(r, MSG_ACCEPT), 0);
-    assert_true(sent(r, 2, MSG_OPEN)->msg.u.open.at.slot >= r->p.floor); /* ends what the replica believes to be a stream */
+    assert_true(sent(r, 2, MSG_OPEN)->msg.u.open.at.slot >=
+                r->p.floor); /* ends what the replica believes to be a stream */
 }
 
 static void test_detach(void **state)
