@@ -154,24 +154,66 @@ static const char *violation(struct history *h, uint32_t cell, const char *what,
     return h->text;
 }
 
+/* A cell's writes in the order of their answers, each with the latest beginning of those up to it; and its zeroing writes. */
+struct order {
+    struct {
+        uint64_t answered, began;
+    } *answer;
+    uint32_t n_answers;
+    uint32_t *zeroing;
+    uint32_t n_zeroing;
+};
+
+static int by_answer(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void order_build(const struct history *h, const struct cell *c, struct order *o)
+{
+    o->n_answers = o->n_zeroing = 0;
+    for (uint32_t i = 0; i < c->n_writes; i++) {
+        const struct write *w = &h->write[c->write[i]];
+        if (w->zero)
+            o->zeroing[o->n_zeroing++] = c->write[i];
+        if (w->answered == NEVER)
+            continue;
+        o->answer[o->n_answers].answered = w->answered;
+        o->answer[o->n_answers++].began = w->invoked;
+    }
+    qsort(o->answer, o->n_answers, sizeof *o->answer, by_answer);
+    for (uint32_t i = 1; i < o->n_answers; i++)
+        if (o->answer[i].began < o->answer[i - 1].began)
+            o->answer[i].began = o->answer[i - 1].began;
+}
+
+/* The latest beginning of a write that was answered before `now`: what was over before that is overwritten. */
+static uint64_t latest_before(const struct order *o, uint64_t now)
+{
+    uint32_t lo = 0, hi = o->n_answers;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (o->answer[mid].answered < now)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo > 0 ? o->answer[lo - 1].began : 0;
+}
+
 /* The one zeroing write that a read of zeroes can have seen: -1 none, -2 several. */
-static int64_t zeroing_of(const struct history *h, const struct cell *c, const struct seen *s)
+static int64_t zeroing_of(const struct history *h, const struct order *o, const struct seen *s)
 {
     int64_t found = -1;
-    for (uint32_t i = 0; i < c->n_writes; i++) {
-        const struct write *z = &h->write[c->write[i]];
-        if (!z->zero || z->invoked > s->answered)
-            continue;
-        bool superseded = false; /* by any write that began after it was answered, and was answered before the read began */
-        for (uint32_t k = 0; k < c->n_writes && !superseded; k++) {
-            const struct write *w = &h->write[c->write[k]];
-            superseded = deadline(h, z) < w->invoked && w->answered < s->invoked;
-        }
-        if (superseded)
+    uint64_t overwritten = latest_before(o, s->invoked);
+    for (uint32_t i = o->n_zeroing; i-- > 0;) {
+        const struct write *z = &h->write[o->zeroing[i]];
+        if (z->invoked > s->answered || deadline(h, z) < overwritten)
             continue;
         if (found >= 0)
             return -2;
-        found = c->write[i];
+        found = o->zeroing[i];
     }
     return found;
 }
@@ -189,16 +231,17 @@ static struct zone *zone_of(struct zone *zones, uint32_t n, uint64_t write)
     return lo < n && zones[lo].write == write ? &zones[lo] : NULL;
 }
 
-static const char *build_zones(struct history *h, uint32_t cell, struct zone *zones)
+static const char *build_zones(struct history *h, uint32_t cell, struct zone *zones, struct order *order)
 {
     struct cell *c = &h->cell[cell];
+    order_build(h, c, order);
     for (uint32_t i = 0; i < c->n_writes; i++) {
         const struct write *w = &h->write[c->write[i]];
         zones[i] = (struct zone){.low = w->answered, .high = w->invoked, .write = c->write[i]};
     }
     for (uint32_t i = 0; i < c->n_seen; i++) {
         const struct seen *s = &c->seen[i];
-        int64_t from = s->value ? (int64_t)s->value : zeroing_of(h, c, s);
+        int64_t from = s->value ? (int64_t)s->value : zeroing_of(h, order, s);
         if (from == -2)
             continue;
         struct zone *z = from >= 0 ? zone_of(zones, c->n_writes, (uint64_t)from) : NULL;
@@ -219,9 +262,9 @@ static const char *build_zones(struct history *h, uint32_t cell, struct zone *zo
     return NULL;
 }
 
-static const char *check_cell(struct history *h, uint32_t cell, struct zone *zones)
+static const char *check_cell(struct history *h, uint32_t cell, struct zone *zones, struct order *order)
 {
-    const char *wrong = build_zones(h, cell, zones);
+    const char *wrong = build_zones(h, cell, zones, order);
     if (wrong)
         return wrong;
     uint32_t n = 0, total = h->cell[cell].n_writes;
@@ -251,10 +294,13 @@ const char *history_check(struct history *h)
     for (uint32_t i = 0; i < h->n_cells; i++)
         most = h->cell[i].n_writes > most ? h->cell[i].n_writes : most;
     struct zone *zones = calloc(most, sizeof *zones);
+    struct order order = {.answer = calloc(most, sizeof *order.answer), .zeroing = calloc(most, sizeof *order.zeroing)};
     const char *wrong = NULL;
     for (uint32_t i = 0; i < h->n_cells && !wrong; i++)
-        wrong = check_cell(h, i, zones);
+        wrong = check_cell(h, i, zones, &order);
     free(zones);
+    free(order.answer);
+    free(order.zeroing);
     return wrong;
 }
 
