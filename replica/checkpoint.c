@@ -54,6 +54,10 @@ bool cycle_wanted(const struct store *s, bool groups)
         return true;
     if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 2)
         return true;
+    /* Trimmed slabs are free when the root without them is durable. Writes are refused until then (P10), so nothing
+     * would make the store busy, nor should anybody wait until it counts as idle. */
+    if (s->trimmed && slabs_are_short(s))
+        return true;
     const struct arena *a = s->reactor->arena;
     if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 16 && arena_used_bytes(a) > arena_limit_bytes(a) / 4 * 3)
         return true;
@@ -203,6 +207,7 @@ void cycle_start(struct store *s)
     c->root->checkpoint++;
     c->read_epoch = s->read_epoch++;
     s->gen ^= 1;
+    s->trimmed = false;
     write_back_begin(s);
     cycle_advance(s);
 }

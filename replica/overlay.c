@@ -180,6 +180,7 @@ void overlay_apply(struct store *s, struct group *g, const struct entry *e)
                 apply_pages(s, o, first, n, e, (uint32_t)(block - e->block));
             else
                 apply_zero(s, o, first, n, e->kind == ENTRY_TRIM);
+            s->trimmed |= e->kind == ENTRY_TRIM;
             touch_chunks(o, first, n, e->slot);
             if (r->n_bad)
                 bad_cleared(s, r, l, first, n);

@@ -226,6 +226,14 @@ uint64_t slabs_credit(const struct store *s)
     return credit < regions ? credit : regions;
 }
 
+bool slabs_are_short(const struct store *s)
+{
+    uint64_t enough = (UINT64_C(16) << 20) / SLAB_BYTES; /* what a front end may have in flight */
+    if (enough > s->slabs_total / 16)
+        enough = s->slabs_total / 16;
+    return slabs_credit(s) < enough && !s->growing && !slabs_can_grow(s);
+}
+
 /* ---- growth ---- */
 
 bool slabs_can_grow(const struct store *s)

@@ -333,6 +333,7 @@ struct store {
     unsigned gen; /* the active one; the other is frozen or empty */
     struct list overlay_regions[2];
     uint64_t overlay_bytes[2];
+    bool trimmed; /* the active generation has a TRIM: its checkpoint may free slabs */
     struct pool oleaf_pool, oslab_pool, slab_array_pool;
 
     /* reads */
@@ -404,6 +405,8 @@ void slabs_reserve_again(struct store *s); /* all reservations, from what is in 
 void slabs_take_reservation(struct store *s, struct region *r, unsigned l, unsigned slab);
 void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l);
 uint64_t slabs_credit(const struct store *s);
+/* So few to give that a front end may be refusing writes, and growth is no help. */
+bool slabs_are_short(const struct store *s);
 bool slabs_can_grow(const struct store *s);
 void slabs_maybe_grow(struct store *s);
 void slabs_fill_page(const struct store *s, uint32_t index, struct bitmap_page *ret);

@@ -177,6 +177,45 @@ static void test_full_and_trimmed(void **state)
     t_free(&t);
 }
 
+/* Writes are refused while there are no credits: what a TRIM gives back is there at once, not when the store is idle. */
+static void test_trim_when_full(void **state)
+{
+    struct store_test t;
+    t_init(&t, 8);
+    t.n_extents = 1;
+    t.capacity_bytes = t.extent_bytes;
+    t_format(&t);
+    t_start_ok(&t);
+    t_create(&t, 4096);
+    t_settle(&t);
+    uint64_t all = credit(&t);
+    for (unsigned n = 0; credit(&t) > 0; n++) {
+        assert_true(n < 200);
+        t_append(&t, 0, ENTRY_WRITE, 16 * n, 1);
+        t_commit_all(&t);
+    }
+    t_checkpoint(&t);
+    assert_int_equal(credit(&t), 0);
+    uint64_t checkpoints = t.store->checkpoints_done;
+    t_append(&t, 0, ENTRY_TRIM, 0, 16 * 40);
+    t_commit_all(&t);
+    t_run(&t, t.store->options.checkpoint_idle_ns / 4);
+    assert_int_equal(t.store->checkpoints_done, checkpoints + 1);
+    assert_int_equal(credit(&t), 40);
+    /* With room again there is no hurry. */
+    t_append(&t, 0, ENTRY_TRIM, 16 * 40, 16 * 4);
+    t_commit_all(&t);
+    t_run(&t, t.store->options.checkpoint_idle_ns / 4);
+    assert_int_equal(t.store->checkpoints_done, checkpoints + 1);
+    t_checkpoint(&t);
+    assert_int_equal(credit(&t), 44);
+    assert_true(all > 44);
+    t_check_image(&t, 0);
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
 /* Reservations follow what the log needs: a cut gives them back at the next checkpoint, a crash changes nothing. */
 static void test_reservations(void **state)
 {
@@ -576,6 +615,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_many_groups),
         cmocka_unit_test(test_can_create),
         cmocka_unit_test(test_full_and_trimmed),
+        cmocka_unit_test(test_trim_when_full),
         cmocka_unit_test(test_reservations),
         cmocka_unit_test(test_growth),
         cmocka_unit_test(test_growth_without_room),
