@@ -12,6 +12,9 @@
 
 #define ASK_TIMEOUT_MS 1500
 #define STATUS_COLUMNS 5
+/* What a store keeps back (replica/slabs.c), in slabs of 64 KiB. */
+#define RESERVE_WHOLE_SLABS ((INT64_C(2) << 30) >> 16)
+#define RESERVE_MIN_SLABS ((INT64_C(256) << 20) >> 16)
 
 int64_t json_number_or(json_t *o, const char *key, int64_t otherwise)
 {
@@ -37,8 +40,14 @@ void replica_view_take(struct replica_view *r, const struct cluster_config *conf
             return;
     }
     r->status = client_status(config->address, &conf->id, &config->identity, ASK_TIMEOUT_MS, &r->why);
+    replica_view_select(r, group);
+}
+
+void replica_view_select(struct replica_view *r, uint64_t group)
+{
     size_t i;
     json_t *g;
+    r->group = NULL;
     json_array_foreach(json_object_get(r->status, "groups"), i, g) if (json_number_or(g, "group", 0) == (int64_t)group)
         r->group = g;
 }
@@ -48,24 +57,30 @@ void replica_view_drop(struct replica_view *r)
     json_decref(r->status);
 }
 
-/* The membership in force is the one in the group's own log; a replica that does not tell it is believed. */
-static bool is_voter(const struct replica_view *r)
+static bool lists_voter(json_t *voters, const struct uuid *identity)
 {
     char id[37];
     size_t i;
-    json_t *voter, *voters = json_object_get(r->group, "voters");
-    if (!json_is_array(voters))
-        return r->group;
-    json_array_foreach(voters, i, voter) if (json_is_string(voter) &&
-                                             strcmp(json_string_value(voter), uuid_format(&r->config->identity, id)) ==
-                                                 0) return true;
+    json_t *voter;
+    uuid_format(identity, id);
+    json_array_foreach(voters, i, voter) if (json_is_string(voter) && strcmp(json_string_value(voter), id) == 0)
+        return true;
     return false;
+}
+
+/* The membership in force is the one in the group's own log; a replica that does not tell it is believed. */
+static bool is_voter(const struct replica_view *r)
+{
+    json_t *voters = json_object_get(r->group, "voters");
+    return json_is_array(voters) ? lists_voter(voters, &r->config->identity) : r->group != NULL;
 }
 
 const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d)
 {
     if (d && r->process.state == PROCESS_GONE)
-        return cluster_replica_formatted(d, r->config->name) ? "stopped" : "lost its data";
+        return cluster_replica_formatted(d, r->config->name) ? "stopped"
+               : d->created                                  ? "lost its data"
+                                                             : "not formatted";
     if (r->process.state == PROCESS_PAUSED)
         return "paused";
     if (!r->status)
@@ -82,9 +97,9 @@ bool replica_view_up_to_date(const struct replica_view *r)
            strcmp(json_text_or(r->group, "state", ""), "up to date") == 0;
 }
 
-bool replica_view_joining(const struct replica_view *r)
+bool replica_view_streams(const struct replica_view *r)
 {
-    return json_is_false(json_object_get(r->group, "in_stream"));
+    return is_voter(r) && json_is_true(json_object_get(r->group, "in_stream"));
 }
 
 int64_t replica_view_position(const struct replica_view *r)
@@ -115,33 +130,113 @@ static void see_holder(struct volume_view *v, const struct replica_view *r, uint
     v->holder = name;
 }
 
-void volume_view_take(struct volume_view *v, const struct volume_config *config, const struct replica_view *replicas)
+/* The group's own size and members are those of the replica that knows most of its log. */
+static void see_group(struct volume_view *v, const struct replica_view *r)
 {
-    *v = (struct volume_view){.config = config, .holder = ""};
+    uint64_t commit = (uint64_t)json_number_or(r->group, "commit", 0);
+    if (!r->group || (v->exists && commit < v->commit))
+        return;
+    json_t *voters = json_object_get(r->group, "voters");
+    v->exists = true;
+    v->commit = commit;
+    v->size_bytes = (uint64_t)json_number_or(r->group, "size_bytes", (int64_t)v->config->size_bytes);
+    if (json_array_size(voters) > 0) {
+        v->voters = voters;
+        v->n_voters = (uint32_t)json_array_size(voters);
+    }
+}
+
+/* Whether what it holds of the group is gone for good, or not enough to vote with. */
+static bool is_lost(const struct volume_view *v, const struct replica_view *r)
+{
+    if (v->voters && !lists_voter(v->voters, &r->config->identity))
+        return true;
+    if (r->status)
+        return strcmp(json_text_or(r->status, "state", "up"), "up") == 0 &&
+               (!is_voter(r) || strcmp(json_text_or(r->group, "state", ""), "behind, needs copy") == 0);
+    return r->local && r->local->created && r->process.state == PROCESS_GONE &&
+           !cluster_replica_formatted(r->local, r->config->name);
+}
+
+/* Nothing to give away (store.md "Space"): all but what is promised and the store's own reserve is taken, and no
+ * extent is being made. */
+static bool has_no_space(const struct replica_view *r)
+{
+    json_t *store = json_object_get(r->status, "store");
+    int64_t total = json_number_or(store, "slabs_total", 0), free_slabs = json_number_or(store, "slabs_free", total);
+    int64_t kept = total < RESERVE_WHOLE_SLABS ? total / 8 : total / 64;
+    if (total >= RESERVE_WHOLE_SLABS && kept < RESERVE_MIN_SLABS)
+        kept = RESERVE_MIN_SLABS;
+    return r->group && total > 0 && free_slabs <= json_number_or(store, "slabs_reserved", 0) + kept &&
+           !json_is_true(json_object_get(store, "growing"));
+}
+
+/* While somebody streams, who takes no part in it does not count; while nobody does, holding all that any replica
+ * knows to be chosen is enough. */
+static bool counts(const struct volume_view *v, const struct replica_view *r)
+{
+    if (!replica_view_up_to_date(r))
+        return false;
+    return v->streams ? replica_view_streams(r) : replica_view_behind(r, v->commit) <= 0;
+}
+
+void volume_view_take(struct volume_view *v, const struct volume_config *config, struct replica_view *replicas)
+{
+    *v = (struct volume_view){
+        .config = config, .holder = "", .size_bytes = config->size_bytes, .n_voters = config->n_replicas};
     uint64_t round = 0;
+    uint32_t n_kept = 0, n_asked = 0;
+    bool created = false;
     for (uint32_t i = 0; i < config->n_replicas; i++) {
-        const struct replica_view *r = &replicas[config->replica[i]];
-        uint64_t commit = (uint64_t)json_number_or(r->group, "commit", 0);
-        if (commit > v->commit)
-            v->commit = commit;
+        struct replica_view *r = &replicas[config->replica[i]];
+        replica_view_select(r, config->group);
+        see_group(v, r);
         see_holder(v, r, &round);
+        v->streams |= replica_view_streams(r);
+        v->n_answering += r->status != NULL;
+        n_asked += r->status && strcmp(json_text_or(r->status, "state", "up"), "up") == 0;
+        created |= r->local && r->local->created;
     }
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &replicas[config->replica[i]];
-        v->n_up_to_date += replica_view_up_to_date(r) && !(*v->holder && replica_view_joining(r));
+        v->n_up_to_date += counts(v, r);
+        n_kept += !is_lost(v, r);
+        v->n_full += has_no_space(r);
     }
+    v->n_lost = v->n_voters > n_kept ? v->n_voters - n_kept : 0;
+    /* Only when all were asked: those that do not answer may have it. */
+    v->not_created = !v->exists && !created && n_asked == config->n_replicas;
+}
+
+const char *volume_view_state(const struct volume_view *v, const struct replica_view *r)
+{
+    if (v->streams && replica_view_up_to_date(r) && !replica_view_streams(r))
+        return "joining";
+    if (!v->streams && replica_view_up_to_date(r) && !counts(v, r))
+        return "behind";
+    return replica_view_state(r, r->local);
 }
 
 void volume_view_redundancy(const struct volume_view *v, char *buf, size_t cap)
 {
-    uint32_t n = v->config->n_replicas, majority = n / 2 + 1;
+    uint32_t n = v->n_voters, majority = n / 2 + 1;
+    if (v->not_created) {
+        snprintf(buf, cap, "not created");
+        return;
+    }
     int used = snprintf(buf, cap, "%" PRIu32 " of %" PRIu32 " replicas up to date", v->n_up_to_date, n);
     if (v->n_up_to_date > majority)
-        snprintf(buf + used, cap - (size_t)used, "; any %" PRIu32 " may fail", v->n_up_to_date - majority);
+        used += snprintf(buf + used, cap - (size_t)used, "; any %" PRIu32 " may fail", v->n_up_to_date - majority);
     else if (v->n_up_to_date == majority)
-        snprintf(buf + used, cap - (size_t)used, "; none of them may fail");
+        used += snprintf(buf + used, cap - (size_t)used, "; none of them may fail");
+    else if (v->n_lost > n - majority)
+        used += snprintf(buf + used, cap - (size_t)used, "; a majority is lost: %" PRIu32 " replicas need a rebuild",
+                         v->n_lost);
     else
-        snprintf(buf + used, cap - (size_t)used, "; requests wait for %" PRIu32 " more", majority - v->n_up_to_date);
+        used += snprintf(buf + used, cap - (size_t)used, "; requests wait for %" PRIu32 " more",
+                         majority - v->n_up_to_date);
+    if (v->n_full >= majority)
+        snprintf(buf + used, cap - (size_t)used, "; no space: writes get ENOSPC");
 }
 
 void print_table(const char *const *headings, unsigned n_columns, char *const *cells, unsigned n_rows)
@@ -170,6 +265,7 @@ struct status_args {
 struct status_report {
     struct cluster_dir dir; /* its conf is the configuration either way */
     bool local;
+    const char *cluster; /* the file's name, when it is not local */
     struct replica_view replicas[CONFIG_REPLICAS_MAX];
 };
 
@@ -185,14 +281,6 @@ static void say_size(uint64_t bytes, char *buf, size_t cap)
     snprintf(buf, cap, v == (double)(uint64_t)v ? "%.0f %s" : "%.1f %s", v, unit[u]);
 }
 
-/* A replica that holds everything but takes no part in the holder's stream does not count yet. */
-static const char *state_in(const struct status_report *s, const struct replica_view *r, const struct volume_view *v)
-{
-    if (*v->holder && replica_view_up_to_date(r) && replica_view_joining(r))
-        return "joining";
-    return replica_view_state(r, s->local ? &s->dir : NULL);
-}
-
 static void print_replicas(const struct status_report *s, const struct volume_config *config,
                            const struct volume_view *v)
 {
@@ -202,7 +290,7 @@ static void print_replicas(const struct status_report *s, const struct volume_co
         const struct replica_view *r = &s->replicas[config->replica[i]];
         int64_t position = replica_view_position(r), behind = replica_view_behind(r, v->commit);
         char **c = &cells[i * STATUS_COLUMNS];
-        const char *state = state_in(s, r, v);
+        const char *state = volume_view_state(v, r);
         int bad = asprintf(&c[0], "%s", r->config->name) < 0;
         bad |= (*r->why.text ? asprintf(&c[1], "%s: %s", state, r->why.text) : asprintf(&c[1], "%s", state)) < 0;
         bad |= (position < 0 ? asprintf(&c[2], "-") : asprintf(&c[2], "%" PRId64, position)) < 0;
@@ -216,36 +304,66 @@ static void print_replicas(const struct status_report *s, const struct volume_co
         free(cells[i]);
 }
 
-static void print_report(const struct status_report *s)
+static void print_holder(const struct volume_view *v)
+{
+    const char *idle = !v->streams && v->n_up_to_date > v->n_voters / 2 ? "no front end is connected" : NULL;
+    if (v->n_answering == 0)
+        printf("holder unknown: no replica answers\n");
+    else if (*v->holder)
+        printf("held by %s (lease %.1f s)%s%s\n", v->holder, (double)v->lease_ms / 1000, idle ? "; " : "",
+               idle ? idle : "");
+    else
+        printf("%s\n", idle ? idle : "held by nobody");
+}
+
+static void print_warnings(const struct volume_view *v)
+{
+    char has[32], says[32];
+    say_size(v->size_bytes, has, sizeof has);
+    say_size(v->config->size_bytes, says, sizeof says);
+    if (v->size_bytes != v->config->size_bytes)
+        printf("warning: the volume has %s (%" PRIu64 " bytes), the configuration says %s (%" PRIu64 " bytes)\n", has,
+               v->size_bytes, says, v->config->size_bytes);
+    if (v->n_voters != v->config->n_replicas)
+        printf("warning: the volume has %" PRIu32 " members, the configuration says %" PRIu32 "\n", v->n_voters,
+               v->config->n_replicas);
+}
+
+static void print_report(struct status_report *s)
 {
     for (uint32_t i = 0; i < s->dir.conf.n_volumes; i++) {
         const struct volume_config *config = &s->dir.conf.volumes[i];
         struct volume_view v;
-        char size[32], redundancy[128];
+        char size[32], redundancy[192];
         volume_view_take(&v, config, s->replicas);
         volume_view_redundancy(&v, redundancy, sizeof redundancy);
-        say_size(config->size_bytes, size, sizeof size);
-        printf("%s%s: %s, ", i ? "\n" : "", config->name, size);
-        if (*v.holder)
-            printf("held by %s (lease %.1f s)\n", v.holder, (double)v.lease_ms / 1000);
-        else
-            printf("held by nobody\n");
-        printf("%s\n\n", redundancy);
+        printf("%s", i ? "\n" : "");
+        if (v.not_created) {
+            printf("%s: not created (qbd volume create --cluster %s %s)\n", config->name,
+                   s->cluster ? s->cluster : cluster_path(&s->dir, "", "cluster.conf", "").s, config->name);
+            continue;
+        }
+        say_size(v.size_bytes, size, sizeof size);
+        printf("%s: %s, ", config->name, size);
+        print_holder(&v);
+        printf("%s\n", redundancy);
+        print_warnings(&v);
+        printf("\n");
         print_replicas(s, config, &v);
     }
 }
 
-static json_t *report_volume(const struct status_report *s, const struct volume_config *config)
+static json_t *report_volume(struct status_report *s, const struct volume_config *config)
 {
     struct volume_view v;
-    char redundancy[128];
+    char redundancy[192];
     volume_view_take(&v, config, s->replicas);
     volume_view_redundancy(&v, redundancy, sizeof redundancy);
     json_t *replicas = json_array();
     for (uint32_t i = 0; i < config->n_replicas; i++) {
         const struct replica_view *r = &s->replicas[config->replica[i]];
         int64_t position = replica_view_position(r), behind = replica_view_behind(r, v.commit);
-        json_t *o = json_pack("{s:s, s:s, s:s}", "name", r->config->name, "state", state_in(s, r, &v), "address",
+        json_t *o = json_pack("{s:s, s:s, s:s}", "name", r->config->name, "state", volume_view_state(&v, r), "address",
                               r->config->address);
         if (*r->why.text)
             json_object_set_new(o, "error", json_string(r->why.text));
@@ -257,13 +375,15 @@ static json_t *report_volume(const struct status_report *s, const struct volume_
             json_object_set(o, "group", r->group);
         json_array_append_new(replicas, o);
     }
-    return json_pack("{s:s, s:I, s:I, s:i, s:i, s:s, s:s, s:I, s:I, s:o}", "name", config->name, "group",
-                     (json_int_t)config->group, "size_bytes", (json_int_t)config->size_bytes, "up_to_date",
-                     (int)v.n_up_to_date, "of", (int)config->n_replicas, "redundancy", redundancy, "holder", v.holder,
-                     "lease_ms", (json_int_t)v.lease_ms, "commit", (json_int_t)v.commit, "replicas", replicas);
+    return json_pack("{s:s, s:I, s:I, s:b, s:i, s:i, s:i, s:i, s:s, s:s, s:I, s:b, s:I, s:o}", "name", config->name,
+                     "group", (json_int_t)config->group, "size_bytes", (json_int_t)v.size_bytes, "created",
+                     !v.not_created, "up_to_date", (int)v.n_up_to_date, "of", (int)v.n_voters, "answering",
+                     (int)v.n_answering, "lost", (int)v.n_lost, "redundancy", redundancy, "holder", v.holder,
+                     "lease_ms", (json_int_t)v.lease_ms, "in_use", v.streams, "commit", (json_int_t)v.commit,
+                     "replicas", replicas);
 }
 
-static void print_report_json(const struct status_report *s)
+static void print_report_json(struct status_report *s)
 {
     json_t *volumes = json_array();
     for (uint32_t i = 0; i < s->dir.conf.n_volumes; i++)
@@ -309,22 +429,13 @@ static int load(struct status_report *s, const struct status_args *a, struct why
 {
     bool exists;
     char text[256];
+    s->cluster = a->cluster;
     if (a->cluster)
         return config_load(a->cluster, &s->dir.conf, text) < 0 ? because(why, "%s", text) : 0;
     s->local = true;
     if (cluster_dir_locate(&s->dir, a->dir, &exists, why) < 0)
         return -1;
     return cluster_dir_load(&s->dir, why);
-}
-
-/* The group whose view of a replica is shown: that of the first volume that is placed on it. */
-static uint64_t group_of(const struct cluster_config *conf, uint32_t replica)
-{
-    for (uint32_t i = 0; i < conf->n_volumes; i++)
-        for (uint32_t k = 0; k < conf->volumes[i].n_replicas; k++)
-            if (conf->volumes[i].replica[k] == replica)
-                return conf->volumes[i].group;
-    return 0;
 }
 
 int command_status(int argc, char **argv)
@@ -347,7 +458,7 @@ int command_status(int argc, char **argv)
     }
     for (uint32_t i = 0; i < s.dir.conf.n_replicas; i++)
         replica_view_take(&s.replicas[i], &s.dir.conf, &s.dir.conf.replicas[i], s.local ? &s.dir : NULL,
-                          group_of(&s.dir.conf, i));
+                          0);
     if (a.json)
         print_report_json(&s);
     else
