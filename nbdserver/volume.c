@@ -214,13 +214,21 @@ static bool volume_say(struct volume *v, const struct proposer *p)
     uint64_t now = io_now(v->reactor);
     const char *name = "", *problem;
     volume_note_holder(v, p, now);
-    if (!p) {
+    v->absent = false;
+    if (v->closing) {
+        say(v, "volume %s is being released", v->name);
+    } else if (!p && v->majority_lost_ns != 0) {
+        say(v, "volume %s: no majority of replicas answers; requests wait", v->name);
+    } else if (!p) {
         say(v, "volume %s serves", v->name);
     } else if (v->held_since_ns != 0) {
         uint64_t tenths = v->held_until_ns > now ? (v->held_until_ns - now) / (NS_PER_S / 10) : 0;
         say(v, "volume %s is held by %s; its lease ends in %llu.%llu s", v->name, v->held_by, (unsigned long long)tenths / 10,
             (unsigned long long)tenths % 10);
         return strcmp(v->held_by, v->frontend_name) != 0;
+    } else if ((unsigned)__builtin_popcount(v->unknown_at) >= v->n_links / 2 + 1) {
+        v->absent = true;
+        say(v, "volume %s does not exist on its replicas: qbd volume create --cluster FILE %s", v->name, v->name);
     } else if (links_up(v) < v->n_links / 2 + 1) {
         problem = first_problem(v, &name);
         say(v, "volume %s waits for a majority of its replicas: %u of %u are connected%s%s%s%s", v->name, links_up(v), v->n_links,
@@ -241,19 +249,44 @@ static void volume_serves(struct volume *v)
     log_info("volume %s: %s (session start at slot %llu)", v->name, v->served ? "serves again" : "attached",
              (unsigned long long)v->group[0].proposer->session_slot);
     v->served = true;
+    v->warned_of[0] = 0;
+}
+
+/* One line when the majority goes, one when it is back. Before it was there, export.state says what is awaited. */
+static void volume_note_majority(struct volume *v, const struct proposer *laggard)
+{
+    bool has = volume_has_majority(v), lost = v->has_majority && !has;
+    uint64_t now = io_now(v->reactor);
+    v->has_majority = has;
+    if (lost) {
+        v->majority_lost_ns = now;
+        if (laggard)
+            log_warning("%s; requests wait", v->export.state);
+        else
+            log_warning("volume %s: no majority of replicas answers; requests wait", v->name);
+    } else if (has && v->majority_lost_ns != 0) {
+        uint64_t tenths = (now - v->majority_lost_ns) / (NS_PER_S / 10);
+        v->majority_lost_ns = 0;
+        log_info("volume %s serves again after %llu.%llu s", v->name, (unsigned long long)tenths / 10, (unsigned long long)tenths % 10);
+    }
 }
 
 /* Attached only while serving: a client that comes in between waits in its handshake. Those that are there wait with their requests. */
 static void volume_update_state(struct volume *v)
 {
     const struct proposer *laggard = volume_laggard(v);
-    bool was_attached = v->export.attached, was_refused = v->export.refused;
+    bool was_attached = v->export.attached, was_refused = v->export.refused, was_absent = v->absent;
     bool refused = volume_say(v, laggard);
     v->export.attached = !laggard && !v->closing;
     v->export.refused = refused;
     if (v->export.attached && !was_attached)
         volume_serves(v);
-    else if ((was_attached && laggard) || (refused && !was_refused))
+    if (!v->closing)
+        volume_note_majority(v, laggard);
+    bool news = refused && strcmp(v->warned_of, v->held_by) != 0;
+    if (news)
+        memcpy(v->warned_of, v->held_by, sizeof v->warned_of);
+    if (news || (v->absent && !was_absent))
         log_warning("%s", v->export.state);
     if ((v->export.attached != was_attached || refused != was_refused) && v->cb.on_state)
         v->cb.on_state(v->cb.user, v);
@@ -349,6 +382,7 @@ static void link_up(struct replica_link *l)
 static void link_down(struct replica_link *l)
 {
     struct volume *v = l->user;
+    v->unknown_at &= ~(1u << l->index);
     for (uint32_t i = 0; i < v->n_groups; i++) {
         if (!v->fencing)
             group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_LINK_DOWN, .link = l->index });
@@ -374,6 +408,10 @@ static void link_msg(struct replica_link *l, const struct msg *m, struct buf *pa
         replica_link_drop(l, "it sent a message of a group that this volume does not have");
         return;
     }
+    if (m->type == MSG_NACK && m->u.holder.unknown)
+        v->unknown_at |= 1u << l->index;
+    else
+        v->unknown_at &= ~(1u << l->index);
     switch (m->type) {
     case MSG_DATA:
         wrong = read_answer(g, l->index, m, payload);
@@ -487,7 +525,8 @@ static void session_begin(struct volume *v)
     do
         io_random(v->reactor, v->proposer_id.b, sizeof v->proposer_id.b);
     while (uuid_is_zero(&v->proposer_id));
-    v->served = false;
+    v->served = v->has_majority = false;
+    v->majority_lost_ns = 0;
     v->held_since_ns = v->held_until_ns = 0;
     for (uint32_t i = 0; i < v->n_links && !first; i++)
         replica_link_rename(&v->link[i], &v->proposer_id);

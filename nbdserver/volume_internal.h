@@ -185,6 +185,11 @@ struct volume {
     void *close_user;
     char held_by[NAME_MAX_BYTES]; /* another front end, while held_since_ns != 0 */
     uint64_t held_since_ns, held_until_ns;
+    char warned_of[NAME_MAX_BYTES]; /* the holder that the log names already */
+    uint32_t unknown_at;            /* links, as bits: the replica says that it has no such volume */
+    bool absent;                    /* so says a majority */
+    bool has_majority;
+    uint64_t majority_lost_ns; /* when it was lost, while it is; 0 otherwise */
     bool served; /* since the session began */
     uint64_t sessions, requests_failed;
 };
