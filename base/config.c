@@ -91,7 +91,7 @@ static int parse_number(const char *s, uint64_t min, uint64_t max, uint64_t *ret
 }
 
 /* Names go into messages, paths and URIs. */
-static bool name_is_valid(const char *name, size_t len)
+static bool is_name(const char *name, size_t len)
 {
     if (len == 0 || len >= NAME_MAX_BYTES || name[0] == '.' || name[0] == '-')
         return false;
@@ -102,6 +102,11 @@ static bool name_is_valid(const char *name, size_t len)
             return false;
     }
     return true;
+}
+
+bool config_name_is_valid(const char *name)
+{
+    return is_name(name, strlen(name));
 }
 
 static bool address_is_valid(const char *a)
@@ -137,7 +142,7 @@ static int section_end(struct parser *p)
 static int begin_replica(struct parser *p, const char *name, size_t len)
 {
     struct cluster_config *c = p->c;
-    if (!name_is_valid(name, len))
+    if (!is_name(name, len))
         return fail(p, p->line, "a replica's name has 1 to %d letters, digits, '-', '_' and '.'", NAME_MAX_BYTES - 1);
     if (c->n_replicas == CONFIG_REPLICAS_MAX)
         return fail(p, p->line, "more than %d replicas", CONFIG_REPLICAS_MAX);
@@ -153,7 +158,7 @@ static int begin_replica(struct parser *p, const char *name, size_t len)
 static int begin_volume(struct parser *p, const char *name, size_t len)
 {
     struct cluster_config *c = p->c;
-    if (!name_is_valid(name, len))
+    if (!is_name(name, len))
         return fail(p, p->line, "a volume's name has 1 to %d letters, digits, '-', '_' and '.'", NAME_MAX_BYTES - 1);
     if (c->n_volumes == CONFIG_VOLUMES_MAX)
         return fail(p, p->line, "more than %d volumes", CONFIG_VOLUMES_MAX);

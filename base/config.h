@@ -40,6 +40,8 @@ MUST_USE int config_load(const char *path, struct cluster_config *ret, char why[
 const struct replica_config *config_find_replica(const struct cluster_config *c, const char *name);
 const struct replica_config *config_find_identity(const struct cluster_config *c, const struct uuid *identity);
 const struct volume_config *config_find_volume(const struct cluster_config *c, const char *name);
+/* 1 to NAME_MAX_BYTES - 1 letters, digits, '-', '_' and '.', the first a letter, a digit or '_'. */
+bool config_name_is_valid(const char *name);
 /* "512", "64K", "1G", "2T" (powers of 1024). */
 MUST_USE int config_parse_size(const char *s, uint64_t *ret);
 

@@ -78,11 +78,9 @@ static uint64_t parse_number(struct argp_state *state, const char *option, const
 
 static void parse_name(struct argp_state *state, const char *option, const char *arg)
 {
-    if (!*arg || strlen(arg) >= NAME_MAX_BYTES)
-        argp_error(state, "%s: a name has 1 to %d bytes", option, NAME_MAX_BYTES - 1);
-    for (const char *c = arg; *c; c++)
-        if (*c == '"' || *c == '\\' || (unsigned char)*c < 0x20)
-            argp_error(state, "%s: a name has no quotes, backslashes or control characters", option);
+    if (!config_name_is_valid(arg))
+        argp_error(state, "%s: '%s' is no name: 1 to %d letters, digits, '-', '_' and '.', not beginning with '-' or '.'", option, arg,
+                   NAME_MAX_BYTES - 1);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -390,9 +388,10 @@ int main(int argc, char **argv)
     static char host[NAME_MAX_BYTES];
     struct arguments a = { .log_level = LOG_INFO, .payload_limit = PAYLOAD_LIMIT_DEFAULT };
     argp_err_exit_status = 1;
+    argp_program_version = "qbd-nbdserver " QBD_VERSION;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     if (!a.name) {
-        if (gethostname(host, sizeof host - 1) < 0 || !host[0])
+        if (gethostname(host, sizeof host - 1) < 0 || !config_name_is_valid(host))
             strcpy(host, "nbdserver");
         a.name = host;
     }

@@ -17,6 +17,7 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
+#define MEMORY_MIN (UINT64_C(256) << 20)
 #define FAILURES_MAX 3
 #define FAILURES_WINDOW_S 600
 
@@ -40,7 +41,7 @@ static const struct argp_option options[] = {
     {"log-level", OPT_LOG, "LEVEL", 0, "error, warning, info or debug", 0},
     {"overlay", OPT_OVERLAY, "SIZE", 0, "Applied blocks kept in memory before they are written back (default 256M)", 0},
     {"leaf-cache", OPT_LEAVES, "SIZE", 0, "Cache of the map's leaves (default 512M)", 0},
-    {"memory", OPT_MEMORY, "SIZE", 0, "Bound of all buffers (default 2G)", 0},
+    {"memory", OPT_MEMORY, "SIZE", 0, "Bound of all buffers (default 2G, at least 256M)", 0},
     {"cluster", OPT_CLUSTER, "UUID", 0, "The cluster's id (format)", 1},
     {"identity", OPT_IDENTITY, "UUID", 0, "The new disk's identity (format; default: random)", 1},
     {"wal-size", OPT_WAL, "SIZE", 0, "Size of the write-ahead log (format; default 1G)", 1},
@@ -76,8 +77,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->dir = arg;
         return 0;
     case 'n':
-        if (strlen(arg) >= NAME_MAX_BYTES)
-            argp_error(state, "--name: at most %d bytes", NAME_MAX_BYTES - 1);
+        if (!config_name_is_valid(arg))
+            argp_error(state, "--name: '%s' is no name: 1 to %d letters, digits, '-', '_' and '.', not beginning with '-' or '.'", arg,
+                       NAME_MAX_BYTES - 1);
         a->name = arg;
         return 0;
     case 'c':
@@ -108,6 +110,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MEMORY:
         parse_size(state, "--memory", arg, &a->memory_bytes);
+        if (a->memory_bytes < MEMORY_MIN)
+            argp_error(state, "--memory: '%s' is too little, the daemon needs at least %lluM", arg, (unsigned long long)MEMORY_MIN >> 20);
         return 0;
     case OPT_OVERLAY:
         parse_size(state, "--overlay", arg, &a->overlay_bytes);
@@ -319,6 +323,8 @@ int main(int argc, char **argv)
         .overlay_bytes = 256ull << 20,
         .leaf_cache_bytes = 512ull << 20,
     };
+    argp_err_exit_status = 1;
+    argp_program_version = "qbd-replica " QBD_VERSION;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     log_open(a.name, a.log_level);
     struct daemon d = {.arguments = &a};
