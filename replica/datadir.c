@@ -218,7 +218,11 @@ int datadir_format(struct reactor *r, const char *path, const struct uuid *clust
 
 static int open_dev(struct dir *d, const char *path, const char *name, struct dev **ret, char why[256])
 {
-    int err = uring_dev_open(d, name, LOCK_WAIT_MS, ret);
+    int err = uring_dev_open(d, name, 0, ret);
+    if (err == -EWOULDBLOCK) {
+        log_info("waiting up to %u s for the lock of %s: another daemon, or its last I/O, holds it", LOCK_WAIT_MS / 1000, path);
+        err = uring_dev_open(d, name, LOCK_WAIT_MS, ret);
+    }
     if (err == -EWOULDBLOCK)
         snprintf(why, 256, "%s: a running daemon holds it (%s is locked)", path, name);
     else if (err == -ENOENT)
@@ -282,6 +286,14 @@ static int open_data(struct datadir *d, const char *path, char why[256])
     return 0;
 }
 
+/* Without its superblock. An interrupted format leaves other files; but so does a lost superblock, over whose data no one should be told to format. */
+static bool is_unformatted(const char *path)
+{
+    char file[512];
+    snprintf(file, sizeof file, "%s/wal", path);
+    return access(file, F_OK) < 0 && errno == ENOENT;
+}
+
 int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
                  struct datadir *ret, char why[256])
 {
@@ -293,6 +305,8 @@ int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster
     }
     d.devices.dir = d.dir;
     err = open_dev(d.dir, path, "superblock", &d.devices.superblock, why);
+    if (err == -ENOENT && is_unformatted(path))
+        snprintf(why, 256, "%s is not formatted: run qbd-replica format", path);
     if (!err) {
         const char *text;
         err = read_superblock(d.devices.superblock, &d.superblock, &text);
