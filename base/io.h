@@ -181,7 +181,8 @@ static inline void dev_create(struct dir *d, const char *name, uint64_t size_byt
     d->reactor->io->dev_create(d, name, size_bytes, op);
 }
 
-/* Addresses: "unix:/path", "HOST:PORT", "[v6]:PORT". -errno when it can't be bound (or parsed: -EINVAL). */
+/* Addresses: "unix:/path", "HOST:PORT", "[v6]:PORT". -errno when it can't be bound (or parsed: -EINVAL; -EHOSTUNREACH: the host's name
+ * cannot be resolved). */
 MUST_USE static inline int io_listen(struct reactor *r, const char *address, void (*on_accept)(struct listener *, struct conn *), void *user, struct listener **ret)
 {
     return r->io->listen(r, address, on_accept, user, ret);
@@ -192,7 +193,8 @@ static inline void listener_close(struct listener *l)
     l->reactor->io->listener_close(l);
 }
 
-/* Begins to connect; on_open or on_closed follows. -errno only when the address can't be parsed or resources are gone. */
+/* Begins to connect; on_open or on_closed follows. -errno only when the address can't be parsed or its host not be resolved
+ * (-EHOSTUNREACH), or resources are gone. */
 MUST_USE static inline int io_connect(struct reactor *r, const char *address, const struct conn_handler *h, void *user, struct conn **ret)
 {
     return r->io->connect(r, address, h, user, ret);

@@ -54,6 +54,7 @@ static int split(const char *s, bool for_listen, char host[256], char port[6])
     return 0;
 }
 
+/* -EINVAL: it is no address; -EHOSTUNREACH: its host's name cannot be resolved (now). */
 int address_parse(const char *s, bool for_listen, struct addresses *ret)
 {
     if (strncmp(s, "unix:", 5) == 0)
@@ -66,12 +67,13 @@ int address_parse(const char *s, bool for_listen, struct addresses *ret)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | (for_listen ? AI_PASSIVE : 0)};
     struct addrinfo *found;
     r = getaddrinfo(host, port, &hints, &found);
-    if (r == EAI_NONAME) {
+    bool is_number = s[0] == '['; /* brackets are for v6 addresses, not for names */
+    if (r == EAI_NONAME && !is_number) {
         hints.ai_flags &= ~AI_NUMERICHOST;
         r = getaddrinfo(host, port, &hints, &found);
     }
     if (r != 0)
-        return r == EAI_MEMORY ? -ENOMEM : r == EAI_AGAIN ? -EAGAIN : -EINVAL;
+        return r == EAI_MEMORY ? -ENOMEM : is_number ? -EINVAL : -EHOSTUNREACH;
     ret->n = 0;
     for (struct addrinfo *a = found; a && ret->n < ADDRESSES_MAX; a = a->ai_next) {
         if (a->ai_addrlen > sizeof ret->a[0] || (a->ai_family != AF_INET && a->ai_family != AF_INET6))

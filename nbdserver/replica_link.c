@@ -1,6 +1,7 @@
 /* The front end's connection to one replica: see replica_link.h. */
 #include "nbdserver/replica_link.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -153,7 +154,10 @@ static void link_connect(struct replica_link *l)
     l->state = LINK_CONNECTING;
     int rc = wire_peer_connect(&l->peer, l->reactor, l->replica->address, &link_wire, l);
     if (rc < 0) {
-        link_problem(l, "cannot connect: %s", strerror(-rc));
+        if (rc == -EHOSTUNREACH) /* found without a packet: io_connect looks names up */
+            link_problem(l, "cannot resolve %.*s", (int)(strrchr(l->replica->address, ':') - l->replica->address), l->replica->address);
+        else
+            link_problem(l, "cannot connect: %s", strerror(-rc));
         link_retry_later(l);
         return;
     }
