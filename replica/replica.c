@@ -4,7 +4,10 @@
 #include "replica/replica_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+
+#define PAUSED_SAY_NS (10 * NS_PER_S)
 
 struct replica_group *replica_find_group(struct replica *r, uint64_t group)
 {
@@ -130,8 +133,19 @@ void replica_step(struct replica_group *g, struct acceptor_event *ev)
     replica_run_effects(g);
 }
 
+/* A WAL that is just too small would say it many times a second. */
+static void say_paused(struct replica *r)
+{
+    uint64_t now = io_now(r->reactor);
+    if (r->said_paused_ns != 0 && now - r->said_paused_ns < PAUSED_SAY_NS)
+        return;
+    r->said_paused_ns = now;
+    log_info("the log is full: streams are held back until a checkpoint makes room");
+}
+
 void replica_update_pause(struct replica *r)
 {
+    bool was_paused = r->sessions_paused > 0;
     bool room = store_has_room(r->store);
     list_for_each(p, &r->groups)
     {
@@ -156,6 +170,8 @@ void replica_update_pause(struct replica *r)
         r->sessions_paused += pause ? 1 : -1u;
         wire_peer_pause(&s->peer, pause);
     }
+    if (r->sessions_paused > 0 && !was_paused)
+        say_paused(r);
 }
 
 /* ---- what the store reports ---- */
@@ -189,10 +205,13 @@ static void on_store_group(void *user, const struct store_group_state *st)
 static void on_store_ready(void *user, int err, const char *why)
 {
     struct replica *r = user;
+    char text[256]; /* on_ready's for as long as it runs */
     if (!err) {
         err = io_listen(r->reactor, r->listen_address, session_accept, r, &r->listener);
+        snprintf(text, sizeof text, "can't listen on %s: %s", r->listen_address,
+                 err == -EADDRINUSE ? "it is in use by another process" : err == -EHOSTUNREACH ? "its host cannot be resolved" : strerror(-err));
         if (err)
-            why = err == -EADDRINUSE ? "the listen address is in use by another process" : "can't listen on the given address";
+            why = text;
     }
     r->ready = !err;
     r->cb.on_ready(r->cb.user, err, why);
