@@ -25,6 +25,29 @@ int because(struct why *why, const char *fmt, ...)
     return -1;
 }
 
+/* getopt says its one line itself; the stream is where argp would add another. Without it argp does not exit, either. */
+void arguments_quiet(struct argp_state *state)
+{
+    state->err_stream = NULL;
+}
+
+void parse_arguments(const struct argp *argp, int argc, char **argv, void *input)
+{
+    if (argp_parse(argp, argc, argv, 0, NULL, input))
+        exit(1);
+}
+
+void usage_error(const struct argp_state *state, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fprintf(stderr, "%s: ", state->name);
+    vfprintf(stderr, fmt, ap);
+    fprintf(stderr, "\n");
+    va_end(ap);
+    exit(1);
+}
+
 uint64_t now_ms(void)
 {
     struct timespec t;

@@ -4,6 +4,8 @@
 
 #include "base/types.h"
 
+#include <argp.h>
+
 #define WHY_MAX 512
 
 /* What went wrong, for the one line that a failing command prints. */
@@ -13,6 +15,12 @@ struct why {
 
 /* Sets the text; returns -1, so that "return because(why, ...)" reads well. */
 int because(struct why *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* argp_parse, but a wrong command line costs one line and exit status 1 like every other failure. The parser calls
+ * arguments_quiet at ARGP_KEY_INIT, and usage_error for what it finds itself. */
+void parse_arguments(const struct argp *argp, int argc, char **argv, void *input);
+void arguments_quiet(struct argp_state *state);
+void usage_error(const struct argp_state *state, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
 
 uint64_t now_ms(void); /* CLOCK_MONOTONIC */
 void sleep_ms(unsigned ms);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -317,4 +318,43 @@ void nbd_uri(const char *address, const char *export, char *buf, size_t cap)
     } else {
         snprintf(buf, cap, "nbd://%s/%s", address, name);
     }
+}
+
+int nbd_choose_port(char *address, size_t cap, struct why *why)
+{
+    char host[256];
+    const char *colon = strrchr(address, ':');
+    if (strncmp(address, "unix:", 5) == 0 || !colon || strtoul(colon + 1, NULL, 10) != 0)
+        return 0;
+    bool v6 = *address == '[';
+    int n = (int)(colon - address);
+    snprintf(host, sizeof host, "%.*s", v6 ? n - 2 : n, address + v6);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
+    int gai = getaddrinfo(host, "0", &hints, &found);
+    if (gai)
+        return because(why, "cannot resolve %s: %s", address, gai_strerror(gai));
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof sa;
+    char port[8];
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int err = fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) < 0 ||
+                      getsockname(fd, (struct sockaddr *)&sa, &len) < 0
+                  ? because(why, "cannot listen on %s: %s", address, strerror(errno))
+                  : 0;
+    if (!err && getnameinfo((struct sockaddr *)&sa, len, NULL, 0, port, sizeof port, NI_NUMERICSERV) != 0)
+        err = because(why, "cannot choose a port for %s", address);
+    if (fd >= 0)
+        close(fd);
+    freeaddrinfo(found);
+    if (!err)
+        snprintf(address + n, cap - (size_t)n, ":%s", port);
+    return err;
+}
+
+int client_require_file(const char *path, struct why *why)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+        return 0;
+    return because(why, "%s is not a configuration file; say --cluster FILE", path);
 }

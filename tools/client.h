@@ -33,4 +33,9 @@ MUST_USE int nbd_probe(const char *address, const char *export, unsigned timeout
 /* The URI of an export at an address as --listen takes it. */
 void nbd_uri(const char *address, const char *export, char *buf, size_t cap);
 
+/* An address, say, where a configuration file belongs. 0 or -1. */
+MUST_USE int client_require_file(const char *path, struct why *why);
+/* Puts a free port in place of port 0: clients must be told one. Other addresses stay. 0 or -1. */
+MUST_USE int nbd_choose_port(char *address, size_t cap, struct why *why);
+
 #endif

@@ -4,6 +4,7 @@
 #include "base/crc32c.h"
 #include "base/log.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -106,6 +107,47 @@ int cluster_dir_prepare(struct cluster_dir *d, struct why *why)
             run_link_name(d, d->run, sizeof d->run);
     }
     return strcmp(d->run, run.s) == 0 ? 0 : make_run_link(d, run.s, why);
+}
+
+static bool is_empty_folder(const char *path)
+{
+    DIR *dir = opendir(path);
+    if (!dir)
+        return false;
+    unsigned n = 0;
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n <= 2;
+}
+
+/* With a lock of ours, logs and a half-written configuration are ours, too; data never are without their local.json. */
+static bool is_ours(const struct cluster_dir *d, const char *name)
+{
+    static const char *const locked[] = {"lock", "logs", "run", "cluster.conf", "cluster.conf.new", "local.json.new"};
+    static const char *const folders[] = {"run", "logs", "data"};
+    for (size_t i = 0; i < ARRAY_LEN(folders); i++)
+        if (strcmp(name, folders[i]) == 0 && is_empty_folder(cluster_path(d, folders[i], "", "").s))
+            return true;
+    for (size_t i = 0; i < ARRAY_LEN(locked); i++)
+        if (strcmp(name, locked[i]) == 0)
+            return access(cluster_path(d, "", "lock", "").s, F_OK) == 0;
+    return false;
+}
+
+int cluster_dir_check_vacant(const struct cluster_dir *d, struct why *why)
+{
+    DIR *dir = opendir(d->dir);
+    if (!dir)
+        return errno == ENOENT ? 0 : because(why, "%s: %s", d->dir, strerror(errno));
+    bool vacant = true;
+    for (const struct dirent *e = readdir(dir); e && vacant; e = readdir(dir))
+        vacant = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || is_ours(d, e->d_name);
+    closedir(dir);
+    /* Another start may be founding it at this moment. */
+    if (vacant || access(cluster_path(d, "", "local.json", "").s, F_OK) == 0)
+        return 0;
+    return because(why, "%s is not empty and holds no local cluster", d->dir);
 }
 
 void cluster_dir_unlink_run(const struct cluster_dir *d)

@@ -43,6 +43,8 @@ MUST_USE int cluster_dir_load(struct cluster_dir *d, struct why *why);
 MUST_USE int cluster_dir_save(const struct cluster_dir *d, struct why *why);
 /* Makes DIR and its folders, and sees to it that d->run leads to DIR/run. */
 MUST_USE int cluster_dir_prepare(struct cluster_dir *d, struct why *why);
+/* Refuses a directory that holds something else; missing, empty, or left by a failed first start is fine. */
+MUST_USE int cluster_dir_check_vacant(const struct cluster_dir *d, struct why *why);
 /* Takes the link away when it was needed. */
 void cluster_dir_unlink_run(const struct cluster_dir *d);
 /* One command at a time changes a cluster. Returns a descriptor (close it to let go), or -1. */

@@ -4,13 +4,18 @@
 #include <argp.h>
 #include <errno.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define STOP_TIMEOUT_MS 30000
 #define KILL_TIMEOUT_MS 10000
+#define LEASE_MS_MIN 100u
+#define LEASE_MS_MAX 600000u
+#define FILE_SIZE_MIN (UINT64_C(64) << 20)
+#define FILE_SIZE_MAX (UINT64_C(64) << 30)
+#define FILE_SIZE_UNIT (UINT64_C(1) << 20)
+#define SOCKET_PATH_MAX 107 /* sun_path and its NUL */
 
 struct command {
     const char *name;
@@ -153,6 +158,19 @@ static int local_resume(struct cluster_dir *d, const struct local_args *a, struc
     return signal_one(d, a->name, SIGCONT, PROCESS_RUNNING, why);
 }
 
+/* Says so when too few of the volume's founding members keep their data; it is the user's to destroy. */
+static void warn_of_majority(const struct cluster_dir *d, const char *wiped)
+{
+    uint32_t kept = 0, n = d->founding.n_voters;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct replica_config *r = config_find_identity(&d->conf, &d->founding.voter[i]);
+        kept += r && strcmp(r->name, wiped) != 0 && cluster_replica_formatted(d, r->name);
+    }
+    if (d->created && kept < n / 2 + 1)
+        fprintf(stderr, "qbd: warning: %u of %u replicas keep their data, fewer than a majority: %s is lost\n", kept, n,
+                d->conf.volumes[0].name);
+}
+
 static int local_wipe(struct cluster_dir *d, const struct local_args *a, struct why *why)
 {
     if (!config_find_replica(&d->conf, a->name))
@@ -161,6 +179,7 @@ static int local_wipe(struct cluster_dir *d, const struct local_args *a, struct 
     struct process p = cluster_process(d, a->name);
     if (p.state != PROCESS_GONE)
         return because(why, "%s runs (pid %d); stop it first", a->name, (int)p.pid);
+    warn_of_majority(d, a->name);
     /* Out of its place first: half a data directory must never be started. */
     struct cluster_path data = cluster_path(d, "data", a->name, ""), wiped = cluster_path(d, "data", a->name, ".wiped");
     int err = file_remove_tree(wiped.s);
@@ -205,12 +224,13 @@ static const struct argp_option options[] = {
     {"replicas", OPTION_KEY(GIVEN_REPLICAS), "N", 0, "start: how many replicas (3)", 0},
     {"nbdservers", OPTION_KEY(GIVEN_NBDSERVERS), "N", 0, "start: how many front ends (1)", 0},
     {"volume", OPTION_KEY(GIVEN_VOLUME), "NAME", 0, "start, uri: the volume (vol0)", 0},
-    {"size", OPTION_KEY(GIVEN_SIZE), "SIZE", 0, "start: the volume's size (1G)", 0},
+    {"size", OPTION_KEY(GIVEN_SIZE), "SIZE", 0, "start: the volume's size, a multiple of 4096 bytes (1G)", 0},
     {"listen", OPTION_KEY(GIVEN_LISTEN), "ADDRESS", 0,
-     "start: where the first front end listens: unix:PATH or HOST:PORT (a socket under DIR)", 0},
-    {"wal-size", OPTION_KEY(GIVEN_WAL_SIZE), "SIZE", 0, "start: each replica's log (512M)", 0},
-    {"extent-size", OPTION_KEY(GIVEN_EXTENT_SIZE), "SIZE", 0, "start: each extent file (256M)", 0},
-    {"lease-ms", OPTION_KEY(GIVEN_LEASE), "MS", 0, "start: how long a front end's lease lasts (2000)", 0},
+     "start: where the first front end listens: unix:PATH (absolute), HOST:PORT or [V6]:PORT; port 0 takes a free one "
+     "(a socket under DIR)", 0},
+    {"wal-size", OPTION_KEY(GIVEN_WAL_SIZE), "SIZE", 0, "start: each replica's log, 64M to 64G, a multiple of 1M (512M)", 0},
+    {"extent-size", OPTION_KEY(GIVEN_EXTENT_SIZE), "SIZE", 0, "start: each extent file, 64M to 64G, a multiple of 1M (256M)", 0},
+    {"lease-ms", OPTION_KEY(GIVEN_LEASE), "MS", 0, "start: how long a front end's lease lasts, 100 to 600000 (2000)", 0},
     {"timeout", OPTION_KEY(GIVEN_TIMEOUT), "SECONDS", 0, "start, restart, add: how long to wait (60)", 0},
     {"log-level", OPTION_KEY(GIVEN_LOG_LEVEL), "LEVEL", 0, "start, restart, add: error, warning, info or debug", 0},
     {"json", OPTION_KEY(GIVEN_JSON), NULL, 0, "status: for programs", 0},
@@ -223,27 +243,13 @@ static const char args_doc[] = "start\nstop\nstatus\npid NAME\nuri\nkill NAME|al
 static const char doc[] =
     "A whole cluster on this machine: real daemons, real files, real sockets, all under one directory.";
 
-/* One line, as for every other failure (argp_error would say more). */
-static void bad_usage(const struct argp_state *state, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3), noreturn));
-static void bad_usage(const struct argp_state *state, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    fprintf(stderr, "%s: ", state->name);
-    vfprintf(stderr, fmt, ap);
-    fprintf(stderr, "\n");
-    va_end(ap);
-    exit(1);
-}
-
 static uint32_t parse_number(struct argp_state *state, const char *what, const char *arg, uint32_t max)
 {
     char *end;
     errno = 0;
     unsigned long v = strtoul(arg, &end, 10);
     if (errno || end == arg || *end || *arg == '-' || v > max)
-        bad_usage(state, "%s is a number up to %u, not \"%s\"", what, (unsigned)max, arg);
+        usage_error(state, "%s is a number up to %u, not \"%s\"", what, (unsigned)max, arg);
     return (uint32_t)v;
 }
 
@@ -251,8 +257,38 @@ static uint64_t parse_size(struct argp_state *state, const char *what, const cha
 {
     uint64_t v = 0;
     if (config_parse_size(arg, &v) < 0 || v == 0)
-        bad_usage(state, "%s is a size as 512M or 1G, not \"%s\"", what, arg);
+        usage_error(state, "%s is a size as 512M or 1G, not \"%s\"", what, arg);
     return v;
+}
+
+/* What qbd-replica format takes. */
+static uint64_t parse_file_size(struct argp_state *state, const char *what, const char *arg)
+{
+    uint64_t v = parse_size(state, what, arg);
+    if (v < FILE_SIZE_MIN || v > FILE_SIZE_MAX || v % FILE_SIZE_UNIT)
+        usage_error(state, "%s is a multiple of 1M from 64M to 64G, not \"%s\"", what, arg);
+    return v;
+}
+
+static void check_listen(struct argp_state *state, const char *arg)
+{
+    if (strlen(arg) >= CONFIG_ADDRESS_MAX)
+        usage_error(state, "--listen %.40s... is too long (up to %d bytes)", arg, CONFIG_ADDRESS_MAX - 1);
+    if (strncmp(arg, "unix:", 5) == 0) {
+        if (arg[5] != '/')
+            usage_error(state, "the path in --listen %s must be absolute", arg);
+        if (strlen(arg + 5) > SOCKET_PATH_MAX)
+            usage_error(state, "the path in --listen %s is too long (up to %d bytes)", arg, SOCKET_PATH_MAX);
+        return;
+    }
+    const char *colon = strrchr(arg, ':'), *port = colon ? colon + 1 : "", *host_end = colon;
+    bool good = colon && colon > arg && *port && strlen(port) <= 5 && !port[strspn(port, "0123456789")];
+    if (good && *arg == '[')
+        good = host_end - arg > 2 && host_end[-1] == ']';
+    else if (good)
+        good = !memchr(arg, ':', (size_t)(host_end - arg));
+    if (!good || strtoul(port, NULL, 10) > 65535)
+        usage_error(state, "--listen is unix:PATH, HOST:PORT or [V6]:PORT with a port up to 65535, not \"%s\"", arg);
 }
 
 static void parse_option(struct local_args *a, int key, char *arg, struct argp_state *state)
@@ -275,16 +311,19 @@ static void parse_option(struct local_args *a, int key, char *arg, struct argp_s
         a->size_bytes = parse_size(state, "--size", arg);
         break;
     case GIVEN_LISTEN:
+        check_listen(state, arg);
         a->listen = arg;
         break;
     case GIVEN_WAL_SIZE:
-        a->wal_size_bytes = parse_size(state, "--wal-size", arg);
+        a->wal_size_bytes = parse_file_size(state, "--wal-size", arg);
         break;
     case GIVEN_EXTENT_SIZE:
-        a->extent_size_bytes = parse_size(state, "--extent-size", arg);
+        a->extent_size_bytes = parse_file_size(state, "--extent-size", arg);
         break;
     case GIVEN_LEASE:
-        a->lease_ms = parse_number(state, "--lease-ms", arg, 600000);
+        a->lease_ms = parse_number(state, "--lease-ms", arg, LEASE_MS_MAX);
+        if (a->lease_ms < LEASE_MS_MIN)
+            usage_error(state, "--lease-ms is a number from %u to %u, not \"%s\"", LEASE_MS_MIN, LEASE_MS_MAX, arg);
         break;
     case GIVEN_TIMEOUT:
         a->timeout_ms = 1000 * parse_number(state, "--timeout", arg, 86400);
@@ -305,36 +344,38 @@ static void parse_argument(struct local_parse *p, char *arg, struct argp_state *
         return;
     }
     if (p->command)
-        bad_usage(state, "%s: what is \"%s\" for?", p->command->name, arg);
+        usage_error(state, "%s: what is \"%s\" for?", p->command->name, arg);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (strcmp(commands[i].name, arg) == 0)
             p->command = &commands[i];
     if (!p->command)
-        bad_usage(state, "there is no command \"%s\"", arg);
+        usage_error(state, "there is no command \"%s\"", arg);
 }
 
 static void check_arguments(struct local_parse *p, struct argp_state *state)
 {
     if (!p->command)
-        bad_usage(state, "say what to do: start, stop, status, pid, uri, kill, pause, resume, restart, wipe or add");
-    if (!p->a.dir)
-        bad_usage(state, "say where: --dir DIR");
+        usage_error(state, "say what to do: start, stop, status, pid, uri, kill, pause, resume, restart, wipe or add");
+    if (!p->a.dir || !*p->a.dir)
+        usage_error(state, "say where: --dir DIR");
     if (p->command->takes_name && !p->a.name)
-        bad_usage(state, "%s needs a name", p->command->name);
+        usage_error(state, "%s needs a name", p->command->name);
     unsigned wrong = p->a.given & ~p->command->options;
     for (const struct argp_option *o = options; o->name; o++)
         if (wrong & (unsigned)o->key)
-            bad_usage(state, "%s takes no --%s", p->command->name, o->name);
+            usage_error(state, "%s takes no --%s", p->command->name, o->name);
     /* The name goes into a configuration file and a URI. */
     if (!*p->a.volume || strlen(p->a.volume) >= NAME_MAX_BYTES ||
         p->a.volume[strspn(p->a.volume, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")])
-        bad_usage(state, "a volume's name is up to %u letters, digits and \"-_.\"", NAME_MAX_BYTES - 1);
+        usage_error(state, "a volume's name is up to %u letters, digits and \"-_.\"", NAME_MAX_BYTES - 1);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct local_parse *p = state->input;
-    if (key == ARGP_KEY_ARG)
+    if (key == ARGP_KEY_INIT)
+        arguments_quiet(state);
+    else if (key == ARGP_KEY_ARG)
         parse_argument(p, arg, state);
     else if (key == ARGP_KEY_END)
         check_arguments(p, state);
@@ -380,8 +421,7 @@ int command_local(int argc, char **argv)
                                 .extent_size_bytes = UINT64_C(256) << 20,
                             }};
     struct why why = {""};
-    argp_err_exit_status = 1;
-    argp_parse(&argp, argc, argv, 0, NULL, &p);
+    parse_arguments(&argp, argc, argv, &p);
     if (run(&d, &p, &why) == 0)
         return fflush(stdout) == 0 ? 0 : 1;
     fprintf(stderr, "qbd: %s\n", why.text);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 
 #define PROBE_TIMEOUT_MS 2000
 #define POLL_MS 20
+#define DISCARD_TIMEOUT_MS 10000
 #define COMPONENTS_MAX (CONFIG_REPLICAS_MAX + FRONTENDS_MAX)
 
 /* A component that this command started. */
@@ -171,8 +173,11 @@ static pid_t begin_format(struct bring_up *b, const struct replica_config *r, st
 static int end_format(struct bring_up *b, const char *name, pid_t pid, struct why *why)
 {
     int status;
-    if (!process_reap(pid, b->a->timeout_ms, &status))
+    if (!process_reap(pid, b->a->timeout_ms, &status)) {
+        kill(pid, SIGKILL);
+        process_reap(pid, DISCARD_TIMEOUT_MS, &status);
         return because(why, "formatting %s takes longer than %" PRIu32 " s", name, b->a->timeout_ms / 1000);
+    }
     if (status != 0)
         return died(b, name, status, why);
     struct cluster_path new = cluster_path(b->d, "data", name, ".new"), data = cluster_path(b->d, "data", name, "");
@@ -180,6 +185,14 @@ static int end_format(struct bring_up *b, const char *name, pid_t pid, struct wh
         return because(why, "cannot rename %s: %s", new.s, strerror(errno));
     int err = file_sync_dir(cluster_path(b->d, "data", "", "").s);
     return err ? because(why, "cannot sync %s/data: %s", b->d->dir, strerror(-err)) : 0;
+}
+
+static bool has_founder(const struct cluster_dir *d, const struct uuid *identity)
+{
+    for (uint32_t i = 0; i < d->founding.n_voters; i++)
+        if (uuid_equal(&d->founding.voter[i], identity))
+            return true;
+    return false;
 }
 
 /* Formats those of the replicas that have no data. One that had some before gets a NEW identity: what is gone was
@@ -192,8 +205,11 @@ static int format_missing(struct bring_up *b, struct replica_config *const repli
     for (uint32_t i = 0; i < n; i++) {
         if (cluster_replica_formatted(d, replicas[i]->name) || !d->created)
             continue;
+        bool member = has_founder(d, &replicas[i]->identity);
         random_uuid(&replicas[i]->identity);
         changed = true;
+        if (member)
+            fprintf(stderr, "qbd: %s has a new, empty disk: it is not a member\n", replicas[i]->name);
     }
     if (changed && cluster_dir_save(d, why) < 0)
         return -1;
@@ -367,10 +383,10 @@ static int take_changes(struct cluster_dir *d, const struct local_args *a, bool 
     if (a->given & GIVEN_LISTEN && strcmp(a->listen, f->listen) != 0) {
         if (running)
             return because(why, "%s runs, and listens on %s", f->name, f->listen);
-        if (strncmp(a->listen, "unix:", 5) == 0 && a->listen[5] != '/')
-            return because(why, "the path in --listen %s must be absolute", a->listen);
         if (snprintf(f->listen, sizeof f->listen, "%s", a->listen) >= (int)sizeof f->listen)
             return because(why, "--listen %.64s… is too long", a->listen);
+        if (nbd_choose_port(f->listen, sizeof f->listen, why) < 0)
+            return -1;
         exists = false;
     }
     if (a->given & GIVEN_LEASE && a->lease_ms != d->conf.lease_ms) {
@@ -411,25 +427,91 @@ static int start_frontends(struct bring_up *b, struct why *why)
     return 0;
 }
 
+/* A cluster whose volume was never created holds nothing of anybody's: the replicas' daemons are ended and all is
+ * removed but the logs, which say why. local.json goes after the data, so that an interrupted removal is repeated. */
+static int discard(struct cluster_dir *d, struct why *why)
+{
+    for (uint32_t i = 0; i < d->n_frontends; i++)
+        if (cluster_process(d, d->frontends[i].name).state != PROCESS_GONE)
+            return because(why, "%s runs, though %s was never created; stop it first", d->frontends[i].name,
+                           d->conf.volumes[0].name);
+    for (uint32_t i = 0; i < d->conf.n_replicas; i++) {
+        struct process p = cluster_process(d, d->conf.replicas[i].name);
+        int e = process_signal(&p, SIGKILL);
+        if ((e && e != -ESRCH) || !process_wait_gone(&p, DISCARD_TIMEOUT_MS))
+            return because(why, "%s (pid %d) of an interrupted start cannot be ended", d->conf.replicas[i].name,
+                           (int)p.pid);
+    }
+    int err = file_remove_tree(cluster_path(d, "data", "", "").s);
+    if (!err && unlink(cluster_path(d, "", "local.json", "").s) < 0 && errno != ENOENT)
+        err = -errno;
+    if (!err && unlink(cluster_path(d, "", "cluster.conf", "").s) < 0 && errno != ENOENT)
+        err = -errno;
+    if (err)
+        return because(why, "cannot remove what an interrupted start left in %s: %s", d->dir, strerror(-err));
+    cluster_dir_unlink_run(d);
+    return 0;
+}
+
+/* What an interrupted first start was told, where this one is not told otherwise. */
+static void take_over(struct local_args *a, const struct cluster_dir *d)
+{
+    const struct volume_config *v = &d->conf.volumes[0];
+    if (!(a->given & GIVEN_VOLUME))
+        a->volume = v->name;
+    if (!(a->given & GIVEN_SIZE))
+        a->size_bytes = v->size_bytes;
+    if (!(a->given & GIVEN_REPLICAS))
+        a->n_replicas = v->n_replicas;
+    if (!(a->given & GIVEN_NBDSERVERS))
+        a->n_nbdservers = d->n_frontends;
+    if (!(a->given & GIVEN_WAL_SIZE))
+        a->wal_size_bytes = d->wal_size_bytes;
+    if (!(a->given & GIVEN_EXTENT_SIZE))
+        a->extent_size_bytes = d->extent_size_bytes;
+    if (!(a->given & GIVEN_LEASE))
+        a->lease_ms = d->conf.lease_ms;
+}
+
+/* The cluster that is there, or a new one where there is none or none that was ever created. */
+static int load_or_found(struct cluster_dir *d, bool exists, const struct local_args *a, struct why *why)
+{
+    static struct cluster_dir old;
+    struct local_args args = *a;
+    if (exists) {
+        if (cluster_dir_load(d, why) < 0)
+            return -1;
+        if (d->created)
+            return check_same(d, a, why) < 0 || cluster_dir_prepare(d, why) < 0 ? -1 : take_changes(d, a, true, why);
+        old = *d;
+        take_over(&args, &old);
+        if (check_new(&args, why) < 0 || discard(d, why) < 0)
+            return -1;
+        memset(d, 0, sizeof *d);
+        memcpy(d->dir, old.dir, sizeof d->dir);
+        if (cluster_dir_prepare(d, why) < 0)
+            return -1;
+    }
+    return found_cluster(d, &args, why) < 0 ? -1 : take_changes(d, &args, false, why);
+}
+
 int local_start(struct cluster_dir *d, bool exists, const struct local_args *a, struct why *why)
 {
     struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
-    if ((!exists && check_new(a, why) < 0) || cluster_dir_prepare(d, why) < 0)
+    if ((!exists && (check_new(a, why) < 0 || cluster_dir_check_vacant(d, why) < 0)) || cluster_dir_prepare(d, why) < 0)
         return -1;
     int lock = cluster_dir_lock(d, why);
     if (lock < 0)
         return -1;
     /* Another start may have founded the cluster while this one waited for the lock. */
     exists = exists || access(cluster_path(d, "", "local.json", "").s, F_OK) == 0;
-    int err = exists ? cluster_dir_load(d, why) : found_cluster(d, a, why);
-    if (!err && exists)
-        err = check_same(d, a, why);
-    if (!err && exists)
-        err = cluster_dir_prepare(d, why);
-    if (!err)
-        err = take_changes(d, a, exists, why);
-    if (!err)
+    int err = load_or_found(d, exists, a, why);
+    if (!err) {
         err = start_replicas(&b, why);
+        struct why ignored;
+        if (err && !d->created && discard(d, &ignored) < 0)
+            log_debug("%s", ignored.text); /* the next start tries again */
+    }
     if (!err)
         err = start_frontends(&b, why);
     close(lock); /* what follows only waits; others may kill and restart meanwhile */
@@ -450,6 +532,8 @@ int local_restart(struct cluster_dir *d, const struct local_args *a, struct why 
     struct frontend *f = cluster_find_frontend(d, a->name);
     if (!r && !f)
         return because(why, "there is no %s in %s", a->name, d->dir);
+    if (!d->created)
+        return because(why, "the cluster in %s was never created; qbd local start does that", d->dir);
     struct process p = cluster_process(d, a->name);
     if (p.state != PROCESS_GONE)
         return because(why, "%s runs (pid %d)", a->name, (int)p.pid);
@@ -466,6 +550,8 @@ int local_add(struct cluster_dir *d, const struct local_args *a, struct why *why
     struct replica_config *r = NULL;
     struct frontend *f = NULL;
     int err;
+    if (!d->created)
+        return because(why, "the cluster in %s was never created; qbd local start does that", d->dir);
     if (strcmp(a->name, "replica") == 0)
         err = cluster_add_replica(d, &r, why);
     else if (strcmp(a->name, "nbdserver") == 0)

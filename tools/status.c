@@ -407,6 +407,11 @@ static error_t parse_status(int key, char *arg, struct argp_state *state)
 {
     struct status_args *a = state->input;
     switch (key) {
+    case ARGP_KEY_INIT:
+        arguments_quiet(state);
+        return 0;
+    case ARGP_KEY_ARG:
+        usage_error(state, "what is \"%s\" for?", arg);
     case OPTION_DIR:
         a->dir = arg;
         return 0;
@@ -417,8 +422,8 @@ static error_t parse_status(int key, char *arg, struct argp_state *state)
         a->json = true;
         return 0;
     case ARGP_KEY_END:
-        if (!a->dir == !a->cluster)
-            argp_error(state, "say which cluster: --dir DIR or --cluster FILE");
+        if (!a->dir == !a->cluster || !*(a->dir ? a->dir : a->cluster))
+            usage_error(state, "say which cluster: --dir DIR or --cluster FILE");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -430,6 +435,8 @@ static int load(struct status_report *s, const struct status_args *a, struct why
     bool exists;
     char text[256];
     s->cluster = a->cluster;
+    if (a->cluster && client_require_file(a->cluster, why) < 0)
+        return -1;
     if (a->cluster)
         return config_load(a->cluster, &s->dir.conf, text) < 0 ? because(why, "%s", text) : 0;
     s->local = true;
@@ -451,7 +458,7 @@ int command_status(int argc, char **argv)
     static struct status_report s;
     struct status_args a = {0};
     struct why why;
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    parse_arguments(&argp, argc, argv, &a);
     if (load(&s, &a, &why) < 0) {
         fprintf(stderr, "qbd: %s\n", why.text);
         return 1;

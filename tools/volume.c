@@ -24,6 +24,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct arguments *a = state->input;
     switch (key) {
+    case ARGP_KEY_INIT:
+        arguments_quiet(state);
+        return 0;
     case 'c':
         a->cluster = arg;
         return 0;
@@ -33,11 +36,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         else if (state->arg_num == 1)
             a->name = arg;
         else
-            argp_error(state, "unexpected argument '%s'", arg);
+            usage_error(state, "unexpected argument '%s'", arg);
         return 0;
     case ARGP_KEY_END:
         if (!a->cluster || !a->verb || !a->name || strcmp(a->verb, "create") != 0)
-            argp_error(state, "say: qbd volume create --cluster FILE NAME");
+            usage_error(state, "say: qbd volume create --cluster FILE NAME");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -51,6 +54,47 @@ static const struct argp argp = {
     .doc = "Creates a volume that the cluster's configuration describes: its group, on each of its replicas. All of "
            "them must be up.",
 };
+
+static bool same_members(json_t *voters, const struct cluster_config *conf, const struct volume_config *v)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < v->n_replicas; i++) {
+        char id[37];
+        size_t k;
+        json_t *voter;
+        uuid_format(&conf->replicas[v->replica[i]].identity, id);
+        json_array_foreach(voters, k, voter) n += json_is_string(voter) && strcmp(json_string_value(voter), id) == 0;
+    }
+    return n == v->n_replicas && n == json_array_size(voters);
+}
+
+/* A fresh disk under an old name would take the group as a new, empty one, beside the real one: so all replicas are
+ * asked before any is told. */
+static int check_on(const struct cluster_config *conf, const struct replica_config *r, const struct volume_config *v,
+                    struct why *why)
+{
+    json_t *status = client_status(r->address, &conf->id, &r->identity, TIMEOUT_MS, why), *g;
+    size_t i;
+    int err = 0;
+    if (!status)
+        return -1;
+    const char *state = json_string_value(json_object_get(status, "state"));
+    if (state && strcmp(state, "up") != 0)
+        err = because(why, "it is %s", state);
+    json_array_foreach(json_object_get(status, "groups"), i, g)
+    {
+        if (err || (uint64_t)json_integer_value(json_object_get(g, "group")) != v->group)
+            continue;
+        uint64_t size = (uint64_t)json_integer_value(json_object_get(g, "size_bytes"));
+        if (size != v->size_bytes)
+            err = because(why, "group %llu exists there with %llu bytes, not %llu", (unsigned long long)v->group,
+                          (unsigned long long)size, (unsigned long long)v->size_bytes);
+        else if (!same_members(json_object_get(g, "voters"), conf, v))
+            err = because(why, "group %llu exists there with other members", (unsigned long long)v->group);
+    }
+    json_decref(status);
+    return err;
+}
 
 static int create_on(const struct cluster_config *conf, const struct replica_config *r, const struct msg *create,
                      struct why *why)
@@ -72,9 +116,14 @@ static int create_on(const struct cluster_config *conf, const struct replica_con
 int command_volume(int argc, char **argv)
 {
     struct arguments a = {0};
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    parse_arguments(&argp, argc, argv, &a);
     static struct cluster_config conf;
     char text[256];
+    struct why why;
+    if (client_require_file(a.cluster, &why) < 0) {
+        fprintf(stderr, "qbd volume: %s\n", why.text);
+        return 1;
+    }
     if (config_load(a.cluster, &conf, text) < 0) {
         fprintf(stderr, "qbd volume: %s\n", text);
         return 1;
@@ -90,7 +139,14 @@ int command_volume(int argc, char **argv)
         create.u.create.membership.voter[i] = conf.replicas[v->replica[i]].identity;
     for (uint32_t i = 0; i < v->n_replicas; i++) {
         const struct replica_config *r = &conf.replicas[v->replica[i]];
-        struct why why;
+        if (check_on(&conf, r, v, &why) < 0) {
+            fprintf(stderr, "qbd volume: %s cannot be created: %s: %s; nothing was changed\n", v->name, r->name,
+                    why.text);
+            return 1;
+        }
+    }
+    for (uint32_t i = 0; i < v->n_replicas; i++) {
+        const struct replica_config *r = &conf.replicas[v->replica[i]];
         if (create_on(&conf, r, &create, &why) < 0) {
             fprintf(stderr,
                     "qbd volume: cannot create %s on %s: %s; nothing is lost, run it again when that is mended\n",
