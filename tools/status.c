@@ -146,10 +146,16 @@ static void see_group(struct volume_view *v, const struct replica_view *r)
     }
 }
 
+/* It may have a group of that number, created by mistake beside the real one. */
+static bool is_stranger(const struct volume_view *v, const struct replica_view *r)
+{
+    return v->voters && !lists_voter(v->voters, &r->config->identity);
+}
+
 /* Whether what it holds of the group is gone for good, or not enough to vote with. */
 static bool is_lost(const struct volume_view *v, const struct replica_view *r)
 {
-    if (v->voters && !lists_voter(v->voters, &r->config->identity))
+    if (is_stranger(v, r))
         return true;
     if (r->status)
         return strcmp(json_text_or(r->status, "state", "up"), "up") == 0 &&
@@ -175,7 +181,7 @@ static bool has_no_space(const struct replica_view *r)
  * knows to be chosen is enough. */
 static bool counts(const struct volume_view *v, const struct replica_view *r)
 {
-    if (!replica_view_up_to_date(r))
+    if (!replica_view_up_to_date(r) || is_stranger(v, r))
         return false;
     return v->streams ? replica_view_streams(r) : replica_view_behind(r, v->commit) <= 0;
 }
@@ -210,6 +216,8 @@ void volume_view_take(struct volume_view *v, const struct volume_config *config,
 
 const char *volume_view_state(const struct volume_view *v, const struct replica_view *r)
 {
+    if (replica_view_up_to_date(r) && is_stranger(v, r))
+        return "not a member";
     if (v->streams && replica_view_up_to_date(r) && !replica_view_streams(r))
         return "joining";
     if (!v->streams && replica_view_up_to_date(r) && !counts(v, r))

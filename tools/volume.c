@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/config.h"
+#include "base/log.h"
 #include "tools/client.h"
 
 #define TIMEOUT_MS 5000u
