@@ -599,6 +599,20 @@ static void test_uncommitted_membership_needs_both(void **state)
     assert_true(membership_has_voter(&r->p.committed, &(struct uuid[1]){node_id(4)}[0]));
 }
 
+/* One slot, two memberships: a disk that was put in by making the group anew on it. A majority of the wrong one would
+ * not meet those that chose. */
+static void test_conflicting_memberships_are_not_believed(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    promise(r, 0, &(struct log_text){.n_memberships = 1, .membership = {voters(0, 1, 0)}});
+    assert_int_equal(r->p.state, PROPOSER_RECOVERING); /* alone it is all there is */
+    assert_null(find(r, PROPOSER_DISCONNECT));
+    promise(r, 1, &(struct log_text){0});
+    assert_int_equal(r->p.state, PROPOSER_WAITING);
+    assert_int_equal(n_sent(r, MSG_RELEASE), 3);
+}
+
 static void test_new_voters_alone_are_no_quorum(void **state)
 {
     struct rig *r = *state;
@@ -1183,6 +1197,26 @@ static void test_half_the_ring_may_be_under_way(void **state)
     assert_int_equal(n_sent(r, MSG_ACCEPT), r->p.next - 5);
 }
 
+/* Large ones are bounded by bytes: what is not chosen cannot leave the replicas' logs. */
+static void test_bytes_under_way_are_bounded(void **state)
+{
+    struct rig *r = *state;
+    serving(r);
+    for (int k = 0;; k++) {
+        struct entry *e = entry_at(r, ENTRY_WRITE, 0, zero);
+        e->nblocks = ENTRY_MAX_BLOCKS;
+        int rc = submit(r, e);
+        if (rc == 0)
+            continue;
+        assert_int_equal(rc, -EAGAIN);
+        assert_int_equal(k, 15); /* with what an entry costs beyond its payload, 16 would be too many */
+        accepted(r, 0, 2);
+        accepted(r, 1, 2);
+        assert_int_equal(submit(r, e), 0);
+        break;
+    }
+}
+
 /* ---- what is kept ---- */
 
 static void test_chosen_entries_wait_for_a_replica_that_is_away(void **state)
@@ -1338,6 +1372,7 @@ int main(void)
         T(test_needs_copy_is_no_vote),
         T(test_answers_that_cannot_be),
         T(test_uncommitted_membership_needs_both),
+        T(test_conflicting_memberships_are_not_believed),
         T(test_new_voters_alone_are_no_quorum),
         T(test_membership_found_by_its_value),
         T(test_lost_slot_that_may_be_chosen_is_waited_for),
@@ -1362,6 +1397,7 @@ int main(void)
         T(test_proposing_a_membership),
         T(test_slots_within_the_space_of_a_majority),
         T(test_half_the_ring_may_be_under_way),
+        T(test_bytes_under_way_are_bounded),
         T(test_chosen_entries_wait_for_a_replica_that_is_away),
         T(test_a_replica_too_far_behind_is_cut_off),
         T(test_nothing_unchosen_is_forgotten),
