@@ -106,6 +106,10 @@ int cluster_dir_prepare(struct cluster_dir *d, struct why *why)
         else
             run_link_name(d, d->run, sizeof d->run);
     }
+    /* The addresses in cluster.conf lead there. */
+    size_t n = strlen(d->run);
+    if (strcmp(d->run, run.s) != 0 && n > 4 && strcmp(d->run + n - 4, "/run") == 0)
+        return because(why, "%s was made as %.*s and works only there; move it back", d->dir, (int)(n - 4), d->run);
     return strcmp(d->run, run.s) == 0 ? 0 : make_run_link(d, run.s, why);
 }
 
