@@ -368,6 +368,11 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
         return;
     }
     assert(uuid_equal(&m->target, &f->identity) && m->group == f->acceptor->group);
+    if (f->absent) {
+        struct msg nack = {.type = MSG_NACK, .cookie = m->cookie, .group = m->group, .ballot = m->ballot, .u.holder.unknown = 1};
+        wire_peer_send(p, &nack);
+        return;
+    }
     switch (m->type) {
     case MSG_READ:
         on_read(f, s, m);

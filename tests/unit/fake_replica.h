@@ -39,6 +39,7 @@ struct fake_replica {
     struct sim_range durable_ns, read_ns;
     bool bad[FAKE_BLOCKS];     /* answers BAD */
     bool corrupt[FAKE_BLOCKS]; /* answers with a flipped bit */
+    bool absent;               /* says that it has no such group */
     bool mute_reads;           /* takes READs and never answers */
     uint32_t behind;           /* so many READs are answered BEHIND */
     uint64_t n_reads, n_data;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#include "base/log.h"
 #include "tests/unit/byte_history.h"
 #include "tests/unit/volume_harness.h"
 
@@ -688,6 +689,68 @@ static void test_second_front_end_is_told_who_holds_it(void **state)
     rig_free(rig);
 }
 
+/* ---- what the log says ---- */
+
+struct said {
+    const char *text;
+    unsigned n;
+};
+
+static void count_said(void *user, enum log_level level, const char *text)
+{
+    struct said *said = user;
+    for (; said->text; said++)
+        said->n += strstr(text, said->text) != NULL;
+}
+
+static void test_volume_that_was_never_created(void **state)
+{
+    struct rig *rig = rig_new(170);
+    struct said said[] = {{"volume vol0 does not exist on its replicas: qbd volume create --cluster FILE vol0", 0}, {NULL, 0}};
+    log_set_sink(count_said, said);
+    rig->replica[0].absent = true; /* one new disk is not a volume that does not exist */
+    for (unsigned i = 1; i < REPLICAS; i++)
+        cut(rig, 0, i);
+    rig_start_frontend(rig, 0, 0);
+    sim_run_for(rig->world, 10 * NS_PER_S);
+    assert_int_equal(said[0].n, 0);
+    rig->replica[1].absent = true;
+    heal(rig, 0, 1);
+    sim_run_for(rig->world, 30 * NS_PER_S);
+    assert_int_equal(said[0].n, 1);
+    assert_string_equal(rig->frontend[0].export->state, said[0].text);
+    assert_false(rig->frontend[0].export->attached);
+    rig->replica[0].absent = rig->replica[1].absent = false; /* created */
+    rig_attach(rig, 0);
+    assert_string_equal(rig->frontend[0].export->state, "volume vol0 serves");
+    rig_free(rig);
+}
+
+static void test_majority_lost_and_found_is_said_once(void **state)
+{
+    struct rig *rig = attached(171);
+    struct said said[] = {{"volume vol0: no majority of replicas answers; requests wait", 0}, {"volume vol0 serves again after ", 0},
+                          {"is being attached", 0}, {NULL, 0}};
+    sim_run_for(rig->world, 2 * NS_PER_S);
+    log_set_sink(count_said, said);
+    cut(rig, 0, 0);
+    sim_run_for(rig->world, 20 * NS_PER_S);
+    assert_int_equal(said[0].n, 0); /* two of three are a majority */
+    cut(rig, 0, 1);
+    sim_run_for(rig->world, 20 * NS_PER_S);
+    assert_int_equal(said[0].n, 1);
+    assert_int_equal(said[1].n, 0);
+    heal(rig, 0, 1);
+    sim_run_for(rig->world, 20 * NS_PER_S);
+    assert_int_equal(said[0].n, 1);
+    assert_int_equal(said[1].n, 1);
+    assert_string_equal(rig->frontend[0].export->state, "volume vol0 serves");
+    rig_stop_frontend(rig, 0); /* a clean stop is not worth a warning */
+    assert_int_equal(said[0].n, 1);
+    assert_int_equal(said[2].n, 0);
+    rig_free(rig);
+}
+
 static void partition_first(struct rig *rig, bool on)
 {
     for (unsigned i = 0; i < REPLICAS; i++)
@@ -956,6 +1019,8 @@ int main(void)
         cmocka_unit_test(test_no_space),
         cmocka_unit_test(test_space_at_a_majority_and_growing),
         cmocka_unit_test(test_second_front_end_is_told_who_holds_it),
+        cmocka_unit_test(test_volume_that_was_never_created),
+        cmocka_unit_test(test_majority_lost_and_found_is_said_once),
         cmocka_unit_test(test_fenced),
         cmocka_unit_test(test_back_and_forth),
         cmocka_unit_test(test_foreign_ballot_without_session),
