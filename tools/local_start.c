@@ -498,6 +498,9 @@ static int load_or_found(struct cluster_dir *d, bool exists, const struct local_
 int local_start(struct cluster_dir *d, bool exists, const struct local_args *a, struct why *why)
 {
     struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
+    char program[PATH_MAX];
+    if (find_binary(a, "qbd-replica", program, why) < 0 || find_binary(a, "qbd-nbdserver", program, why) < 0)
+        return -1;
     if ((!exists && (check_new(a, why) < 0 || cluster_dir_check_vacant(d, why) < 0)) || cluster_dir_prepare(d, why) < 0)
         return -1;
     int lock = cluster_dir_lock(d, why);
