@@ -57,7 +57,7 @@ static_assert(sizeof(struct run) == 40, "run has no padding");
 struct credits {
     uint64_t slabs;      /* free − reserved − pending-free − reserve: what new writes may use */
     uint64_t slot_limit; /* the highest slot that there is log room for */
-    uint8_t growing;     /* 1: more slabs are being made; wait instead of answering ENOSPC */
+    uint8_t growing;     /* 1: more slabs are being made, or can be: wait instead of answering ENOSPC */
     uint8_t reserved[7];
 };
 static_assert(sizeof(struct credits) == 24, "credits has no padding");

@@ -286,7 +286,7 @@ void slabs_maybe_grow(struct store *s)
 {
     if (s->growing || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
         return;
-    if (s->slabs_free >= s->slabs_reserved + s->slabs_per_extent)
+    if (s->slabs_free >= s->slabs_reserved + reserve(s) + s->slabs_per_extent / 2) /* half an extent's credit ahead of need */
         return;
     char name[32];
     snprintf(name, sizeof name, "extents/%05u", s->sb.n_extents);

@@ -355,7 +355,7 @@ void store_publish(struct store *s)
         return;
     uint64_t slabs = slabs_credit(s), old = s->credits.slabs;
     uint64_t step = old / 64; /* what is plentiful needn't be exact */
-    uint8_t growing = s->growing || (slabs_can_grow(s) && s->slabs_free < s->slabs_reserved + s->slabs_per_extent);
+    uint8_t growing = s->growing || slabs_can_grow(s); /* while more can be made nobody is told that it is full */
     bool all = !s->credits_published || growing != s->credits.growing || (slabs == 0) != (old == 0) ||
                slabs > old + step || slabs + step < old;
     if (s->told_full && has_room(s)) {
