@@ -7,14 +7,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #ifdef QBD_HAVE_SYSTEMD
 #include <systemd/sd-daemon.h>
 #endif
 
+#include "base/daemon.h"
 #include "base/log.h"
 #include "base/uring.h"
 #include "nbdserver/nbd_conn.h"
@@ -52,19 +50,6 @@ static const struct argp_option options[] = {
     { "fail-after", OPT_FAIL, "MS", 0, "Without a majority of replicas, requests fail with EIO after that many milliseconds (default: they wait)", 0 },
     { 0 },
 };
-
-static enum log_level parse_level(struct argp_state *state, const char *arg)
-{
-    static const struct {
-        const char *name;
-        enum log_level level;
-    } levels[] = { { "error", LOG_ERROR }, { "warning", LOG_WARNING }, { "info", LOG_INFO }, { "debug", LOG_DEBUG } };
-    for (unsigned i = 0; i < ARRAY_LEN(levels); i++)
-        if (strcmp(arg, levels[i].name) == 0)
-            return levels[i].level;
-    argp_error(state, "--log-level: '%s' is none of error, warning, info, debug", arg);
-    return LOG_INFO;
-}
 
 static uint64_t parse_number(struct argp_state *state, const char *option, const char *arg, uint64_t max)
 {
@@ -109,7 +94,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->status = arg;
         return 0;
     case OPT_LOG:
-        a->log_level = parse_level(state, arg);
+        if (daemon_parse_log_level(arg, &a->log_level) < 0)
+            argp_error(state, "--log-level: '%s' is none of error, warning, info, debug", arg);
         return 0;
     case OPT_SPIN:
         a->spin_us = (unsigned)parse_number(state, "--spin-us", arg, 100000);
@@ -258,17 +244,6 @@ static void on_signal(int signo, void *user)
 
 /* ---- the beginning ---- */
 
-/* The front end may serve a disk that this machine swaps or writes back to: it should not wait for page cache that waits for it. Not permitted everywhere. With a bound on locked memory,
- * locking would make later allocations fail: then not at all. */
-static void protect_from_reclaim(void)
-{
-    struct rlimit lock;
-    if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
-        log_debug("PR_SET_IO_FLUSHER is not permitted here");
-    if (getrlimit(RLIMIT_MEMLOCK, &lock) < 0 || lock.rlim_cur != RLIM_INFINITY || mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-        log_debug("mlockall is not permitted here");
-}
-
 static int open_volume(struct daemon *d, const char *name)
 {
     struct served_volume *sv = &d->volume[d->n_volumes];
@@ -370,7 +345,7 @@ static int run(struct arguments *a)
     }
     if (start(&d) < 0)
         return 1;
-    protect_from_reclaim();
+    daemon_protect_from_reclaim();
 #ifdef QBD_HAVE_SYSTEMD
     sd_notify(0, "READY=1"); /* listening: clients that come now wait until their volume is attached */
 #endif

@@ -4,18 +4,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/daemon.h"
 #include "base/log.h"
 #include "replica/datadir.h"
 #include "replica/replica.h"
-
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#endif
 
 #define MEMORY_MIN (UINT64_C(256) << 20)
 #define FAILURES_MAX 3
@@ -56,19 +51,6 @@ static void parse_size(struct argp_state *state, const char *name, const char *a
         argp_error(state, "%s: '%s' is not a size (use 64M, 1G, ...)", name, arg);
 }
 
-static enum log_level parse_level(struct argp_state *state, const char *arg)
-{
-    static const struct {
-        const char *name;
-        enum log_level level;
-    } levels[] = {{"error", LOG_ERROR}, {"warning", LOG_WARNING}, {"info", LOG_INFO}, {"debug", LOG_DEBUG}};
-    for (unsigned i = 0; i < ARRAY_LEN(levels); i++)
-        if (strcmp(arg, levels[i].name) == 0)
-            return levels[i].level;
-    argp_error(state, "--log-level: '%s' is none of error, warning, info, debug", arg);
-    return LOG_INFO;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct arguments *a = state->input;
@@ -89,7 +71,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->listen = arg;
         return 0;
     case OPT_LOG:
-        a->log_level = parse_level(state, arg);
+        if (daemon_parse_log_level(arg, &a->log_level) < 0)
+            argp_error(state, "--log-level: '%s' is none of error, warning, info, debug", arg);
         return 0;
     case OPT_CLUSTER:
     case OPT_IDENTITY: {
@@ -237,15 +220,6 @@ static void on_signal(int signo, void *user)
     replica_close(d->replica, on_closed, d);
 }
 
-/* A replica may sit under its own /dev/nbd0: it must never wait for page cache that waits for it (store.md §1). Not permitted everywhere. */
-static void protect_from_reclaim(void)
-{
-    if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
-        log_debug("PR_SET_IO_FLUSHER is not permitted here");
-    if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-        log_debug("mlockall is not permitted here");
-}
-
 static int run_daemon(struct daemon *d)
 {
     struct arguments *a = d->arguments;
@@ -292,7 +266,7 @@ static int run_daemon(struct daemon *d)
         log_error("can't start: %s", strerror(-err));
         return 1;
     }
-    protect_from_reclaim();
+    daemon_protect_from_reclaim();
     uring_reactor_run(d->reactor);
     log_info("stopped");
     return d->exit_status;
