@@ -23,6 +23,8 @@ import tempfile
 import time
 import traceback
 
+os.environ["LC_ALL"] = "C.UTF-8"  # export names are UTF-8; a machine with no locale set shows and reads them as bytes
+
 MIB = 1 << 20
 CHECKS = []
 

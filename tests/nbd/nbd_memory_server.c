@@ -25,9 +25,25 @@ static void on_accept(struct listener *l, struct conn *c)
     nbd_server_accept(&server, c);
 }
 
+/* Requests of clients that went away may still be under way in the exports when the last connection is gone: they are waited for, up to a limit. */
+#define SETTLE_NS (5 * NS_PER_S)
+static uint64_t settle_until_ns;
+static struct timer settle_timer;
+
+static void settle(struct timer *t)
+{
+    uint64_t now = io_now(server.reactor);
+    if (server.requests_out == 0 || now >= settle_until_ns)
+        server.reactor->stopping = true;
+    else
+        timer_set(server.reactor, t, now + NS_PER_MS);
+}
+
 static void on_drained(struct nbd_server *s)
 {
-    s->reactor->stopping = true;
+    settle_timer.fn = settle;
+    settle_until_ns = io_now(s->reactor) + SETTLE_NS;
+    settle(&settle_timer);
 }
 
 static void on_signal(int signo, void *user)
