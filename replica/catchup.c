@@ -29,6 +29,7 @@ static void become_idle(struct replica_group *g)
     c->state = CATCHUP_IDLE;
     c->peer = NULL;
     c->cookie = 0;
+    c->needs_copy = false;
 }
 
 static struct log_pos own_commit(const struct replica_group *g)
@@ -60,6 +61,10 @@ static void ask(struct replica_group *g)
 static void pause_or_give_up(struct replica_group *g)
 {
     struct catchup *c = &g->catchup;
+    if (c->target.slot <= g->acceptor.commit) { /* the stream has brought it meanwhile, or nothing was missing */
+        become_idle(g);
+        return;
+    }
     bool needs_copy = c->too_old_peers > 0 && c->too_old_peers + 1 >= membership_majority(&g->acceptor.committed);
     if (needs_copy && !c->needs_copy)
         log_error("group %llu: behind at slot %llu, and no peer's log reaches back that far: needs copy", (unsigned long long)g->id,
@@ -70,10 +75,6 @@ static void pause_or_give_up(struct replica_group *g)
     c->cookie = 0;
     c->failed_peers = 0;
     c->too_old_peers = 0;
-    if (c->target.slot <= g->acceptor.commit) {
-        become_idle(g);
-        return;
-    }
     c->state = CATCHUP_PAUSING;
     set_timer(g, needs_copy ? 10 * CATCHUP_RETRY_NS : CATCHUP_RETRY_NS);
 }
@@ -121,7 +122,9 @@ static void on_timer(struct timer *t)
 {
     struct replica_group *g = container_of(t, struct replica_group, catchup.timer);
     struct catchup *c = &g->catchup;
-    if (c->state == CATCHUP_PAUSING)
+    if (c->state == CATCHUP_PAUSING && c->target.slot <= g->acceptor.commit)
+        become_idle(g); /* it came back into the stream by itself */
+    else if (c->state == CATCHUP_PAUSING)
         try_next_peer(g);
     else if (c->state == CATCHUP_CONNECTING || c->state == CATCHUP_RECEIVING)
         peer_failed(g);
