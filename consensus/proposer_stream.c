@@ -340,7 +340,7 @@ static int check_credits(const struct proposer *p, uint64_t need)
         bool fits = need == 0 || r->credits.slabs >= unacked + need;
         slabs |= (uint32_t)fits << i;
         room |= (uint32_t)(fits && r->credits.slot_limit >= p->next) << i;
-        growing = growing || r->credits.growing;
+        growing = growing || (r->credits.growing && r->stream == STREAM_OPEN); /* of one that is gone it says nothing */
     }
     if (proposer_is_quorum(p, room))
         return 0;
