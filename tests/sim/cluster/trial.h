@@ -1,0 +1,71 @@
+/* One run's state, shared by its parts: run.c (the course of a run), workload.c (clients), faults.c (what goes wrong). */
+#ifndef QBD_TESTS_SIM_CLUSTER_TRIAL_H
+#define QBD_TESTS_SIM_CLUSTER_TRIAL_H
+
+#include "tests/sim/cluster/cluster.h"
+#include "tests/sim/cluster/history.h"
+#include "tests/sim/cluster/run.h"
+
+#define CLIENTS_MAX 12u
+#define CELLS_PER_BLOCK (BLOCK_SIZE / CELL_BYTES)
+
+/* How a seed weighs its faults; each is drawn, many are 0. */
+struct weights {
+    uint32_t kill, power, all_power, frontend_kill, pause_node, pause_frontend, cut, one_way, reset, slow;
+    uint32_t total;
+    struct sim_range gap_ns; /* between faults */
+};
+
+struct trial;
+
+struct client {
+    struct trial *run;
+    unsigned index;
+    bool busy;
+    struct frontend *frontend; /* of the request under way */
+    uint32_t session;
+    struct export_request *request;
+    uint32_t first, n; /* cells */
+    uint32_t write;    /* its number in the history */
+    bool is_write;
+    uint64_t began;
+};
+
+struct trial {
+    struct sim_world *world;
+    struct cluster *cluster;
+    struct history *history;
+    struct weights weights;
+    uint32_t n_clients;
+    struct client client[CLIENTS_MAX];
+    uint32_t n_cells, hot_cells;
+    bool faults_over, reading_all;
+    uint32_t final_next; /* next cell of the final read */
+    uint64_t longest_wait_ns, lost;
+};
+
+static inline uint64_t draw(struct trial *r, uint64_t min, uint64_t max)
+{
+    return sim_draw(r->world, (struct sim_range){min, max});
+}
+
+/* ---- workload.c ---- */
+
+void workload_draw(struct trial *r);
+void workload_start(struct trial *r);
+void workload_frontend_dead(struct trial *r, struct frontend *f);
+bool workload_is_idle(const struct trial *r);
+/* After the faults: every cell is read once more, by whoever is free. */
+void workload_read_all(struct trial *r);
+bool workload_all_read(const struct trial *r);
+/* What requests are left is out of reach of everybody. */
+void workload_bury(struct trial *r);
+
+/* ---- faults.c ---- */
+
+void faults_draw(struct trial *r);
+void faults_start(struct trial *r);
+/* The last fault is over: links are whole, everything runs. */
+void faults_stop(struct trial *r);
+
+#endif
