@@ -326,26 +326,36 @@ void proposer_on_accepted(struct step *x, uint32_t i, const struct msg *m)
 
 /* ---- submitting (P9, P10) ---- */
 
-/* P10: slots are assigned only within the space credits of a quorum. */
-static int check_credits(const struct proposer *p, uint64_t need)
+static uint32_t open_streams(const struct proposer *p)
 {
-    uint32_t room = 0, slabs = 0;
-    bool growing = false;
+    uint32_t set = 0;
+    for (uint32_t i = 0; i < p->params.n_replicas; i++)
+        set |= (uint32_t)(p->replica[i].stream == STREAM_OPEN) << i;
+    return set;
+}
+
+/* P10: slots are assigned only within the space credits of a quorum. */
+static int check_credits(const struct proposer *p, uint64_t now_ns, uint64_t need)
+{
+    uint32_t room = 0, hope = 0;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
-        if (!r->has_credits)
+        if (r->stream != STREAM_OPEN || !r->has_credits) {
+            /* What it said before says nothing of now; but if it was there a moment ago, it may soon be back. */
+            hope |= (uint32_t)(r->lease_until_ns > now_ns) << i;
             continue;
+        }
         /* What it has not acknowledged may not be counted in its credit yet. */
         uint64_t unacked = p->slabs_total - slabs_through(p, r->acked);
         bool fits = need == 0 || r->credits.slabs >= unacked + need;
-        slabs |= (uint32_t)fits << i;
+        hope |= (uint32_t)(fits || r->credits.growing) << i;
         room |= (uint32_t)(fits && r->credits.slot_limit >= p->next) << i;
-        growing = growing || (r->credits.growing && r->stream == STREAM_OPEN); /* of one that is gone it says nothing */
     }
     if (proposer_is_quorum(p, room))
         return 0;
-    /* Log room comes back with the next checkpoint; space does not come back by waiting when nothing is under way. */
-    if (proposer_is_quorum(p, slabs) || growing || p->chosen != p->next - 1)
+    /* Log room comes back with the next checkpoint, and the lost replicas of a quorum do too; space does not come back by
+     * waiting when nothing is under way. */
+    if (proposer_is_quorum(p, hope) || !proposer_is_quorum(p, open_streams(p)) || p->chosen != p->next - 1)
         return -EAGAIN;
     return -ENOSPC;
 }
@@ -364,7 +374,7 @@ static int check_member(struct proposer *p, const struct membership *m)
     return n >= membership_majority(m) ? 0 : -EAGAIN;
 }
 
-static int check_submit(struct proposer *p, const struct entry *e)
+static int check_submit(struct proposer *p, uint64_t now_ns, const struct entry *e)
 {
     if (p->state == PROPOSER_FENCED)
         return -ESTALE;
@@ -380,13 +390,13 @@ static int check_submit(struct proposer *p, const struct entry *e)
         p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES)
         return -EAGAIN;
     int rc = e->kind == ENTRY_MEMBER ? check_member(p, &e->u[0].membership) : 0;
-    return rc != 0 ? rc : check_credits(p, entry_slabs(e));
+    return rc != 0 ? rc : check_credits(p, now_ns, entry_slabs(e));
 }
 
 int proposer_submit(struct proposer *p, uint64_t now_ns, struct entry *entry, struct proposer_sink *sink)
 {
     struct step x = {.p = p, .sink = sink, .now_ns = now_ns};
-    int rc = check_submit(p, entry);
+    int rc = check_submit(p, now_ns, entry);
     if (rc != 0)
         return rc;
     uint64_t slot = p->next;

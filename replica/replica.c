@@ -136,11 +136,15 @@ void replica_step(struct replica_group *g, struct acceptor_event *ev)
 /* A WAL that is just too small would say it many times a second. */
 static void say_paused(struct replica *r)
 {
-    uint64_t now = io_now(r->reactor);
-    if (r->said_paused_ns != 0 && now - r->said_paused_ns < PAUSED_SAY_NS)
+    bool full = store_is_full(r->store);
+    uint64_t now = io_now(r->reactor), *said = full ? &r->said_full_ns : &r->said_paused_ns;
+    if (*said != 0 && now - *said < PAUSED_SAY_NS)
         return;
-    r->said_paused_ns = now;
-    log_info("the log is full: streams are held back until a checkpoint makes room");
+    *said = now;
+    if (full)
+        log_error("no space is left for writes: this replica falls behind until its file system has room for another extent");
+    else
+        log_info("the log is full: streams are held back until a checkpoint makes room");
 }
 
 void replica_update_pause(struct replica *r)

@@ -118,7 +118,7 @@ struct replica {
     struct list groups;
     uint32_t next_session;
     uint32_t sessions_paused;
-    uint64_t said_paused_ns; /* in the log, the last time */
+    uint64_t said_paused_ns, said_full_ns; /* in the log, the last time */
     uint64_t next_cookie;
     uint64_t started_ns;
     int pid;

@@ -226,6 +226,11 @@ uint64_t slabs_credit(const struct store *s)
     return credit < regions ? credit : regions;
 }
 
+bool slabs_are_out(const struct store *s)
+{
+    return s->slabs_free <= s->slabs_reserved + reserve(s) / 2;
+}
+
 bool slabs_are_short(const struct store *s)
 {
     uint64_t enough = (UINT64_C(16) << 20) / SLAB_BYTES; /* what a front end may have in flight */

@@ -327,7 +327,7 @@ static bool has_room(const struct store *s)
     uint64_t margin = s->wal_dev->size_bytes / 32;
     if (margin > (32u << 20))
         margin = 32u << 20;
-    if (s->dead || !s->ready || wal_room(s->wal) < margin)
+    if (s->dead || !s->ready || wal_room(s->wal) < margin || slabs_are_out(s))
         return false;
     uint64_t overlay = s->overlay_bytes[0] + s->overlay_bytes[1];
     if (overlay > s->options.overlay_bytes)
@@ -347,6 +347,11 @@ bool store_has_room(const struct store *s)
     if (!room)
         ((struct store *)(uintptr_t)s)->told_full = true; /* a note for store_publish, no change of state */
     return room;
+}
+
+bool store_is_full(const struct store *s)
+{
+    return s->ready && slabs_are_out(s);
 }
 
 void store_publish(struct store *s)

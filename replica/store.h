@@ -87,8 +87,10 @@ void store_needs_copy(struct store *s, uint64_t group, bool on);
 /* Apply through slot (committed and locally durable). The membership in force at the checkpoint is taken from MEMBER
  * entries as they are applied. */
 void store_commit(struct store *s, uint64_t group, uint64_t slot);
-/* False: WAL or overlay is so full that appends must wait (the caller pauses its streams until on_credits). */
+/* False: WAL, overlay or extents are so full that appends must wait (the caller pauses its streams until on_credits). */
 bool store_has_room(const struct store *s);
+/* ... because of the extents: only growing or a trim helps, no checkpoint does. */
+bool store_is_full(const struct store *s);
 
 /* ---- values ---- */
 /* The value at (slot, e): fn with a reference, or NULL and -ENOENT (not here, or another e), -ENODATA (LOST), -EIO. May

@@ -544,6 +544,11 @@ void t_append(struct store_test *t, unsigned gi, enum entry_kind kind, uint64_t 
         if (t->crashed || t->fatal)
             return;
     }
+    t_append_anyway(t, gi, kind, block, nblocks);
+}
+
+void t_append_anyway(struct store_test *t, unsigned gi, enum entry_kind kind, uint64_t block, uint32_t nblocks)
+{
     struct t_group *g = &t->group[gi];
     bool range = kind == ENTRY_WRITE || kind == ENTRY_TRIM || kind == ENTRY_ZERO;
     g->spec = grow(g->spec, g->n_specs, &g->cap_specs, sizeof *g->spec);

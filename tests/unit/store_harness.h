@@ -98,6 +98,8 @@ void t_checkpoint(struct store_test *t);
 
 unsigned t_create(struct store_test *t, uint64_t size_blocks); /* its index */
 void t_append(struct store_test *t, unsigned g, enum entry_kind kind, uint64_t block, uint32_t nblocks);
+/* ... even where the store has no room: what a front end may have sent before it knew. */
+void t_append_anyway(struct store_test *t, unsigned g, enum entry_kind kind, uint64_t block, uint32_t nblocks);
 void t_cut(struct store_test *t, unsigned g, uint64_t slot);
 void t_promise(struct store_test *t, unsigned g, uint64_t round);
 void t_refill(struct store_test *t, unsigned g, uint64_t slot);
