@@ -42,6 +42,13 @@ static struct log_pos own_commit(const struct replica_group *g)
     return at;
 }
 
+/* A piece must fit what wal_room() leaves out: the room is not looked at again while it is being taken. */
+static uint64_t piece_bytes(const struct replica *r)
+{
+    uint64_t most = r->superblock.wal_bytes / 4;
+    return most < CATCHUP_PIECE_BYTES ? most : CATCHUP_PIECE_BYTES;
+}
+
 static void ask(struct replica_group *g)
 {
     struct catchup *c = &g->catchup;
@@ -53,7 +60,7 @@ static void ask(struct replica_group *g)
                     .cookie = c->cookie,
                     .group = g->id,
                     .target = c->peer->config->identity,
-                    .u.catchup = {.from = c->from, .max_bytes = CATCHUP_PIECE_BYTES}};
+                    .u.catchup = {.from = c->from, .max_bytes = piece_bytes(g->replica)}};
     wire_peer_send(&c->peer->wire, &m);
     set_timer(g, CATCHUP_TIMEOUT_NS);
 }

@@ -8,7 +8,7 @@
 #include "replica/replica_internal.h"
 #include "replica/superblock.h"
 
-#define META_PAGES 256u
+#define META_PAGES 80u
 #define NODE_ARENA_BYTES (256 * SIM_MIB)
 
 void cluster_fail(struct cluster *c, const char *fmt, ...)
@@ -77,17 +77,17 @@ static void format_node(struct node *n)
                             .generation = 1,
                             .shard_count = 1,
                             .n_extents = 1,
-                            .wal_bytes = c->wal_bytes,
-                            .extent_bytes = c->extent_bytes,
+                            .wal_bytes = c->sizes.wal_bytes,
+                            .extent_bytes = c->sizes.extent_bytes,
                             .meta_pages = META_PAGES};
     memcpy(sb.name, c->config.replicas[n->index].name, sizeof sb.name);
     for (unsigned i = 0; i < sizeof sb.salt; i++)
         sb.salt[i] = (uint8_t)sim_rand(c->world);
     n->dir = sim_dir_new(c->world, n->host, 1024 * SIM_MIB);
     sim_disk_new(c->world, n->dir, "superblock", SUPERBLOCK_BYTES);
-    sim_disk_new(c->world, n->dir, "wal", c->wal_bytes);
+    sim_disk_new(c->world, n->dir, "wal", c->sizes.wal_bytes);
     sim_disk_new(c->world, n->dir, "meta", (2 + 2 * META_PAGES) * (uint64_t)BLOCK_SIZE);
-    sim_disk_new(c->world, n->dir, "extents/00000", c->extent_bytes);
+    sim_disk_new(c->world, n->dir, "extents/00000", c->sizes.extent_bytes);
     n->reactor = sim_reactor_new(c->world, n->host, NODE_ARENA_BYTES);
     struct store_devices d;
     open_devices(n, &sb, &d);
@@ -136,7 +136,10 @@ void cluster_start_node(struct node *n)
         .config = &c->config,
         .superblock = &sb,
         .listen_address = c->config.replicas[n->index].address,
-        .store = {.overlay_bytes = 4 * SIM_MIB, .leaf_cache_bytes = SIM_MIB, .checkpoint_idle_ns = 3 * NS_PER_S, .write_back_depth = 8},
+        .store = {.overlay_bytes = c->sizes.overlay_bytes,
+                  .leaf_cache_bytes = c->sizes.leaf_cache_bytes,
+                  .checkpoint_idle_ns = c->sizes.checkpoint_idle_ns,
+                  .write_back_depth = 8},
     };
     open_devices(n, &sb, &o.devices);
     struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = n};
@@ -191,7 +194,7 @@ void cluster_start_frontend(struct frontend *f)
     assert(!f->reactor);
     f->restart_planned = false;
     f->reactor = sim_reactor_new(c->world, f->host, 512 * SIM_MIB);
-    struct volume_options o = {.config = &c->config, .volume_name = "vol0", .frontend_name = f->host, .retain_bytes = 4 * SIM_MIB};
+    struct volume_options o = {.config = &c->config, .volume_name = "vol0", .frontend_name = f->host, .retain_bytes = c->sizes.retain_bytes};
     struct volume_callbacks cb = {.on_state = on_state, .on_fenced = on_fenced, .user = f};
     int err = volume_open(sim_reactor_io(f->reactor), &o, &cb, &f->volume);
     if (err)
@@ -242,7 +245,7 @@ static void make_config(struct cluster *c)
     struct volume_config *v = &cfg->volumes[0];
     strcpy(v->name, "vol0");
     v->group = SIM_GROUP;
-    v->size_bytes = c->volume_bytes;
+    v->size_bytes = c->sizes.volume_bytes;
     v->n_replicas = SIM_REPLICAS;
     for (unsigned i = 0; i < SIM_REPLICAS; i++)
         v->replica[i] = i;
@@ -271,7 +274,7 @@ static void creator_msg(struct wire_peer *p, const struct msg *m, struct buf *pa
     (void)payload;
     if (m->type == MSG_HELLO) {
         struct msg create = {.type = MSG_CREATE, .group = SIM_GROUP, .target = c->config.replicas[i].identity};
-        create.u.create.size_blocks = c->volume_bytes / BLOCK_SIZE;
+        create.u.create.size_blocks = c->sizes.volume_bytes / BLOCK_SIZE;
         create.u.create.membership.n_voters = SIM_REPLICAS;
         for (unsigned k = 0; k < SIM_REPLICAS; k++)
             create.u.create.membership.voter[k] = c->config.replicas[k].identity;
@@ -310,14 +313,12 @@ static void create_group(struct cluster *c)
     sim_reactor_crash(r, SIM_KILL);
 }
 
-struct cluster *cluster_new(struct sim_world *w, uint64_t seed, uint64_t volume_bytes)
+struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct cluster_sizes *sizes)
 {
     struct cluster *c = calloc(1, sizeof *c);
     c->world = w;
     c->seed = seed;
-    c->volume_bytes = volume_bytes;
-    c->wal_bytes = seed % 4 == 0 ? 24 * SIM_MIB : 128 * SIM_MIB; /* in a short one logs do not reach back far */
-    c->extent_bytes = 16 * SIM_MIB;
+    c->sizes = *sizes;
     make_config(c);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct node *n = &c->node[i];
@@ -466,7 +467,7 @@ static const char *compare_range(struct cluster *c, uint64_t block, uint32_t n)
 
 const char *cluster_compare_replicas(struct cluster *c)
 {
-    uint64_t n_blocks = c->volume_bytes / BLOCK_SIZE;
+    uint64_t n_blocks = c->sizes.volume_bytes / BLOCK_SIZE;
     const char *wrong = NULL;
     for (uint64_t block = 0; block < n_blocks && !wrong; block += ENTRY_MAX_BLOCKS)
         wrong = compare_range(c, block, n_blocks - block < ENTRY_MAX_BLOCKS ? (uint32_t)(n_blocks - block) : ENTRY_MAX_BLOCKS);

@@ -11,9 +11,17 @@
 #define SIM_REPLICAS 3
 #define SIM_FRONTENDS 2
 #define SIM_GROUP 1
+#define SIM_KIB (UINT64_C(1) << 10)
 #define SIM_MIB (UINT64_C(1) << 20)
 
 struct cluster;
+
+/* How large a cluster is: small ones reach in little work what large ones need much for (a lap of the WAL, a checkpoint, a log that no longer reaches back). */
+struct cluster_sizes {
+    uint64_t volume_bytes, wal_bytes, extent_bytes;
+    uint64_t overlay_bytes, leaf_cache_bytes, checkpoint_idle_ns; /* store_options */
+    uint64_t retain_bytes;                                        /* of front ends */
+};
 
 /* One replica's host: its directory and disks live on, processes come and go. */
 struct node {
@@ -46,8 +54,7 @@ struct cluster {
     struct node node[SIM_REPLICAS];
     struct frontend frontend[SIM_FRONTENDS];
     uint32_t n_sessions;
-    uint64_t volume_bytes;
-    uint64_t wal_bytes, extent_bytes;
+    struct cluster_sizes sizes;
     const char *broken; /* what must not happen, happened */
     char broken_text[512];
     /* called when a session of this number ended (fenced or dead), when a front end died with requests in flight */
@@ -61,7 +68,7 @@ struct cluster {
 };
 
 /* Formats the disks, starts the replicas, creates the group, starts the front ends. */
-struct cluster *cluster_new(struct sim_world *w, uint64_t seed, uint64_t volume_bytes);
+struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct cluster_sizes *sizes);
 void cluster_free(struct cluster *c);
 
 void cluster_start_node(struct node *n);

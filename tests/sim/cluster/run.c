@@ -114,6 +114,46 @@ static void fill_result(struct trial *r, struct run_result *ret)
     }
 }
 
+/* What bounds sizes from below: an entry is at most an eighth of the WAL with its descriptor, and what all clients have under way must fit beside its reserves. */
+static void draw_small(struct trial *r, struct scale *s)
+{
+    struct cluster_sizes *z = &s->sizes;
+    z->volume_bytes = draw(r, 1, 2) * SIM_MIB;
+    z->wal_bytes = SIM_MIB << draw(r, 1, 3);
+    z->extent_bytes = 2 * SIM_MIB << draw(r, 0, 2);
+    z->overlay_bytes = 128 * SIM_KIB << draw(r, 0, 4);
+    z->leaf_cache_bytes = 64 * SIM_KIB << draw(r, 0, 3);
+    z->checkpoint_idle_ns = draw(r, 100, 2000) * NS_PER_MS;
+    z->retain_bytes = 64 * SIM_KIB << draw(r, 0, 5);
+    s->request_max_bytes = (uint32_t)(z->wal_bytes / 32);
+    s->requests = (uint32_t)draw(r, 50, 600);
+    s->fault_ns = draw(r, 500, 5000) * NS_PER_MS;
+}
+
+static void draw_large(struct trial *r, struct scale *s)
+{
+    struct cluster_sizes *z = &s->sizes;
+    s->large = true;
+    z->volume_bytes = 8 * SIM_MIB;
+    z->wal_bytes = draw(r, 0, 3) == 0 ? 128 * SIM_MIB : 24 * SIM_MIB; /* in a short one logs do not reach back far */
+    z->extent_bytes = 16 * SIM_MIB;
+    z->overlay_bytes = 4 * SIM_MIB;
+    z->leaf_cache_bytes = SIM_MIB;
+    z->checkpoint_idle_ns = 3 * NS_PER_S;
+    z->retain_bytes = 4 * SIM_MIB;
+    s->request_max_bytes = (uint32_t)SIM_MIB;
+    s->requests = (uint32_t)draw(r, 500, 10000);
+    s->fault_ns = draw(r, 1, 20) * NS_PER_S;
+}
+
+static void draw_scale(struct trial *r)
+{
+    if (draw(r, 0, 99) < 3)
+        draw_large(r, &r->scale);
+    else
+        draw_small(r, &r->scale);
+}
+
 void run_seed(const struct run_options *o, struct run_result *ret)
 {
     memset(ret, 0, sizeof *ret);
@@ -124,16 +164,17 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     log_set_sink(print_log, &log_on);
     if (o->trace)
         sim_set_trace(r.world, print_trace, NULL);
+    draw_scale(&r);
     faults_draw(&r);
     workload_draw(&r);
     r.history = history_new(r.n_cells);
-    r.cluster = cluster_new(r.world, o->seed, (uint64_t)r.n_cells * CELL_BYTES);
+    r.cluster = cluster_new(r.world, o->seed, &r.scale.sizes);
     r.cluster->user = &r;
     r.cluster->on_session_ended = on_session_ended;
     r.cluster->on_frontend_dead = on_frontend_dead;
     workload_start(&r);
     faults_start(&r);
-    uint64_t length = o->fault_ns ? o->fault_ns : draw(&r, 1, 20) * NS_PER_S;
+    uint64_t length = o->fault_ns ? o->fault_ns : r.scale.fault_ns;
     if (!r.cluster->broken)
         sim_run_until(r.world, is_broken, &r, length);
     if (!r.cluster->broken)

@@ -16,6 +16,15 @@ struct weights {
     struct sim_range gap_ns; /* between faults */
 };
 
+/* How large the run is, drawn first. Most runs are small, so that there can be many. */
+struct scale {
+    bool large;
+    struct cluster_sizes sizes;
+    uint32_t request_max_bytes; /* no WRITE is longer: a small WAL takes no longer entries */
+    uint32_t requests;          /* about as many, over all clients */
+    uint64_t fault_ns;          /* faults and requests last this long */
+};
+
 struct trial;
 
 struct client {
@@ -35,10 +44,12 @@ struct trial {
     struct sim_world *world;
     struct cluster *cluster;
     struct history *history;
+    struct scale scale;
     struct weights weights;
     uint32_t n_clients;
     struct client client[CLIENTS_MAX];
     uint32_t n_cells, hot_cells;
+    uint64_t gap_ns; /* at most so long from an answer to its client's next request */
     bool faults_over, reading_all;
     uint32_t final_next; /* next cell of the final read */
     uint64_t longest_wait_ns, lost;

@@ -104,7 +104,7 @@ static void on_done(struct export_request *q)
             r->final_next = 0; /* once more */
     }
     release(q);
-    again(c, r->reading_all ? 0 : draw(r, 0, 3 * NS_PER_MS));
+    again(c, r->reading_all ? 0 : draw(r, 0, r->gap_ns));
 }
 
 static void choose_range(struct trial *r, uint32_t *first, uint32_t *n)
@@ -113,6 +113,8 @@ static void choose_range(struct trial *r, uint32_t *first, uint32_t *n)
     uint32_t area = shape < 85 ? r->hot_cells : r->n_cells;
     uint32_t most = shape < 30 ? 1 : shape < 60 ? 8 : shape < 95 ? 96 : 2048;
     *n = (uint32_t)draw(r, 1, most < area ? most : area);
+    if (*n > r->scale.request_max_bytes / CELL_BYTES)
+        *n = r->scale.request_max_bytes / CELL_BYTES;
     *first = (uint32_t)draw(r, 0, area - *n);
     if (shape % 3 == 0) { /* whole blocks */
         *first -= *first % CELLS_PER_BLOCK;
@@ -230,9 +232,10 @@ void workload_frontend_dead(struct trial *r, struct frontend *f)
 
 void workload_draw(struct trial *r)
 {
-    r->n_cells = (uint32_t)(8 * SIM_MIB / CELL_BYTES);
-    r->hot_cells = (uint32_t)draw(r, 64, 4096);
+    r->n_cells = (uint32_t)(r->scale.sizes.volume_bytes / CELL_BYTES);
+    r->hot_cells = (uint32_t)draw(r, 64, r->n_cells < 4096 ? r->n_cells : 4096);
     r->n_clients = (uint32_t)draw(r, 1, CLIENTS_MAX);
+    r->gap_ns = 2 * r->scale.fault_ns / r->scale.requests * r->n_clients;
 }
 
 void workload_start(struct trial *r)
