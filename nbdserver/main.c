@@ -1,7 +1,6 @@
-/* qbd-nbdserver: the front end's daemon. Everything that is not a matter of this process (arguments, signals, memory) is in the modules that it puts together.
+/* qbd-nbdserver: the front end's daemon. Only what is a matter of this process (arguments, signals, memory) is here; what it does is service.c.
  *
- * Life: the listeners stand from the beginning (a client that comes before the volume is attached waits in its handshake), volumes attach, SIGTERM ends: no new requests, those under way complete,
- * leases are released, exit 0. A second signal, or a majority that does not come back within a few seconds, cuts that short. */
+ * SIGTERM ends it in order: no new requests, those under way complete, leases are released, exit 0. A second signal cuts that short. */
 #include <argp.h>
 #include <errno.h>
 #include <signal.h>
@@ -15,19 +14,15 @@
 #include "base/daemon.h"
 #include "base/log.h"
 #include "base/uring.h"
-#include "nbdserver/nbd_conn.h"
-#include "nbdserver/status_server.h"
-#include "nbdserver/volume.h"
+#include "nbdserver/service.h"
 
-#define LISTENERS_MAX 16
 #define PAYLOAD_LIMIT_DEFAULT (UINT64_C(128) << 20)
 #define PAYLOAD_LIMIT_MIN (UINT64_C(34) << 20) /* one request of 32 MiB at any offset must fit */
 #define RETAIN_BYTES (UINT64_C(64) << 20)
-#define DRAIN_TIMEOUT_NS (5 * NS_PER_S)
 
 struct arguments {
     const char *config, *name, *status;
-    const char *listen[LISTENERS_MAX];
+    const char *listen[SERVICE_LISTENERS_MAX];
     unsigned n_listen;
     const char *volume[CONFIG_VOLUMES_MAX];
     unsigned n_volumes;
@@ -86,8 +81,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->name = arg;
         return 0;
     case 'l':
-        if (a->n_listen == LISTENERS_MAX)
-            argp_error(state, "--listen: at most %d", LISTENERS_MAX);
+        if (a->n_listen == SERVICE_LISTENERS_MAX)
+            argp_error(state, "--listen: at most %d", SERVICE_LISTENERS_MAX);
         a->listen[a->n_listen++] = arg;
         return 0;
     case OPT_STATUS:
@@ -126,146 +121,28 @@ static const struct argp argp = {
 
 /* ---- the daemon ---- */
 
-struct daemon;
-
-struct served_volume {
-    struct daemon *daemon;
-    struct volume *volume;
-    bool closed;
-};
-
 struct daemon {
     struct arguments *arguments;
     struct reactor *reactor;
     struct cluster_config config;
-    struct nbd_server nbd;
-    struct status_server status;
-    struct served_volume volume[CONFIG_VOLUMES_MAX];
-    struct export *export[CONFIG_VOLUMES_MAX];
-    uint32_t n_volumes, n_closed;
-    struct listener *listener[LISTENERS_MAX];
-    unsigned n_listeners;
-    struct timer drain_timer;
-    uint64_t started_ns;
-    bool stopping, closing_volumes;
+    struct service service;
 };
 
-static void on_state(void *user, struct volume *v)
-{
-    struct daemon *d = ((struct served_volume *)user)->daemon;
-    nbd_server_export_changed(&d->nbd, volume_export(v));
-}
-
-static void on_fenced(void *user, struct volume *v)
-{
-    struct daemon *d = ((struct served_volume *)user)->daemon;
-    nbd_server_drop(&d->nbd, volume_export(v), "another front end has taken the volume over");
-}
-
-static void on_accept(struct listener *l, struct conn *c)
-{
-    struct daemon *d = l->user;
-    nbd_server_accept(&d->nbd, c);
-}
-
-/* ---- status ---- */
-
-static size_t render_status(void *user, char *buf, size_t cap)
+static void on_stopped(void *user)
 {
     struct daemon *d = user;
-    size_t n = 0;
-    int rc = snprintf(buf, cap,
-                      "{\"name\":\"%s\",\"role\":\"nbdserver\",\"version\":\"%s\",\"pid\":%d,\"state\":\"%s\",\"uptime_ms\":%llu,"
-                      "\"clients\":%u,\"requests\":%llu,\"errors\":%llu,\"payload_bytes\":%llu,\"memory_bytes\":%llu,\"volumes\":[",
-                      d->arguments->name, QBD_VERSION, (int)getpid(), d->stopping ? "stopping" : "up",
-                      (unsigned long long)((io_now(d->reactor) - d->started_ns) / NS_PER_MS), d->nbd.n_connections,
-                      (unsigned long long)d->nbd.requests, (unsigned long long)d->nbd.errors, (unsigned long long)d->nbd.payload_bytes,
-                      (unsigned long long)arena_used_bytes(d->reactor->arena));
-    if (rc < 0 || (size_t)rc >= cap)
-        return 0;
-    n = (size_t)rc;
-    for (uint32_t i = 0; i < d->n_volumes && cap - n > 64; i++) {
-        if (i > 0)
-            buf[n++] = ',';
-        n += volume_status(d->volume[i].volume, buf + n, cap - n - 8);
-    }
-    memcpy(buf + n, "]}", 2);
-    return n + 2;
-}
-
-/* ---- the end ---- */
-
-static void on_volume_closed(void *user)
-{
-    struct served_volume *sv = user;
-    struct daemon *d = sv->daemon;
-    sv->closed = true;
-    if (++d->n_closed == d->n_volumes)
-        d->reactor->stopping = true;
-}
-
-static void close_volumes(struct daemon *d)
-{
-    if (d->closing_volumes)
-        return;
-    d->closing_volumes = true;
-    timer_cancel(d->reactor, &d->drain_timer);
-    for (uint32_t i = 0; i < d->n_volumes; i++)
-        volume_close(d->volume[i].volume, on_volume_closed, &d->volume[i]);
-}
-
-static void on_drained(struct nbd_server *s)
-{
-    close_volumes(container_of(s, struct daemon, nbd));
-}
-
-static void on_drain_timeout(struct timer *t)
-{
-    struct daemon *d = container_of(t, struct daemon, drain_timer);
-    log_warning("requests are still under way after %u s (no majority of replicas?); they fail now", (unsigned)(DRAIN_TIMEOUT_NS / NS_PER_S));
-    close_volumes(d);
+    d->reactor->stopping = true;
 }
 
 static void on_signal(int signo, void *user)
 {
     struct daemon *d = user;
-    if (d->stopping) {
+    if (d->service.stopping) {
         d->reactor->stopping = true;
         return;
     }
-    d->stopping = true;
     log_info("stopping (%s)", strsignal(signo));
-    for (unsigned i = 0; i < d->n_listeners; i++)
-        listener_close(d->listener[i]);
-    d->drain_timer.fn = on_drain_timeout;
-    timer_set(d->reactor, &d->drain_timer, io_now(d->reactor) + DRAIN_TIMEOUT_NS);
-    nbd_server_shutdown(&d->nbd, on_drained);
-}
-
-/* ---- the beginning ---- */
-
-static int open_volume(struct daemon *d, const char *name)
-{
-    struct served_volume *sv = &d->volume[d->n_volumes];
-    for (uint32_t i = 0; i < d->n_volumes; i++)
-        if (strcmp(volume_export(d->volume[i].volume)->name, name) == 0)
-            return 0; /* named twice */
-    struct volume_options o = {
-        .config = &d->config,
-        .volume_name = name,
-        .frontend_name = d->arguments->name,
-        .retain_bytes = RETAIN_BYTES,
-        .fail_after_ns = d->arguments->fail_after_ms * NS_PER_MS,
-    };
-    struct volume_callbacks cb = { .on_state = on_state, .on_fenced = on_fenced, .user = sv };
-    sv->daemon = d;
-    int rc = volume_open(d->reactor, &o, &cb, &sv->volume);
-    if (rc < 0) {
-        log_error("volume %s: %s", name, rc == -ENOENT ? "the configuration does not have it" : strerror(-rc));
-        return rc;
-    }
-    d->export[d->n_volumes++] = volume_export(sv->volume);
-    return 0;
+    service_stop(&d->service);
 }
 
 static int open_volumes(struct daemon *d)
@@ -278,36 +155,18 @@ static int open_volumes(struct daemon *d)
             a->volume[a->n_volumes++] = d->config.volumes[i].name;
     }
     for (unsigned i = 0; i < a->n_volumes; i++)
-        if (open_volume(d, a->volume[i]) < 0)
+        if (service_add_volume(&d->service, a->volume[i]) < 0)
             return -1;
-    d->nbd.exports = (struct export_list){ .export = d->export, .n = d->n_volumes, .default_export = d->n_volumes == 1 ? d->export[0]->name : NULL };
-    return d->n_volumes > 0 ? 0 : -1;
+    return a->n_volumes > 0 ? 0 : -1;
 }
 
 static int open_listeners(struct daemon *d)
 {
     struct arguments *a = d->arguments;
-    for (unsigned i = 0; i < a->n_listen; i++) {
-        int rc = io_listen(d->reactor, a->listen[i], on_accept, d, &d->listener[i]);
-        if (rc < 0) {
-            log_error("can't listen on %s: %s", a->listen[i], strerror(-rc));
-            return rc;
-        }
-        d->n_listeners++;
-        log_info("listening on %s", d->listener[i]->address);
-    }
-    if (a->status) {
-        d->status.cluster = d->config.id;
-        snprintf(d->status.name, sizeof d->status.name, "%s", a->name);
-        d->status.render = render_status;
-        d->status.user = d;
-        int rc = status_server_open(&d->status, d->reactor, a->status);
-        if (rc < 0) {
-            log_error("can't listen on %s: %s", a->status, strerror(-rc));
-            return rc;
-        }
-    }
-    return 0;
+    for (unsigned i = 0; i < a->n_listen; i++)
+        if (service_listen(&d->service, a->listen[i]) < 0)
+            return -1;
+    return a->status ? service_listen_status(&d->service, a->status) : 0;
 }
 
 static int start(struct daemon *d)
@@ -319,9 +178,16 @@ static int start(struct daemon *d)
         log_error("can't receive signals: %s", strerror(-rc));
         return rc;
     }
-    d->started_ns = io_now(d->reactor);
-    nbd_server_init(&d->nbd, d->reactor);
-    d->nbd.payload_limit_bytes = a->payload_limit;
+    struct service_options o = {
+        .config = &d->config,
+        .name = a->name,
+        .pid = (int)getpid(),
+        .payload_limit_bytes = a->payload_limit,
+        .retain_bytes = RETAIN_BYTES,
+        .fail_after_ns = a->fail_after_ms * NS_PER_MS,
+    };
+    struct service_callbacks cb = { .on_stopped = on_stopped, .user = d };
+    service_init(&d->service, d->reactor, &o, &cb);
     rc = open_volumes(d);
     if (rc == 0)
         rc = open_listeners(d);

@@ -1,0 +1,178 @@
+/* The front end's parts put together: see service.h. What always holds: a volume's clients hear of its state before anybody else does, and volumes are closed once, when no request is under way
+ * or the drain's time is up. */
+#include "nbdserver/service.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/log.h"
+
+static void on_state(void *user, struct volume *v)
+{
+    struct service *s = ((struct served_volume *)user)->service;
+    nbd_server_export_changed(&s->nbd, volume_export(v));
+    if (s->cb.on_state)
+        s->cb.on_state(s->cb.user, v);
+}
+
+static void on_fenced(void *user, struct volume *v)
+{
+    struct service *s = ((struct served_volume *)user)->service;
+    nbd_server_drop(&s->nbd, volume_export(v), "another front end has taken the volume over");
+    if (s->cb.on_fenced)
+        s->cb.on_fenced(s->cb.user, v);
+}
+
+static void on_accept(struct listener *l, struct conn *c)
+{
+    struct service *s = l->user;
+    nbd_server_accept(&s->nbd, c);
+}
+
+/* ---- status ---- */
+
+static size_t render_status(void *user, char *buf, size_t cap)
+{
+    struct service *s = user;
+    size_t n = 0;
+    int rc = snprintf(buf, cap,
+                      "{\"name\":\"%s\",\"role\":\"nbdserver\",\"version\":\"%s\",\"pid\":%d,\"state\":\"%s\",\"uptime_ms\":%llu,"
+                      "\"clients\":%u,\"requests\":%llu,\"errors\":%llu,\"payload_bytes\":%llu,\"memory_bytes\":%llu,\"volumes\":[",
+                      s->options.name, QBD_VERSION, s->options.pid, s->stopping ? "stopping" : "up",
+                      (unsigned long long)((io_now(s->reactor) - s->started_ns) / NS_PER_MS), s->nbd.n_connections,
+                      (unsigned long long)s->nbd.requests, (unsigned long long)s->nbd.errors, (unsigned long long)s->nbd.payload_bytes,
+                      (unsigned long long)arena_used_bytes(s->reactor->arena));
+    if (rc < 0 || (size_t)rc >= cap)
+        return 0;
+    n = (size_t)rc;
+    for (uint32_t i = 0; i < s->n_volumes && cap - n > 64; i++) {
+        if (i > 0)
+            buf[n++] = ',';
+        n += volume_status(s->volume[i].volume, buf + n, cap - n - 8);
+    }
+    memcpy(buf + n, "]}", 2);
+    return n + 2;
+}
+
+/* ---- the end ---- */
+
+static void on_volume_closed(void *user)
+{
+    struct service *s = ((struct served_volume *)user)->service;
+    if (++s->n_closed < s->n_volumes)
+        return;
+    s->stopped = true;
+    if (s->cb.on_stopped)
+        s->cb.on_stopped(s->cb.user);
+}
+
+static void close_volumes(struct service *s)
+{
+    if (s->closing_volumes)
+        return;
+    s->closing_volumes = true;
+    timer_cancel(s->reactor, &s->drain_timer);
+    for (uint32_t i = 0; i < s->n_volumes; i++)
+        volume_close(s->volume[i].volume, on_volume_closed, &s->volume[i]);
+}
+
+static void on_drained(struct nbd_server *nbd)
+{
+    close_volumes(container_of(nbd, struct service, nbd));
+}
+
+static void on_drain_timeout(struct timer *t)
+{
+    struct service *s = container_of(t, struct service, drain_timer);
+    log_warning("requests are still under way after %u s (no majority of replicas?); they fail now", (unsigned)(SERVICE_DRAIN_TIMEOUT_NS / NS_PER_S));
+    close_volumes(s);
+}
+
+void service_stop(struct service *s)
+{
+    assert(!s->stopping);
+    s->stopping = true;
+    for (unsigned i = 0; i < s->n_listeners; i++)
+        listener_close(s->listener[i]);
+    s->n_listeners = 0;
+    s->drain_timer.fn = on_drain_timeout;
+    timer_set(s->reactor, &s->drain_timer, io_now(s->reactor) + SERVICE_DRAIN_TIMEOUT_NS);
+    nbd_server_shutdown(&s->nbd, on_drained);
+}
+
+bool service_free(struct service *s)
+{
+    assert(s->stopped);
+    if (s->nbd.n_connections > 0 || s->nbd.requests_out > 0 || (s->has_status && s->status.n_connections > 0))
+        return false;
+    for (uint32_t i = 0; i < s->n_volumes; i++)
+        volume_free(s->volume[i].volume);
+    nbd_server_free(&s->nbd);
+    return true;
+}
+
+/* ---- the beginning ---- */
+
+void service_init(struct service *s, struct reactor *r, const struct service_options *o, const struct service_callbacks *cb)
+{
+    memset(s, 0, sizeof *s);
+    s->reactor = r;
+    s->options = *o;
+    if (cb)
+        s->cb = *cb;
+    s->started_ns = io_now(r);
+    nbd_server_init(&s->nbd, r);
+    if (o->payload_limit_bytes)
+        s->nbd.payload_limit_bytes = o->payload_limit_bytes;
+}
+
+int service_add_volume(struct service *s, const char *name)
+{
+    struct served_volume *sv = &s->volume[s->n_volumes];
+    for (uint32_t i = 0; i < s->n_volumes; i++)
+        if (strcmp(volume_export(s->volume[i].volume)->name, name) == 0)
+            return 0; /* named twice */
+    assert(s->n_volumes < CONFIG_VOLUMES_MAX);
+    struct volume_options o = {
+        .config = s->options.config,
+        .volume_name = name,
+        .frontend_name = s->options.name,
+        .retain_bytes = s->options.retain_bytes,
+        .fail_after_ns = s->options.fail_after_ns,
+    };
+    struct volume_callbacks cb = { .on_state = on_state, .on_fenced = on_fenced, .user = sv };
+    sv->service = s;
+    int rc = volume_open(s->reactor, &o, &cb, &sv->volume);
+    if (rc < 0) {
+        log_error("volume %s: %s", name, rc == -ENOENT ? "the configuration does not have it" : strerror(-rc));
+        return rc;
+    }
+    s->export[s->n_volumes++] = volume_export(sv->volume);
+    s->nbd.exports = (struct export_list){ .export = s->export, .n = s->n_volumes, .default_export = s->n_volumes == 1 ? s->export[0]->name : NULL };
+    return 0;
+}
+
+int service_listen(struct service *s, const char *address)
+{
+    assert(s->n_listeners < SERVICE_LISTENERS_MAX);
+    int rc = io_listen(s->reactor, address, on_accept, s, &s->listener[s->n_listeners]);
+    if (rc < 0) {
+        log_error("can't listen on %s: %s", address, strerror(-rc));
+        return rc;
+    }
+    log_info("listening on %s", s->listener[s->n_listeners++]->address);
+    return 0;
+}
+
+int service_listen_status(struct service *s, const char *address)
+{
+    s->status.cluster = s->options.config->id;
+    snprintf(s->status.name, sizeof s->status.name, "%s", s->options.name);
+    s->status.render = render_status;
+    s->status.user = s;
+    int rc = status_server_open(&s->status, s->reactor, address);
+    if (rc < 0)
+        log_error("can't listen on %s: %s", address, strerror(-rc));
+    s->has_status = rc == 0;
+    return rc;
+}

@@ -1,0 +1,69 @@
+/* What a front end's process does, without the process: NBD clients on one side, volumes on the other, a status socket beside them.
+ *
+ * main.c runs it over io_uring, the simulator over its own reactor: what is between a client's socket and a volume is the same object code.
+ *
+ * Life: the listeners stand from the beginning (a client that comes before the volume is attached waits in its handshake), volumes attach, service_stop() ends: no new requests, those under way
+ * complete, leases are released. A majority that does not come back within a few seconds cuts that short. */
+#ifndef QBD_NBDSERVER_SERVICE_H
+#define QBD_NBDSERVER_SERVICE_H
+
+#include "nbdserver/nbd_conn.h"
+#include "nbdserver/status_server.h"
+#include "nbdserver/volume.h"
+
+#define SERVICE_LISTENERS_MAX 16
+#define SERVICE_DRAIN_TIMEOUT_NS (5 * NS_PER_S)
+
+struct service_options {
+    const struct cluster_config *config; /* lives as long as the service */
+    const char *name;                    /* told to others as the holder; likewise */
+    int pid;                             /* for the status */
+    uint64_t payload_limit_bytes;        /* of clients' data held in memory */
+    uint64_t retain_bytes, fail_after_ns; /* as in volume_options */
+};
+
+struct service_callbacks { /* each may be NULL */
+    void (*on_state)(void *user, struct volume *v); /* as in volume_callbacks, after the clients were told */
+    void (*on_fenced)(void *user, struct volume *v);
+    void (*on_stopped)(void *user); /* service_stop() is done: nothing is left to wait for */
+    void *user;
+};
+
+struct service;
+
+struct served_volume {
+    struct service *service;
+    struct volume *volume;
+};
+
+struct service {
+    struct reactor *reactor;
+    struct service_options options;
+    struct service_callbacks cb;
+    struct nbd_server nbd; /* its limits may be changed between service_init() and the first service_listen() */
+    struct status_server status;
+    bool has_status;
+    struct served_volume volume[CONFIG_VOLUMES_MAX];
+    struct export *export[CONFIG_VOLUMES_MAX];
+    uint32_t n_volumes, n_closed;
+    struct listener *listener[SERVICE_LISTENERS_MAX];
+    unsigned n_listeners;
+    struct timer drain_timer;
+    uint64_t started_ns;
+    bool stopping, closing_volumes, stopped;
+};
+
+/* Once per reactor; s lives as long as the reactor. */
+void service_init(struct service *s, struct reactor *r, const struct service_options *o, const struct service_callbacks *cb);
+/* Serves this volume of the configuration too (named twice: once). -errno, with a line in the log. */
+MUST_USE int service_add_volume(struct service *s, const char *name);
+/* Where clients connect. After the volumes. -errno, with a line in the log. */
+MUST_USE int service_listen(struct service *s, const char *address);
+/* Where operators ask for the status. */
+MUST_USE int service_listen_status(struct service *s, const char *address);
+/* No new requests; those under way complete; then the volumes are closed and on_stopped is called. */
+void service_stop(struct service *s);
+/* After on_stopped and the reactor's last turn. False, and nothing is freed, when clients' connections are left (those under way when the drain was cut short). */
+bool service_free(struct service *s);
+
+#endif
