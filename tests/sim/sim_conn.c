@@ -135,6 +135,9 @@ void sim_net_send(struct conn *c, const struct segment *segs, unsigned n)
     struct sim_sock *s = sock_of(c);
     if (s->reactor->gone || s->closed || s->failed || s->finishing)
         return;
+    const struct sim_tap *tap = &s->reactor->world->tap;
+    if (tap->sent && s->wire)
+        tap->sent(tap->user, s->reactor->host->name, s->id, s->wire->address, segs, n);
     for (unsigned i = 0; i < n; i++) {
         const struct segment *g = &segs[i];
         if (!g->len)

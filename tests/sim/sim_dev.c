@@ -281,6 +281,9 @@ void sim_dev_write(struct dev *dev, const struct iovec *iov, unsigned n, uint64_
     o->data = malloc(info.len);
     assert(o->data);
     iov_copy(o, o->data, false);
+    const struct sim_tap *tap = &d->reactor->world->tap;
+    if (tap->written)
+        tap->written(tap->user, d->disk, off, o->data, info.len, flags);
     sim_fold(d->reactor->world, crc32c(o->data, info.len));
 }
 

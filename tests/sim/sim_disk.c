@@ -277,6 +277,13 @@ void sim_disk_peek_durable(const struct sim_disk *d, uint64_t off, void *to, siz
     }
 }
 
+const uint8_t *sim_disk_page(const struct sim_disk *d, uint64_t off, bool durable)
+{
+    assert(off % BLOCK_SIZE == 0 && off < d->size_bytes);
+    const struct sim_page *p = page_find(d, off / BLOCK_SIZE);
+    return durable ? (p ? contents(p->data) : zero_page) : page_current(p);
+}
+
 /* Changes bytes of one page's contents, which may so far have been all zero. */
 static void contents_change(uint8_t **data, uint32_t in, const uint8_t *from, size_t len)
 {
@@ -462,6 +469,11 @@ void sim_disks_free(struct sim_world *w)
 const char *sim_disk_name(const struct sim_disk *d)
 {
     return d->name;
+}
+
+struct sim_dir *sim_disk_dir(const struct sim_disk *d)
+{
+    return d->dir;
 }
 
 uint64_t sim_disk_size(const struct sim_disk *d)

@@ -48,6 +48,7 @@ struct sim_world {
     struct sim_net *net;
     void (*trace)(void *user, uint64_t now_ns, const char *text);
     void *trace_user;
+    struct sim_tap tap;
 };
 
 struct sim_reactor {

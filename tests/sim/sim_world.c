@@ -304,6 +304,11 @@ void sim_world_free(struct sim_world *w)
     free(w);
 }
 
+void sim_set_tap(struct sim_world *w, const struct sim_tap *tap)
+{
+    w->tap = tap ? *tap : (struct sim_tap){0};
+}
+
 static void **the_buried;
 static size_t n_buried;
 

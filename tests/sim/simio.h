@@ -68,6 +68,16 @@ bool sim_run_until(struct sim_world *w, bool (*done)(void *user), void *user, ui
 void sim_run_for(struct sim_world *w, uint64_t ns);
 /* Calls fn(user) at a virtual time, outside of every reactor: for faults and workloads. */
 void sim_at(struct sim_world *w, uint64_t at_ns, void (*fn)(void *user), void *user);
+/* Watches what processes hand over, at the moment of the call; for checkers. It must change nothing: with and without it
+ * a history is the same. NULL: nobody watches. */
+struct sim_tap {
+    /* conn_send() of one connection, which keeps its number for life. address: what was connected to. */
+    void (*sent)(void *user, const char *host, uint32_t conn, const char *address, const struct segment *segs, unsigned n);
+    /* A write at its submission: off, len, flags and all its bytes. */
+    void (*written)(void *user, struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len, unsigned flags);
+    void *user;
+};
+void sim_set_tap(struct sim_world *w, const struct sim_tap *tap); /* copied */
 /* A readable line per event, for people. NULL: none. */
 void sim_set_trace(struct sim_world *w, void (*line)(void *user, uint64_t now_ns, const char *text), void *user);
 
@@ -127,6 +137,7 @@ MUST_USE int sim_dev_open_unlocked(struct sim_reactor *r, struct sim_disk *d, st
 void sim_dev_close(struct dev *dev); /* nothing may be in flight */
 struct sim_disk *sim_dev_disk(const struct dev *dev);
 const char *sim_disk_name(const struct sim_disk *d);
+struct sim_dir *sim_disk_dir(const struct sim_disk *d); /* NULL: none */
 uint64_t sim_disk_size(const struct sim_disk *d);
 uint64_t sim_disk_count(const struct sim_disk *d, enum sim_io kind); /* submitted so far: the last one's nth */
 
@@ -163,6 +174,8 @@ void sim_disk_flip(struct sim_disk *d, uint64_t byte_off, unsigned bit);
  * and length. */
 void sim_disk_peek(const struct sim_disk *d, uint64_t off, void *to, size_t len);
 void sim_disk_peek_durable(const struct sim_disk *d, uint64_t off, void *to, size_t len);
+/* The same for the page that begins at off (a multiple of 4 KiB), without a copy: valid until something happens. */
+const uint8_t *sim_disk_page(const struct sim_disk *d, uint64_t off, bool durable);
 void sim_disk_poke(struct sim_disk *d, uint64_t off, const void *from, size_t len);
 /* to becomes what a read of from would give, all durable: to try many endings of one history. Nothing of `to` may be in
  * flight. */
