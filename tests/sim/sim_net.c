@@ -293,6 +293,53 @@ void sim_reset(struct sim_world *w, const char *a, const char *b)
     }
 }
 
+/* The side of a wire between the two hosts that is `from`'s, or -1. */
+static int side_of(const struct sim_wire *wire, const struct sim_host *from, const struct sim_host *to)
+{
+    for (int side = 0; side < 2; side++)
+        if (wire->host[side] == from && wire->host[1 - side] == to)
+            return side;
+    return -1;
+}
+
+void sim_hold(struct sim_world *w, const char *from, const char *to, uint64_t ns)
+{
+    struct sim_host *hf = sim_host_get(w, from), *ht = sim_host_get(w, to);
+    uint64_t at = w->now_ns + ns;
+    sim_note(w, NULL, 84, host_pair(w, from, to), "connections %s -> %s are held for %llu ns", from, to, (unsigned long long)ns);
+    list_for_each (l, &w->net->wires) {
+        struct sim_wire *wire = container_of(l, struct sim_wire, node);
+        int side = side_of(wire, hf, ht);
+        if (side < 0)
+            continue;
+        struct sim_pipe *p = &wire->pipe[side];
+        list_for_each (n, &p->pieces) {
+            struct sim_piece *piece = container_of(n, struct sim_piece, node);
+            piece->at_ns = piece->at_ns > at ? piece->at_ns : at;
+        }
+        p->last_at_ns = p->last_at_ns > at ? p->last_at_ns : at;
+        sim_event_cancel(w, &p->arrival);
+        pipe_arm(p);
+    }
+}
+
+unsigned sim_break(struct sim_world *w, const char *from, const char *to)
+{
+    struct sim_host *hf = sim_host_get(w, from), *ht = sim_host_get(w, to);
+    unsigned n = 0;
+    sim_note(w, NULL, 85, host_pair(w, from, to), "%s loses its connections to %s", from, to);
+    list_for_each (l, &w->net->wires) {
+        struct sim_wire *wire = container_of(l, struct sim_wire, node);
+        int side = side_of(wire, hf, ht);
+        struct sim_sock *s = side < 0 ? NULL : wire->end[side];
+        if (!s || !s->established || s->failed)
+            continue;
+        n += !list_empty(&wire->pipe[side].pieces);
+        sim_sock_fail(s, ECONNRESET);
+    }
+    return n;
+}
+
 /* ---- connecting ---- */
 
 static struct sim_listener *listener_find(struct sim_net *n, const char *address)

@@ -214,5 +214,11 @@ void sim_cut_one_way(struct sim_world *w, const char *from, const char *to);
 void sim_heal(struct sim_world *w, const char *a, const char *b); /* both directions; what waited goes on */
 /* Resets every connection between the two hosts: each end sees -ECONNRESET as soon as its direction lets it. */
 void sim_reset(struct sim_world *w, const char *a, const char *b);
+/* What the connections that exist now carry from `from` to `to`, already under way or sent later, arrives ns from now at the earliest. New
+ * connections are not concerned. */
+void sim_hold(struct sim_world *w, const char *from, const char *to, uint64_t ns);
+/* `from`'s ends of its connections to `to` fail with -ECONNRESET now, and only they: what was sent goes on arriving. Returns how many
+ * of them had bytes under way. */
+unsigned sim_break(struct sim_world *w, const char *from, const char *to);
 
 #endif

@@ -201,13 +201,13 @@ void cluster_start_frontend(struct frontend *f)
         cluster_fail(c, "%s: can't open the volume: %s", f->host, strerror(-err));
 }
 
-void cluster_crash_frontend(struct frontend *f)
+void cluster_crash_frontend(struct frontend *f, enum sim_crash how)
 {
     struct cluster *c = f->cluster;
     if (!f->reactor)
         return;
     c->count.frontend_kills++;
-    sim_reactor_crash(f->reactor, SIM_KILL);
+    sim_reactor_crash(f->reactor, how);
     sim_bury(f->volume);
     f->reactor = NULL;
     f->volume = NULL;
@@ -350,7 +350,7 @@ void cluster_free(struct cluster *c)
     c->on_session_ended = NULL;
     c->on_frontend_dead = NULL;
     for (unsigned i = 0; i < SIM_FRONTENDS; i++)
-        cluster_crash_frontend(&c->frontend[i]);
+        cluster_crash_frontend(&c->frontend[i], SIM_KILL);
     free(c);
 }
 

@@ -74,7 +74,7 @@ void cluster_free(struct cluster *c);
 void cluster_start_node(struct node *n);
 void cluster_crash_node(struct node *n, enum sim_crash how);
 void cluster_start_frontend(struct frontend *f);
-void cluster_crash_frontend(struct frontend *f);
+void cluster_crash_frontend(struct frontend *f, enum sim_crash how);
 void cluster_fail(struct cluster *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* A front end that serves now, or NULL. Starts looking at a random one. */
 struct frontend *cluster_serving(struct cluster *c, uint64_t random);

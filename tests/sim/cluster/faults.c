@@ -1,163 +1,376 @@
-/* Faults: a seed weighs them, then they come at drawn times until the run's fault time is over. */
+/* The schedule of faults, and what goes wrong with processes.
+ *
+ * A seed weighs the kinds: many are off, some come often. Then faults come at drawn times until the run's fault time is over. Fault number i is drawn from a stream
+ * made of the seed and i alone: what it is, whom it concerns, for how long, and when it comes after number i - 1. So any of them can be left out
+ * (run_options.skip) and the others stay what they are. */
+#include "tests/sim/cluster/faults.h"
+
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
-#include "tests/sim/cluster/trial.h"
+#include "tests/sim/cluster/faults_internal.h"
 
-static void fault_event(void *user);
+/* Two clocks that differ by less than this hold a lease's promise: the holder counts 63/64 of it (P8), and (1 + x) / (1 - x) <= 64/63 for x <= 1/127. */
+#define DRIFT_MAX_PPM 7800
 
-static void plan_fault(struct trial *r)
+static const char *const names[FAULT_KINDS] = {
+    [FAULT_KILL] = "kill",
+    [FAULT_POWER] = "power cut",
+    [FAULT_ALL_POWER] = "power cut of all",
+    [FAULT_CRASH_AT_IO] = "crash at an I/O",
+    [FAULT_CRASH_IN_RECOVERY] = "crash in recovery",
+    [FAULT_CRASH_IN_CHECKPOINT] = "crash in a checkpoint",
+    [FAULT_PAUSE_REPLICA] = "pause of a replica",
+    [FAULT_DRIFT] = "clock drift",
+    [FAULT_FRONTEND_KILL] = "front end killed",
+    [FAULT_FRONTEND_POWER] = "front end's power cut",
+    [FAULT_FRONTEND_RACE] = "front ends race",
+    [FAULT_PAUSE_FRONTEND] = "pause of a front end",
+    [FAULT_CUT] = "cut",
+    [FAULT_ONE_WAY] = "one-way cut",
+    [FAULT_ISOLATED_HOST] = "isolated host",
+    [FAULT_ISOLATED_PAIR] = "isolated pair",
+    [FAULT_RESET] = "reset",
+    [FAULT_RESET_AT_BYTE] = "reset at a byte",
+    [FAULT_OLD_CONNECTION] = "old connection speaks late",
+    [FAULT_DELAY_TAIL] = "heavy-tailed delay",
+    [FAULT_SLOW_LINK] = "slow link",
+    [FAULT_SLOW_DISK] = "slow disk",
+    [FAULT_STUCK_DISK] = "stuck disk",
+    [FAULT_FULL_DISK] = "full disk",
+    [FAULT_WRITE_ERROR] = "write error",
+    [FAULT_FLUSH_ERROR] = "flush error",
+    [FAULT_READ_ERROR] = "read error",
+    [FAULT_LATENT_WAL] = "latent error in the WAL",
+    [FAULT_LATENT_DATA] = "latent error in data",
+    [FAULT_LATENT_LEAF] = "latent error in a leaf",
+    [FAULT_FLIP_WAL] = "flip in the WAL",
+    [FAULT_FLIP_SUPERBLOCK] = "flip in the superblock",
+    [FAULT_FLIP_META] = "flip in meta",
+    [FAULT_FLIP_LEAF] = "flip in a leaf",
+    [FAULT_FLIP_DATA] = "flip in data",
+    [FAULT_MISDIRECTED_WAL] = "misdirected WAL write",
+    [FAULT_MISDIRECTED_DATA] = "misdirected write",
+    [FAULT_DISK_LOST] = "disk lost",
+    [FAULT_RESTART_AFTER_ERROR] = "restart after an error",
+    [FAULT_REFUSED_START] = "refused start",
+};
+
+const char *fault_name(unsigned kind)
 {
-    sim_at(r->world, sim_now(r->world) + sim_draw(r->world, r->weights.gap_ns), fault_event, r);
+    return kind < FAULT_KINDS ? names[kind] : "?";
 }
 
-static void restart_node(void *user)
+/* ---- drawing ---- */
+
+static uint64_t mix(uint64_t x)
 {
-    struct node *n = user;
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+static struct fault_rng stream(const struct faults *f, uint64_t index)
+{
+    return (struct fault_rng){mix(f->seed) ^ mix(index + UINT64_C(0x5fa17))};
+}
+
+uint64_t fault_draw(struct fault_rng *g, uint64_t min, uint64_t max)
+{
+    assert(min <= max && max - min < UINT64_MAX);
+    g->state += UINT64_C(0x9e3779b97f4a7c15);
+    return min + mix(g->state) % (max - min + 1);
+}
+
+bool fault_chance(struct fault_rng *g, uint32_t one_in)
+{
+    return fault_draw(g, 1, one_in) == 1;
+}
+
+uint64_t fault_draw_log(struct fault_rng *g, uint64_t min, uint64_t max)
+{
+    assert(min >= 1);
+    unsigned octaves = 0;
+    while (min << octaves < max)
+        octaves++;
+    uint64_t low = min << fault_draw(g, 0, octaves ? octaves - 1 : 0);
+    return fault_draw(g, low, 2 * low < max ? 2 * low : max);
+}
+
+uint64_t fault_outage(struct fault_rng *g)
+{
+    uint64_t x = fault_draw(g, 0, 19);
+    return x < 8 ? fault_draw(g, 0, 20 * NS_PER_MS) : x < 15 ? fault_draw(g, 0, 500 * NS_PER_MS) : fault_draw(g, 0, x < 19 ? 4 * NS_PER_S : 30 * NS_PER_S);
+}
+
+struct faults *faults_of(struct trial *r)
+{
+    return r->faults;
+}
+
+void fault_count(struct faults *f, enum fault kind)
+{
+    f->count[kind]++;
+}
+
+void fault_say(struct faults *f, const char *fmt, ...)
+{
+    if (!f->run->options->say_faults)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    printf("%12.6f fault %u: ", (double)sim_now(f->run->world) / 1e9, f->next);
+    vprintf(fmt, ap);
+    printf("\n");
+    va_end(ap);
+}
+
+static void run_action(void *user)
+{
+    struct fault_action *a = user;
+    if (!a->faults->run->faults_over && !a->faults->run->cluster->broken)
+        a->fn(a);
+}
+
+void fault_later(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x)
+{
+    struct fault_action *act = calloc(1, sizeof *act);
+    assert(act);
+    *act = (struct fault_action){.faults = f, .fn = fn, .a = a, .b = b, .x = x};
+    list_push_back(&f->actions, &act->link);
+    sim_at(f->run->world, sim_now(f->run->world) + ns, run_action, act);
+}
+
+const char *fault_host(struct faults *f, unsigned i)
+{
+    struct cluster *c = f->run->cluster;
+    return i < SIM_REPLICAS ? c->node[i].host : c->frontend[i - SIM_REPLICAS].host;
+}
+
+/* ---- processes ---- */
+
+static void start_node(struct node *n)
+{
     if (!n->reactor && !n->cluster->broken)
         cluster_start_node(n);
 }
 
-static void restart_frontend(void *user)
+static void start_frontend(struct frontend *f)
 {
-    struct frontend *f = user;
     if (!f->reactor && !f->cluster->broken)
         cluster_start_frontend(f);
 }
 
-static void resume_node(void *user)
+static void resume_node(struct node *n)
 {
-    struct node *n = user;
     if (n->reactor && n->paused)
         sim_resume(n->reactor);
     n->paused = false;
 }
 
-static void resume_frontend(void *user)
+static void resume_frontend(struct frontend *f)
 {
-    struct frontend *f = user;
     if (f->reactor && f->paused)
         sim_resume(f->reactor);
     f->paused = false;
 }
 
-static uint64_t outage(struct trial *r)
+static void on_restart_node(struct fault_action *a)
 {
-    uint64_t x = draw(r, 0, 9);
-    return x < 4 ? draw(r, 0, 20 * NS_PER_MS) : x < 8 ? draw(r, 0, NS_PER_S) : draw(r, 0, 10 * NS_PER_S);
+    start_node(&a->faults->run->cluster->node[a->a]);
 }
 
-static void crash_node(struct trial *r, struct node *n, enum sim_crash how)
+static void on_restart_frontend(struct fault_action *a)
+{
+    start_frontend(&a->faults->run->cluster->frontend[a->a]);
+}
+
+static void on_resume(struct fault_action *a)
+{
+    struct cluster *c = a->faults->run->cluster;
+    if (a->a < SIM_REPLICAS)
+        resume_node(&c->node[a->a]);
+    else
+        resume_frontend(&c->frontend[a->a - SIM_REPLICAS]);
+}
+
+bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uint64_t outage_ns)
 {
     if (!n->reactor)
-        return;
+        return false;
     cluster_crash_node(n, how);
-    sim_at(r->world, sim_now(r->world) + outage(r), restart_node, n);
+    fault_later(f, outage_ns, on_restart_node, n->index, 0, 0);
+    return true;
 }
 
-static const char *any_host(struct trial *r)
+static bool crash_node(struct faults *f, struct fault_rng *g, enum sim_crash how)
 {
-    uint64_t i = draw(r, 0, SIM_REPLICAS + SIM_FRONTENDS - 1);
-    return i < SIM_REPLICAS ? r->cluster->node[i].host : r->cluster->frontend[i - SIM_REPLICAS].host;
+    struct node *n = &f->run->cluster->node[fault_draw(g, 0, SIM_REPLICAS - 1)];
+    uint64_t ns = fault_outage(g);
+    fault_say(f, "%s %s, back in %.3f s", n->host, how == SIM_POWER ? "loses power" : "is killed", (double)ns / 1e9);
+    return faults_crash_node(f, n, how, ns);
 }
 
-struct healing {
-    struct trial *run;
-    const char *a, *b;
-};
-
-static void heal(void *user)
+static bool crash_all(struct faults *f, struct fault_rng *g)
 {
-    struct healing *h = user;
-    sim_heal(h->run->world, h->a, h->b);
-    free(h);
+    bool any = false;
+    fault_say(f, "all replicas lose power");
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        any |= faults_crash_node(f, &f->run->cluster->node[i], SIM_POWER, fault_outage(g));
+    return any;
 }
 
-static void cut(struct trial *r, bool one_way)
+static bool crash_frontend(struct faults *f, struct frontend *fe, enum sim_crash how, uint64_t outage_ns)
 {
-    const char *a = any_host(r), *b = any_host(r);
-    if (a == b)
-        return;
-    r->cluster->count.cuts++;
-    if (one_way)
-        sim_cut_one_way(r->world, a, b);
-    else
-        sim_cut(r->world, a, b);
-    struct healing *h = malloc(sizeof *h);
-    *h = (struct healing){r, a, b};
-    sim_at(r->world, sim_now(r->world) + outage(r), heal, h);
+    if (!fe->reactor)
+        return false;
+    cluster_crash_frontend(fe, how);
+    fault_later(f, outage_ns, on_restart_frontend, fe->index, 0, 0);
+    return true;
 }
+
+static bool crash_any_frontend(struct faults *f, struct fault_rng *g, enum sim_crash how)
+{
+    struct frontend *fe = &f->run->cluster->frontend[fault_draw(g, 0, SIM_FRONTENDS - 1)];
+    uint64_t ns = fault_outage(g);
+    fault_say(f, "%s %s, back in %.3f s", fe->host, how == SIM_POWER ? "loses power" : "is killed", (double)ns / 1e9);
+    return crash_frontend(f, fe, how, ns);
+}
+
+static bool race(struct faults *f, struct fault_rng *g)
+{
+    uint64_t ns = fault_outage(g);
+    bool any = false;
+    fault_say(f, "all front ends are killed, back together in %.3f s", (double)ns / 1e9);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        any |= crash_frontend(f, &f->run->cluster->frontend[i], SIM_KILL, ns + fault_draw(g, 0, NS_PER_MS));
+    return any;
+}
+
+static bool pause_host(struct faults *f, struct fault_rng *g, unsigned first, unsigned n)
+{
+    struct cluster *c = f->run->cluster;
+    unsigned i = first + (unsigned)fault_draw(g, 0, n - 1);
+    uint64_t ns = fault_outage(g);
+    struct sim_reactor *r = i < SIM_REPLICAS ? c->node[i].reactor : c->frontend[i - SIM_REPLICAS].reactor;
+    bool *paused = i < SIM_REPLICAS ? &c->node[i].paused : &c->frontend[i - SIM_REPLICAS].paused;
+    fault_say(f, "%s is paused for %.3f s", fault_host(f, i), (double)ns / 1e9);
+    if (!r || *paused)
+        return false;
+    *paused = true;
+    c->count.pauses++;
+    sim_pause(r);
+    fault_later(f, ns, on_resume, i, 0, 0);
+    return true;
+}
+
+/* To the bound, or anywhere within it; it lasts. */
+static bool drift(struct faults *f, struct fault_rng *g)
+{
+    struct cluster *c = f->run->cluster;
+    unsigned i = (unsigned)fault_draw(g, 0, FAULT_HOSTS - 1);
+    uint64_t ppm = fault_chance(g, 2) ? DRIFT_MAX_PPM : fault_draw(g, 0, DRIFT_MAX_PPM);
+    int32_t signed_ppm = fault_chance(g, 2) ? -(int32_t)ppm : (int32_t)ppm;
+    struct sim_reactor *r = i < SIM_REPLICAS ? c->node[i].reactor : c->frontend[i - SIM_REPLICAS].reactor;
+    fault_say(f, "the clock of %s drifts by %d ppm", fault_host(f, i), signed_ppm);
+    if (!r)
+        return false;
+    sim_set_drift(r, signed_ppm);
+    return true;
+}
+
+/* ---- the schedule ---- */
+
+static bool apply_to_process(struct faults *f, enum fault kind, struct fault_rng *g)
+{
+    switch (kind) {
+    case FAULT_KILL:
+        return crash_node(f, g, SIM_KILL);
+    case FAULT_POWER:
+        return crash_node(f, g, SIM_POWER);
+    case FAULT_ALL_POWER:
+        return crash_all(f, g);
+    case FAULT_PAUSE_REPLICA:
+        return pause_host(f, g, 0, SIM_REPLICAS);
+    case FAULT_PAUSE_FRONTEND:
+        return pause_host(f, g, SIM_REPLICAS, SIM_FRONTENDS);
+    case FAULT_DRIFT:
+        return drift(f, g);
+    case FAULT_FRONTEND_KILL:
+        return crash_any_frontend(f, g, SIM_KILL);
+    case FAULT_FRONTEND_POWER:
+        return crash_any_frontend(f, g, SIM_POWER);
+    case FAULT_FRONTEND_RACE:
+        return race(f, g);
+    default:
+        return false;
+    }
+}
+
+static enum fault choose(const struct faults *f, struct fault_rng *g)
+{
+    uint64_t x = fault_draw(g, 0, f->total - 1);
+    for (unsigned k = 0; k < FAULT_KINDS; k++) {
+        if (x < f->weight[k])
+            return k;
+        x -= f->weight[k];
+    }
+    assert(!"the weights' sum is their total");
+    return FAULT_KINDS;
+}
+
+static bool is_skipped(const struct run_options *o, uint32_t i)
+{
+    return o->skip && i < o->n_skip && o->skip[i / 8] >> (i % 8) & 1;
+}
+
+static void plan(struct faults *f);
 
 static void fault_event(void *user)
 {
-    struct trial *r = user;
-    struct cluster *c = r->cluster;
-    const struct weights *w = &r->weights;
-    if (r->faults_over || c->broken)
+    struct faults *f = user;
+    struct trial *r = f->run;
+    if (r->faults_over || r->cluster->broken)
         return;
-    struct node *n = &c->node[draw(r, 0, SIM_REPLICAS - 1)];
-    struct frontend *f = &c->frontend[draw(r, 0, SIM_FRONTENDS - 1)];
-    uint32_t x = (uint32_t)draw(r, 0, w->total - 1);
-#define CHOSEN(weight) (x < (weight) || (x -= (weight), false))
-    if (CHOSEN(w->kill)) {
-        crash_node(r, n, SIM_KILL);
-    } else if (CHOSEN(w->power)) {
-        crash_node(r, n, SIM_POWER);
-    } else if (CHOSEN(w->all_power)) {
-        for (unsigned i = 0; i < SIM_REPLICAS; i++)
-            crash_node(r, &c->node[i], SIM_POWER);
-    } else if (CHOSEN(w->frontend_kill)) {
-        if (f->reactor) {
-            cluster_crash_frontend(f);
-            sim_at(r->world, sim_now(r->world) + outage(r), restart_frontend, f);
-        }
-    } else if (CHOSEN(w->pause_node)) {
-        if (n->reactor && !n->paused) {
-            n->paused = true;
-            c->count.pauses++;
-            sim_pause(n->reactor);
-            sim_at(r->world, sim_now(r->world) + outage(r), resume_node, n);
-        }
-    } else if (CHOSEN(w->pause_frontend)) {
-        if (f->reactor && !f->paused) {
-            f->paused = true;
-            c->count.pauses++;
-            sim_pause(f->reactor);
-            sim_at(r->world, sim_now(r->world) + outage(r), resume_frontend, f);
-        }
-    } else if (CHOSEN(w->cut)) {
-        cut(r, false);
-    } else if (CHOSEN(w->one_way)) {
-        cut(r, true);
-    } else if (CHOSEN(w->reset)) {
-        const char *a = any_host(r), *b = any_host(r);
-        if (a != b) {
-            c->count.resets++;
-            sim_reset(r->world, a, b);
-        }
+    struct fault_rng g = stream(f, f->next);
+    fault_draw(&g, f->gap_ns.min, f->gap_ns.max); /* plan() drew it */
+    enum fault kind = choose(f, &g);
+    if (!is_skipped(r->options, f->next)) {
+        sim_fold(r->world, (uint64_t)kind << 32 | f->next);
+        if (!faults_net_apply(f, kind, &g) && apply_to_process(f, kind, &g))
+            fault_count(f, kind);
     }
-#undef CHOSEN
-    plan_fault(r);
+    f->next++;
+    plan(f);
 }
 
-static uint32_t weight(struct trial *r)
+static void plan(struct faults *f)
 {
-    uint64_t x = draw(r, 0, 9);
-    return x < 5 ? 0 : x < 9 ? (uint32_t)draw(r, 1, 10) : (uint32_t)draw(r, 20, 100);
+    struct fault_rng g = stream(f, f->next);
+    uint64_t gap = fault_draw(&g, f->gap_ns.min, f->gap_ns.max);
+    sim_at(f->run->world, sim_now(f->run->world) + gap, fault_event, f);
 }
 
-static void draw_weights(struct trial *r)
+/* What cannot be scheduled: it follows from other faults. And what is not there yet. */
+static bool is_drawn(unsigned kind)
 {
-    struct weights *w = &r->weights;
-    uint32_t *all[] = {&w->kill,           &w->power, &w->all_power, &w->frontend_kill, &w->pause_node,
-                       &w->pause_frontend, &w->cut,   &w->one_way,   &w->reset};
-    for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
-        *all[i] = weight(r);
-        w->total += *all[i];
+    return kind < FAULT_SLOW_DISK && kind != FAULT_CRASH_AT_IO && kind != FAULT_CRASH_IN_RECOVERY && kind != FAULT_CRASH_IN_CHECKPOINT;
+}
+
+static void draw_weights(struct faults *f)
+{
+    struct fault_rng g = stream(f, UINT64_MAX);
+    uint64_t on_of_ten = fault_draw(&g, 1, 8);
+    for (unsigned k = 0; k < FAULT_KINDS; k++) {
+        uint64_t on = fault_draw(&g, 0, 9), extreme = fault_draw(&g, 0, 9);
+        uint64_t weight = extreme == 0 ? fault_draw(&g, 20, 100) : fault_draw(&g, 1, 10);
+        f->weight[k] = on < on_of_ten && is_drawn(k) ? (uint32_t)weight : 0;
+        f->total += f->weight[k];
     }
-    if (w->total == 0)
-        w->total = 1; /* a run without faults */
-    uint64_t mean = draw(r, 0, 3) == 0 ? 20 * NS_PER_MS : draw(r, 50, 2000) * NS_PER_MS;
-    w->gap_ns = (struct sim_range){mean / 10, 2 * mean};
+    uint64_t mean = fault_draw_log(&g, 5 * NS_PER_MS, NS_PER_S);
+    f->gap_ns = (struct sim_range){mean / 10, 2 * mean};
 }
 
 static void draw_timing(struct trial *r)
@@ -171,33 +384,49 @@ static void draw_timing(struct trial *r)
 
 void faults_draw(struct trial *r)
 {
+    struct faults *f = calloc(1, sizeof *f);
+    assert(f);
+    r->faults = f;
+    f->run = r;
+    f->seed = r->options->seed;
+    list_init(&f->actions);
     draw_timing(r);
-    draw_weights(r);
+    draw_weights(f);
 }
 
 void faults_start(struct trial *r)
 {
-    plan_fault(r);
+    if (r->faults->total > 0)
+        plan(r->faults);
 }
 
 void faults_stop(struct trial *r)
 {
     struct cluster *c = r->cluster;
     r->faults_over = true;
-    const char *hosts[SIM_REPLICAS + SIM_FRONTENDS];
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        hosts[i] = c->node[i].host;
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
-        hosts[SIM_REPLICAS + i] = c->frontend[i].host;
-    for (unsigned a = 0; a < ARRAY_LEN(hosts); a++)
-        for (unsigned b = a + 1; b < ARRAY_LEN(hosts); b++)
-            sim_heal(r->world, hosts[a], hosts[b]);
+    fault_say(r->faults, "the faults are over");
+    faults_net_stop(r->faults);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         resume_node(&c->node[i]);
-        restart_node(&c->node[i]);
+        start_node(&c->node[i]);
     }
     for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
         resume_frontend(&c->frontend[i]);
-        restart_frontend(&c->frontend[i]);
+        start_frontend(&c->frontend[i]);
     }
+}
+
+void faults_fill_result(const struct trial *r, struct run_result *ret)
+{
+    static_assert(sizeof ret->faults == sizeof r->faults->count, "one count for each kind");
+    memcpy(ret->faults, r->faults->count, sizeof ret->faults);
+    ret->n_planned = r->faults->next;
+}
+
+void faults_free(struct trial *r)
+{
+    for (struct list *l; (l = list_pop_front(&r->faults->actions));)
+        free(container_of(l, struct fault_action, link));
+    free(r->faults);
+    r->faults = NULL;
 }

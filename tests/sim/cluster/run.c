@@ -108,6 +108,7 @@ static void fill_result(struct trial *r, struct run_result *ret)
     ret->cuts = c->count.cuts;
     ret->resets = c->count.resets;
     ret->longest_wait_ns = r->longest_wait_ns;
+    faults_fill_result(r, ret);
     if (c->broken) {
         ret->failed = true;
         strncpy(ret->why, c->broken, sizeof ret->why - 1);
@@ -157,7 +158,7 @@ static void draw_scale(struct trial *r)
 void run_seed(const struct run_options *o, struct run_result *ret)
 {
     memset(ret, 0, sizeof *ret);
-    struct trial r = {.world = sim_world_new(o->seed)};
+    struct trial r = {.world = sim_world_new(o->seed), .options = o};
     logging = r.world;
     static bool log_on;
     log_on = o->log;
@@ -184,6 +185,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     workload_bury(&r);
     cluster_free(r.cluster);
     sim_world_free(r.world);
+    faults_free(&r);
     history_free(r.history);
     log_set_sink(NULL, NULL);
 }

@@ -9,13 +9,6 @@
 #define CLIENTS_MAX 12u
 #define CELLS_PER_BLOCK (BLOCK_SIZE / CELL_BYTES)
 
-/* How a seed weighs its faults; each is drawn, many are 0. */
-struct weights {
-    uint32_t kill, power, all_power, frontend_kill, pause_node, pause_frontend, cut, one_way, reset, slow;
-    uint32_t total;
-    struct sim_range gap_ns; /* between faults */
-};
-
 /* How large the run is, drawn first. Most runs are small, so that there can be many. */
 struct scale {
     bool large;
@@ -45,12 +38,15 @@ struct trial {
     struct cluster *cluster;
     struct history *history;
     struct scale scale;
-    struct weights weights;
+    const struct run_options *options;
+    struct faults *faults;
     uint32_t n_clients;
     struct client client[CLIENTS_MAX];
     uint32_t n_cells, hot_cells;
     uint64_t gap_ns; /* at most so long from an answer to its client's next request */
     bool faults_over, reading_all;
+    bool may_be_full;       /* some replica's disk is full, or was until a moment ago: ENOSPC is an answer */
+    bool may_be_unreadable; /* more than replication can survive was damaged: EIO is an answer */
     uint32_t final_next; /* next cell of the final read */
     uint64_t longest_wait_ns, lost;
 };
@@ -78,5 +74,7 @@ void faults_draw(struct trial *r);
 void faults_start(struct trial *r);
 /* The last fault is over: links are whole, everything runs. */
 void faults_stop(struct trial *r);
+void faults_fill_result(const struct trial *r, struct run_result *ret);
+void faults_free(struct trial *r);
 
 #endif

@@ -1,0 +1,55 @@
+/* The kinds of faults, by name. Each is counted when it really happened, not when it was planned. */
+#ifndef QBD_TESTS_SIM_CLUSTER_FAULTS_H
+#define QBD_TESTS_SIM_CLUSTER_FAULTS_H
+
+enum fault {
+    /* processes */
+    FAULT_KILL,
+    FAULT_POWER,
+    FAULT_ALL_POWER,
+    FAULT_CRASH_AT_IO,         /* at the submission or completion of the nth operation of a drawn kind on a drawn disk */
+    FAULT_CRASH_IN_RECOVERY,   /* the same within a start */
+    FAULT_CRASH_IN_CHECKPOINT, /* the same within a checkpoint */
+    FAULT_PAUSE_REPLICA,
+    FAULT_DRIFT,
+    FAULT_FRONTEND_KILL,
+    FAULT_FRONTEND_POWER,
+    FAULT_FRONTEND_RACE, /* all of them die, and return at the same time */
+    FAULT_PAUSE_FRONTEND,
+    /* network */
+    FAULT_CUT,
+    FAULT_ONE_WAY,
+    FAULT_ISOLATED_HOST,
+    FAULT_ISOLATED_PAIR, /* two hosts that hear only each other */
+    FAULT_RESET,
+    FAULT_RESET_AT_BYTE,
+    FAULT_OLD_CONNECTION, /* its bytes arrive after a new one was made */
+    FAULT_DELAY_TAIL,
+    FAULT_SLOW_LINK,
+    /* disks */
+    FAULT_SLOW_DISK,
+    FAULT_STUCK_DISK,
+    FAULT_FULL_DISK,
+    FAULT_WRITE_ERROR,
+    FAULT_FLUSH_ERROR,
+    FAULT_READ_ERROR,
+    FAULT_LATENT_WAL, /* can't be read any more, until written */
+    FAULT_LATENT_DATA,
+    FAULT_LATENT_LEAF,
+    FAULT_FLIP_WAL,
+    FAULT_FLIP_SUPERBLOCK,
+    FAULT_FLIP_META,
+    FAULT_FLIP_LEAF,
+    FAULT_FLIP_DATA,
+    FAULT_MISDIRECTED_WAL,
+    FAULT_MISDIRECTED_DATA,
+    FAULT_DISK_LOST,
+    /* what follows from them */
+    FAULT_RESTART_AFTER_ERROR, /* a daemon ended by itself because of an error, and came back */
+    FAULT_REFUSED_START,       /* a replica found its disk rotten beyond use, and said so */
+    FAULT_KINDS
+};
+
+const char *fault_name(unsigned kind);
+
+#endif

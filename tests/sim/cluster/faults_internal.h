@@ -1,0 +1,54 @@
+/* What the parts of fault injection share: faults.c (the schedule, processes), faults_net.c, faults_disk.c, atlas.c (where damage may go). */
+#ifndef QBD_TESTS_SIM_CLUSTER_FAULTS_INTERNAL_H
+#define QBD_TESTS_SIM_CLUSTER_FAULTS_INTERNAL_H
+
+#include "base/list.h"
+#include "tests/sim/cluster/trial.h"
+
+#define FAULT_HOSTS (SIM_REPLICAS + SIM_FRONTENDS)
+
+/* Each fault draws from a stream of its own, so that leaving one out does not change what the others are. */
+struct fault_rng {
+    uint64_t state;
+};
+uint64_t fault_draw(struct fault_rng *g, uint64_t min, uint64_t max); /* both ends included */
+bool fault_chance(struct fault_rng *g, uint32_t one_in);
+/* Between min and max, each order of magnitude as likely as any other. */
+uint64_t fault_draw_log(struct fault_rng *g, uint64_t min, uint64_t max);
+/* How long something is broken: milliseconds, or less than a second, or many seconds. */
+uint64_t fault_outage(struct fault_rng *g);
+
+/* The end of a fault, or its next stage. Void once the faults are over: faults_stop() ends everything by itself. */
+struct fault_action {
+    struct list link;
+    struct faults *faults;
+    void (*fn)(struct fault_action *a);
+    unsigned a, b;
+    uint64_t x;
+};
+
+struct faults {
+    struct trial *run;
+    uint64_t seed;
+    uint32_t weight[FAULT_KINDS], total;
+    struct sim_range gap_ns; /* from one to the next */
+    uint32_t next;           /* index of the next */
+    uint64_t count[FAULT_KINDS];
+    struct list actions;
+    uint32_t cut[FAULT_HOSTS][FAULT_HOSTS];        /* how many faults hold the link from a to b down */
+    uint64_t reset_at_byte[FAULT_HOSTS][FAULT_HOSTS]; /* armed */
+};
+
+struct faults *faults_of(struct trial *r);
+void fault_count(struct faults *f, enum fault kind);
+/* For people: what fault number `index` does. */
+void fault_say(struct faults *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void fault_later(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x);
+const char *fault_host(struct faults *f, unsigned i);
+bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uint64_t outage_ns);
+
+/* faults_net.c. False: not a fault of this part. */
+bool faults_net_apply(struct faults *f, enum fault kind, struct fault_rng *g);
+void faults_net_stop(struct faults *f);
+
+#endif
