@@ -320,3 +320,9 @@ void sim_bury(void *p)
     }
     the_buried[n_buried++] = p;
 }
+
+void sim_forget_buried(void)
+{
+    the_buried = NULL;
+    n_buried = 0;
+}

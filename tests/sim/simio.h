@@ -112,6 +112,8 @@ void sim_resume(struct sim_reactor *r);
 void sim_set_drift(struct sim_reactor *r, int32_t ppm);
 /* Keeps p reachable for the leak sanitizer: the memory of logic that crashed and can't be taken down in order. */
 void sim_bury(void *p);
+/* What was buried is gone: the memory that it was in has been dropped as a whole. */
+void sim_forget_buried(void);
 
 /* ---- disks ---- */
 
@@ -124,6 +126,8 @@ struct sim_io_info {
     uint64_t off, len;
     unsigned flags;
     bool complete; /* at submission false, at completion (before its owner hears of it) true */
+    int err;       /* at completion: errno of the failure that was planted, or 0 */
+    bool misdirected;
 };
 
 /* size_bytes is a multiple of 4 KiB; it reads as zeroes. Belongs to the directory when there is one (its name must be
@@ -182,15 +186,23 @@ void sim_disk_poke(struct sim_disk *d, uint64_t off, const void *from, size_t le
 void sim_disk_copy(struct sim_disk *to, const struct sim_disk *from);
 /* The whole disk is lost: all zeroes again. */
 void sim_disk_wipe(struct sim_disk *d);
+/* It is no longer there, as a deleted file. Nobody has it open. */
+void sim_disk_remove(struct sim_disk *d);
 
 /* ---- directories ---- */
 
 /* capacity_bytes: above this sum of its disks' sizes dev_create says -ENOSPC. */
 struct sim_dir *sim_dir_new(struct sim_world *w, const char *path, uint64_t capacity_bytes);
 void sim_dir_set_capacity(struct sim_dir *d, uint64_t capacity_bytes);
+uint64_t sim_dir_used(const struct sim_dir *d);
+uint64_t sim_dir_refused(const struct sim_dir *d); /* how often dev_create has said -ENOSPC */
+/* sim_disk_set_hook() of all its disks, also of those that are made later. */
+void sim_dir_set_hook(struct sim_dir *d, void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io), void *user);
+/* Its disks one after the other, in the order in which they were made: the first after NULL, NULL after the last. */
+struct sim_disk *sim_dir_next(struct sim_dir *d, struct sim_disk *after);
 struct sim_disk *sim_dir_find(struct sim_dir *d, const char *name); /* NULL: not there */
-/* The process's handle of it (freed with the process). dev_create() says -EEXIST for a name that is there. After a
- * crash during it the disk is there or not. */
+/* The process's handle of it (freed with the process). dev_create() says -EEXIST for a name that is there, unless it is
+ * blank and nobody's: then it takes it. After a crash during it the disk is there or not. */
 struct dir *sim_dir_open(struct sim_reactor *r, struct sim_dir *d);
 
 /* ---- network ---- */

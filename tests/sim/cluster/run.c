@@ -168,6 +168,8 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     draw_scale(&r);
     faults_draw(&r);
     workload_draw(&r);
+    if (o->clients && r.n_clients > o->clients)
+        r.n_clients = o->clients;
     r.history = history_new(r.n_cells);
     r.cluster = cluster_new(r.world, o->seed, &r.scale.sizes);
     r.cluster->user = &r;
@@ -176,6 +178,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     workload_start(&r);
     faults_start(&r);
     uint64_t length = o->fault_ns ? o->fault_ns : r.scale.fault_ns;
+    ret->fault_ns = length;
     if (!r.cluster->broken)
         sim_run_until(r.world, is_broken, &r, length);
     if (!r.cluster->broken)

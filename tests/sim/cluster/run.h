@@ -10,6 +10,7 @@ struct run_options {
     bool trace;        /* a line per event on stdout */
     bool log;          /* the daemons' log lines on stdout */
     uint64_t fault_ns; /* how long faults and requests last; 0: drawn */
+    uint32_t clients;  /* at most so many; 0: as drawn */
     bool say_faults;   /* a line per fault on stdout: its index, when, what */
     bool beyond;       /* more damage than replication can survive: a clean refusal is demanded, silence is not, and no liveness */
     /* Faults have indices in the order of their times; what each one is and when depends on the seed and its index alone.
@@ -26,6 +27,7 @@ struct run_result {
     uint64_t writes, reads, lost_requests;
     uint64_t kills, power_cuts, restarts, frontend_kills, fenced, attached, pauses, cuts, resets, rot;
     uint64_t longest_wait_ns;
+    uint64_t fault_ns;            /* how long faults and requests lasted */
     uint32_t n_planned;           /* faults had indices 0..n_planned-1 */
     uint64_t faults[FAULT_KINDS]; /* how often each really happened */
     bool unavailable;             /* ended without a majority that has the data (damage beyond what can be healed before issue 4) */
