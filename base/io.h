@@ -175,7 +175,8 @@ static inline void dev_discard(struct dev *d, uint64_t off, uint64_t len, struct
     d->reactor->io->dev_discard(d, off, len, op);
 }
 
-/* Makes a device named name in the directory: allocated, zero-filled, durable, locked and open. It takes long and disturbs nothing. -ENOSPC when it does not fit. */
+/* Makes a device named name in the directory: allocated, zero-filled, durable, locked and open. It takes long and disturbs nothing. -ENOSPC when it does not fit.
+ * One of that name and size that nobody holds and that is all zeroes (a crash came before it was counted) is taken as it is; any other: -EEXIST. */
 static inline void dev_create(struct dir *d, const char *name, uint64_t size_bytes, struct dev_create_op *op)
 {
     d->reactor->io->dev_create(d, name, size_bytes, op);

@@ -1,8 +1,9 @@
 /* Making devices, in helper threads: allocating and zero-filling takes seconds, and the reactor serves meanwhile.
  *
  * What always holds: a name appears in its directory only when the file behind it is allocated, zero-filled, durable and
- * locked; until then it is NAME.tmp, which a later attempt starts anew. A thread touches its own job and, under the lock, the list of
- * finished ones; everything else is the reactor's. */
+ * locked; until then it is NAME.tmp, which a later attempt starts anew. A whole one that an earlier attempt left, before anybody
+ * put something into it, is taken as it is; a file that holds anything is never touched. A thread touches its own job and, under
+ * the lock, the list of finished ones; everything else is the reactor's. */
 #include "base/uring_internal.h"
 
 #include <errno.h>
@@ -35,13 +36,19 @@ static uint64_t monotonic_ns(void)
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* The politeness: when the reactor used its devices since the last piece, as long a break as the piece took. */
-static int zero_fill(struct job *j, int fd)
+static bool is_zero(const uint8_t *p, size_t n)
 {
-    void *zeroes;
-    if (posix_memalign(&zeroes, BLOCK_SIZE, FILL_BYTES))
+    return p[0] == 0 && memcmp(p, p + 1, n - 1) == 0;
+}
+
+/* Writes zeroes over the whole file, or (check) reads whether it holds nothing else: -EEXIST when it does.
+ * The politeness: when the reactor used its devices since the last piece, as long a break as the piece took. */
+static int zero_fill(struct job *j, int fd, bool check)
+{
+    void *piece;
+    if (posix_memalign(&piece, BLOCK_SIZE, FILL_BYTES))
         return -ENOMEM;
-    memset(zeroes, 0, FILL_BYTES);
+    memset(piece, 0, FILL_BYTES);
     int err = 0;
     unsigned long seen = atomic_load_explicit(&j->u->dev_ops, memory_order_relaxed);
     for (uint64_t off = 0; off < j->size_bytes;) {
@@ -50,11 +57,16 @@ static int zero_fill(struct job *j, int fd)
             break;
         }
         uint64_t left = j->size_bytes - off, begin = monotonic_ns();
-        ssize_t n = pwrite(fd, zeroes, left < FILL_BYTES ? left : FILL_BYTES, (off_t)off);
+        size_t len = left < FILL_BYTES ? left : FILL_BYTES;
+        ssize_t n = check ? pread(fd, piece, len, (off_t)off) : pwrite(fd, piece, len, (off_t)off);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0 || n % BLOCK_SIZE) {
             err = n < 0 ? -errno : -EIO;
+            break;
+        }
+        if (check && !is_zero(piece, (size_t)n)) {
+            err = -EEXIST;
             break;
         }
         off += (uint64_t)n;
@@ -66,7 +78,7 @@ static int zero_fill(struct job *j, int fd)
             seen = now;
         }
     }
-    free(zeroes);
+    free(piece);
     return err;
 }
 
@@ -101,10 +113,32 @@ static int fill(struct job *j, int fd)
         return -errno;
     if (fallocate(fd, 0, 0, (off_t)j->size_bytes) < 0 && errno != EOPNOTSUPP)
         return -errno;
-    int err = zero_fill(j, fd);
+    int err = zero_fill(j, fd, false);
     if (err < 0)
         return err;
     return fsync(fd) < 0 ? -errno : 0;
+}
+
+/* A daemon that died between making an extent and counting it left it behind: without this the store could never grow again.
+ * Returns its descriptor, locked; -ENOENT when there is none, -EEXIST when it is held, holds something or has another size. */
+static int take(struct job *j, int parent, const char *leaf)
+{
+    struct stat st;
+    int fd = openat(parent, leaf, O_RDWR | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT ? -ENOENT : -EEXIST;
+    int err = 0;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != j->size_bytes)
+        err = -EEXIST;
+    if (!err)
+        err = zero_fill(j, fd, true);
+    if (!err && ((fallocate(fd, 0, 0, (off_t)j->size_bytes) < 0 && errno != EOPNOTSUPP) || fsync(fd) < 0 || fsync(parent) < 0))
+        err = -errno;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
 }
 
 static int make(struct job *j)
@@ -114,9 +148,14 @@ static int make(struct job *j)
     int parent = open_parent(j->dir_fd, j->name, &leaf);
     if (parent < 0)
         return parent;
+    int fd = take(j, parent, leaf);
+    if (fd != -ENOENT) {
+        close(parent);
+        return fd;
+    }
     snprintf(tmp, sizeof tmp, "%s.tmp", leaf);
     int err = 0;
-    int fd = openat(parent, tmp, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+    fd = openat(parent, tmp, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
     if (fd < 0) {
         err = -errno;
         close(parent);

@@ -389,10 +389,27 @@ struct dir *sim_dir_open(struct sim_reactor *r, struct sim_dir *d)
     return &h->dir;
 }
 
+static bool is_blank(const struct sim_disk *d)
+{
+    static const uint8_t zeroes[BLOCK_SIZE];
+    uint8_t page[BLOCK_SIZE];
+    for (uint64_t off = 0; off < d->size_bytes; off += BLOCK_SIZE) {
+        sim_disk_peek(d, off, page, BLOCK_SIZE);
+        if (memcmp(page, zeroes, BLOCK_SIZE) != 0)
+            return false;
+    }
+    return true;
+}
+
 static int create_disk(struct sim_create *c, struct sim_disk **ret)
 {
-    if (sim_dir_find(c->dir, c->name))
+    struct sim_disk *left = sim_dir_find(c->dir, c->name);
+    if (left && (left->holder || left->size_bytes != c->size_bytes || !is_blank(left)))
         return -EEXIST;
+    if (left) {
+        *ret = left;
+        return 0;
+    }
     uint64_t used = sim_dir_used(c->dir);
     if (used > c->dir->capacity_bytes || c->size_bytes > c->dir->capacity_bytes - used)
         return -ENOSPC;

@@ -430,6 +430,21 @@ static void test_dev_create(void **state)
     }
     assert_non_null(sim_dir_find(sd, "extents/0"));
     assert_null(sim_dir_find(sd, "extents/1"));
+
+    /* What a crash left is taken, if it is blank and of that size. */
+    sim_dir_set_capacity(sd, 32 * MIB);
+    sim_disk_new(f.w, sd, "extents/2", 2 * MIB);
+    sim_disk_poke(sim_disk_new(f.w, sd, "extents/3", 2 * MIB), 2 * MIB - 1, "x", 1);
+    sim_disk_new(f.w, sd, "extents/4", MIB);
+    static const int results[] = {0, -EEXIST, -EEXIST};
+    for (unsigned i = 0; i < ARRAY_LEN(results); i++) {
+        struct creating c = {.op.op.fn = created};
+        char name[32];
+        snprintf(name, sizeof name, "extents/%u", 2 + i);
+        dev_create(dir, name, 2 * MIB, &c.op);
+        assert_true(sim_run_until(f.w, creation_done, &c, 10 * NS_PER_S));
+        assert_int_equal(c.op.op.result, results[i]);
+    }
     sim_world_free(f.w);
 }
 

@@ -280,6 +280,49 @@ static void test_growth(void **state)
     t_free(&t);
 }
 
+/* A crash at each moment of growing: the extent is there or not, the superblock counts it or not. The next process grows all the same. */
+static void test_growth_cut_short(void **state)
+{
+    bool left = false, counted = false;
+    for (unsigned i = 0; i < 40; i++) {
+        struct store_test t;
+        t_init(&t, 100 + i);
+        t.n_extents = 1;
+        t.capacity_bytes = 3 * t.extent_bytes;
+        t_format(&t);
+        t_start_ok(&t);
+        t_create(&t, 8192);
+        t_settle(&t);
+        for (unsigned k = 0; k < 100 && !t.store->growing; k++) {
+            t_append(&t, 0, ENTRY_WRITE, 16 * k, 3);
+            t_commit_all(&t);
+        }
+        assert_true(t.store->growing && t.store->sb.n_extents == 1);
+        sim_disk_timing(t.superblock)->write_ns = (struct sim_range){2 * NS_PER_MS, 4 * NS_PER_MS};
+        while (i % 4 && !sim_dir_find(t.dir, "extents/00001"))
+            t_run(&t, NS_PER_MS);
+        t_run(&t, sim_rand(t.world) % (20 * NS_PER_MS));
+        t_crash(&t, i % 3 ? SIM_POWER : SIM_KILL);
+        struct sim_disk *extent = sim_dir_find(t.dir, "extents/00001");
+        t_start_ok(&t);
+        left |= extent && t.sb.n_extents == 1;
+        counted |= t.sb.n_extents == 2;
+        assert_true(extent || t.sb.n_extents == 1);
+        for (unsigned k = 0; k < 300; k++) {
+            t_append(&t, 0, ENTRY_WRITE, 16 * k, 3);
+            t_commit_all(&t);
+            t_run(&t, 50 * NS_PER_MS);
+        }
+        assert_int_equal(t.store->sb.n_extents, 3);
+        t_check_image(&t, 0);
+        t.sb = t.store->sb;
+        t_stop(&t);
+        audit_clean(&t);
+        t_free(&t);
+    }
+    assert_true(left && counted);
+}
+
 static void test_growth_without_room(void **state)
 {
     struct store_test t;
@@ -622,6 +665,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_trim_when_full),
         cmocka_unit_test(test_reservations),
         cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_growth_cut_short),
         cmocka_unit_test(test_growth_without_room),
         cmocka_unit_test(test_trim_of_everything),
         cmocka_unit_test(test_rotten_data_is_found_and_repaired),

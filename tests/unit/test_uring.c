@@ -257,13 +257,49 @@ static void bad_devices_are_refused(void **state)
     struct stat st;
     assert_int_equal(stat(in_dir("huge"), &st), -1);
     assert_int_equal(stat(in_dir("huge.tmp"), &st), -1);
-    uring_dev_close(create("twice", 4096));
-    assert_int_equal(create_fails("twice", 4096), -EEXIST);
+    d = create("twice", 8192);
+    assert_int_equal(create_fails("twice", 8192), -EEXIST); /* held */
+    uring_dev_close(d);
+    d = NULL;
+    assert_int_equal(create_fails("twice", 4096), -EEXIST); /* of another size */
     assert_int_equal(stat(in_dir("twice"), &st), 0);
+    assert_int_equal(st.st_size, 8192);
+    assert_int_equal(mkdir(in_dir("folder"), 0700), 0);
+    assert_int_equal(create_fails("folder", 4096), -EEXIST);
+    assert_int_equal(symlink("twice", in_dir("link")), 0);
+    assert_int_equal(create_fails("link", 8192), -EEXIST);
     struct dir *none;
     assert_int_equal(uring_dir_open(reactor, in_dir("nothing"), &none), -ENOENT);
     assert_int_equal(uring_dir_open(reactor, in_dir("twice"), &none), -ENOTDIR);
     assert_null(d);
+}
+
+/* Made and not yet counted by anybody when the process died. */
+static void a_blank_device_that_was_left_is_taken(void **state)
+{
+    struct stat before, after;
+    uring_dev_close(create("left", 3 << 20));
+    assert_int_equal(stat(in_dir("left"), &before), 0);
+    struct dev *d = create("left", 3 << 20);
+    assert_int_equal(stat(in_dir("left"), &after), 0);
+    assert_int_equal(before.st_ino, after.st_ino);
+    int fd = open(in_dir("left"), O_RDWR);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), -1); /* and held */
+    uring_dev_close(d);
+
+    /* One byte in it, wherever, is somebody's data. */
+    static const off_t at[] = {0, (2 << 20) - 1, (3 << 20) - 1};
+    for (unsigned i = 0; i < ARRAY_LEN(at); i++) {
+        char c = 'x';
+        assert_int_equal(pwrite(fd, &c, 1, at[i]), 1);
+        assert_int_equal(create_fails("left", 3 << 20), -EEXIST);
+        assert_int_equal(pread(fd, &c, 1, at[i]), 1);
+        assert_int_equal(c, 'x');
+        c = 0;
+        assert_int_equal(pwrite(fd, &c, 1, at[i]), 1);
+    }
+    close(fd);
+    uring_dev_close(create("left", 3 << 20));
 }
 
 /* A process that holds the lock of path; it says so through *ret_fd. */
@@ -509,6 +545,7 @@ int main(void)
         TEST(devices_are_made_and_hold_what_is_written),
         TEST(short_reads_go_on_where_they_stopped),
         TEST(bad_devices_are_refused),
+        TEST(a_blank_device_that_was_left_is_taken),
         TEST(a_locked_device_is_refused_then_waited_for),
         TEST(any_number_of_operations_may_be_in_flight),
         TEST(several_devices_are_made_at_once),
