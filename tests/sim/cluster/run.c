@@ -55,6 +55,7 @@ static void finish(struct trial *r)
     const char *wrong = c->broken ? NULL : cluster_compare_replicas(c);
     if (wrong)
         cluster_fail(c, "replicas differ: %s", wrong);
+    checks_audit(r->checks);
     for (uint32_t s = 1; s < c->n_sessions; s++)
         history_session_ended(r->history, s);
     wrong = c->broken ? NULL : history_check(r->history);
@@ -175,6 +176,8 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     r.cluster->user = &r;
     r.cluster->on_session_ended = on_session_ended;
     r.cluster->on_frontend_dead = on_frontend_dead;
+    if (!r.cluster->broken)
+        r.checks = checks_new(r.cluster);
     workload_start(&r);
     faults_start(&r);
     uint64_t length = o->fault_ns ? o->fault_ns : r.scale.fault_ns;
@@ -186,6 +189,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     fill_result(&r, ret);
     r.cluster->on_frontend_dead = NULL;
     workload_bury(&r);
+    checks_free(r.checks);
     cluster_free(r.cluster);
     sim_world_free(r.world);
     faults_free(&r);

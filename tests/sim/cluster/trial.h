@@ -2,6 +2,7 @@
 #ifndef QBD_TESTS_SIM_CLUSTER_TRIAL_H
 #define QBD_TESTS_SIM_CLUSTER_TRIAL_H
 
+#include "tests/sim/cluster/checks.h"
 #include "tests/sim/cluster/cluster.h"
 #include "tests/sim/cluster/history.h"
 #include "tests/sim/cluster/run.h"
@@ -37,6 +38,7 @@ struct trial {
     struct sim_world *world;
     struct cluster *cluster;
     struct history *history;
+    struct checks *checks;
     struct scale scale;
     const struct run_options *options;
     struct faults *faults;

@@ -98,6 +98,7 @@ static void on_done(struct export_request *q)
     c->request = NULL;
     if (now - c->began > r->longest_wait_ns)
         r->longest_wait_ns = now - c->began;
+    checks_answered(r->checks, q, c->began);
     if (q->error == 0 && q->op == EXPORT_READ)
         take_read(c, q);
     else if (q->error == 0 && c->is_write)

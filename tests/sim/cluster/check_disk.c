@@ -1,0 +1,231 @@
+/* A replica's maps and extents: an own reader of meta, leaves and slabs (docs/formats.md "Disk"), what may be written to extents, and the audit at a run's end. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/crc32c.h"
+#include "tests/sim/cluster/check_internal.h"
+
+#define VIEW_FAIL(v, fmt, ...) CK_FAIL((v)->ck, "%s: " fmt, (v)->node->host, __VA_ARGS__)
+
+uint32_t ck_page_crc(const uint8_t *page)
+{
+    static const uint8_t zero[4];
+    return crc32c_extend(crc32c_extend(crc32c(page, 12), zero, 4), page + 16, BLOCK_SIZE - 16);
+}
+
+const struct root *ck_root(struct sim_disk *meta, bool durable)
+{
+    const struct root *best = NULL;
+    for (unsigned i = 0; i < 2; i++) {
+        const struct root *r = (const void *)sim_disk_page(meta, i * BLOCK_SIZE, durable);
+        if (r->magic == META_MAGIC + META_ROOT && (!best || r->checkpoint > best->checkpoint) && r->crc == ck_page_crc((const uint8_t *)r))
+            best = r;
+    }
+    return best;
+}
+
+/* The logical page that is in force, or NULL when it is damaged. */
+static const struct meta_header *meta_page(struct sim_disk *meta, const struct root *r, uint32_t page, enum meta_kind kind, bool durable)
+{
+    uint64_t bit = r->place[page / 8] >> (page % 8) & 1;
+    const struct meta_header *h = (const void *)sim_disk_page(meta, (2 + 2 * (uint64_t)page + bit) * BLOCK_SIZE, durable);
+    bool good = h->magic == META_MAGIC + kind && h->number == page && h->crc == ck_page_crc((const uint8_t *)h);
+    return good ? h : NULL;
+}
+
+const struct group_page *ck_group_page(struct sim_disk *meta, const struct root *r, bool durable)
+{
+    for (uint32_t p = 0; p < GROUPS_MAX; p++) {
+        const struct group_page *g = (const void *)meta_page(meta, r, p, META_GROUP, durable);
+        if (g && g->group == SIM_GROUP)
+            return g;
+    }
+    return NULL;
+}
+
+/* ---- writes ---- */
+
+/* Blocks reach the extents only from entries that are committed, and durably known to be. */
+void ck_extent_written(struct ck_view *v, const uint8_t *data, uint64_t len)
+{
+    struct checks *ck = v->ck;
+    bool read = false;
+    for (uint64_t i = 0; i < len; i += BLOCK_SIZE) {
+        const struct meta_header *h = (const void *)(data + i);
+        if (h->magic == META_MAGIC + META_LEAF)
+            continue;
+        ck->stats.extent_blocks++;
+        uint32_t crc = crc32c(data + i, BLOCK_SIZE);
+        if (crc == CRC32C_ZERO_BLOCK)
+            continue;
+        uint32_t slot = ck_slot_of_crc(ck, crc);
+        if (!read && slot > v->commit) {
+            ck_view_advance(v);
+            read = true;
+        }
+        if (slot == 0)
+            VIEW_FAIL(v, "writes a block to its extents that no front end ever sent (checksum %08x)", crc);
+        else if (slot > v->commit && !v->damaged)
+            VIEW_FAIL(v, "writes a block of slot %u to its extents, and its durable commit is %llu", slot, LLU(v->commit));
+        if (ck->cluster->broken)
+            return;
+    }
+}
+
+/* ---- the audit ---- */
+
+struct audit {
+    struct ck_view *v;
+    const struct root *root;
+    uint64_t applied; /* the checkpoint's */
+    uint32_t n_slabs, slabs_per_extent;
+    uint8_t *seen; /* by slab */
+};
+
+static const uint8_t *extent_page(const struct audit *a, uint32_t slab, uint32_t page)
+{
+    char name[32];
+    snprintf(name, sizeof name, "extents/%05u", slab / a->slabs_per_extent);
+    struct sim_disk *d = sim_dir_find(a->v->node->dir, name);
+    return d ? sim_disk_page(d, (uint64_t)(slab % a->slabs_per_extent) * SLAB_BYTES + page * BLOCK_SIZE, false) : NULL;
+}
+
+/* A slab belongs to one owner, and the bitmap knows it. */
+static bool take_slab(struct audit *a, uint32_t slab, const char *what)
+{
+    if (slab >= a->n_slabs) {
+        VIEW_FAIL(a->v, "audit: %s is in slab %u of %u", what, slab, a->n_slabs);
+        return false;
+    }
+    if (a->seen[slab]++) {
+        VIEW_FAIL(a->v, "audit: slab %u is used twice", slab);
+        return false;
+    }
+    uint32_t page = a->root->bitmap_page0 + slab / (uint32_t)BITMAP_BITS, bit = slab % (uint32_t)BITMAP_BITS;
+    const struct bitmap_page *m = (const void *)meta_page(a->v->meta, a->root, page, META_BITMAP, false);
+    if (!m || !(m->used[bit / 8] >> (bit % 8) & 1)) {
+        VIEW_FAIL(a->v, "audit: slab %u holds %s, and the bitmap says that it is free", slab, what);
+        return false;
+    }
+    return true;
+}
+
+static bool bit_of(const uint8_t *map, uint32_t i)
+{
+    return map[i / 8] >> (i % 8) & 1;
+}
+
+/* The block was written by an entry above the checkpoint: what is in its place may be that one's. */
+static bool is_newer(const struct audit *a, uint64_t block, uint32_t data_crc)
+{
+    const struct ck_block *b = &a->v->ck->block[block];
+    for (uint32_t i = b->n; i-- > 0 && b->version[i].slot > a->applied;)
+        if (b->version[i].crc == data_crc)
+            return true;
+    return false;
+}
+
+static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
+{
+    struct checks *ck = a->v->ck;
+    uint64_t block = l->header.number * LEAF_BLOCKS + i;
+    if (block >= ck->n_blocks || bit_of(l->lost, i) || bit_of(l->bad, i))
+        return;
+    uint32_t slab = l->slab[i / SLAB_BLOCKS];
+    bool zero = slab == SLAB_NONE || bit_of(l->zero, i);
+    uint32_t crc = zero ? CRC32C_ZERO_BLOCK : l->crc[i], want;
+    ck->stats.audited_blocks++;
+    if (ck_block_at(ck, block, a->applied, &want) == CK_KNOWN && crc != want) {
+        VIEW_FAIL(a->v, "audit: block %llu has checksum %08x at slot %llu, and the front end's is %08x", LLU(block), crc, LLU(a->applied), want);
+        return;
+    }
+    if (zero || a->v->damaged)
+        return;
+    const uint8_t *data = extent_page(a, slab, i % SLAB_BLOCKS);
+    uint32_t data_crc = data ? crc32c(data, BLOCK_SIZE) : 0;
+    if (data_crc != crc && !is_newer(a, block, data_crc))
+        VIEW_FAIL(a->v, "audit: block %llu does not match its checksum of slot %llu", LLU(block), LLU(a->applied));
+}
+
+static void audit_leaf(struct audit *a, const struct region_entry *e, uint32_t l)
+{
+    uint32_t bit = e->place >> l & 1, number = e->region * REGION_LEAVES + l;
+    const struct leaf *leaf = (const void *)extent_page(a, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit);
+    if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.crc != ck_page_crc((const uint8_t *)leaf) || leaf->header.group != e->group ||
+        leaf->header.number != number) {
+        if (!a->v->damaged)
+            VIEW_FAIL(a->v, "audit: leaf %u is damaged", number);
+        return;
+    }
+    for (uint32_t s = 0; s < LEAF_SLABS; s++) {
+        bool mapped = leaf->slab[s] != SLAB_NONE;
+        if (mapped != bit_of(e->mapped, l * LEAF_SLABS + s)) {
+            VIEW_FAIL(a->v, "audit: leaf %u and its region disagree about slab %u", number, s);
+            return;
+        }
+        if (mapped && !take_slab(a, leaf->slab[s], "data"))
+            return;
+    }
+    for (uint32_t i = 0; i < LEAF_BLOCKS && !a->v->ck->cluster->broken; i++)
+        audit_block(a, leaf, i);
+}
+
+static void audit_region(struct audit *a, const struct region_entry *e)
+{
+    for (uint32_t i = 0; i < REGION_LEAVES / LEAVES_PER_SLAB; i++)
+        if (e->leaf_slab[i] != SLAB_NONE && !take_slab(a, e->leaf_slab[i], "leaves"))
+            return;
+    for (uint32_t l = 0; l < REGION_LEAVES && !a->v->ck->cluster->broken; l++)
+        if (e->present >> l & 1)
+            audit_leaf(a, e, l);
+}
+
+/* What the bitmap says is used is owned by somebody. */
+static void audit_bitmap(struct audit *a)
+{
+    for (uint32_t s = 0; s < a->n_slabs; s++) {
+        const struct bitmap_page *m =
+            (const void *)meta_page(a->v->meta, a->root, a->root->bitmap_page0 + s / (uint32_t)BITMAP_BITS, META_BITMAP, false);
+        uint32_t bit = s % (uint32_t)BITMAP_BITS, n = 0;
+        for (; m && bit + n < BITMAP_BITS && s + n < a->n_slabs; n++)
+            if (bit_of(m->used, bit + n) && !a->seen[s + n]) {
+                VIEW_FAIL(a->v, "audit: slab %u is used by nobody, and the bitmap says that it is not free", s + n);
+                return;
+            }
+        s += n ? n - 1 : 0;
+    }
+}
+
+void ck_audit_view(struct ck_view *v)
+{
+    struct audit a = {.v = v, .root = ck_root(v->meta, false)};
+    const struct group_page *g = a.root ? ck_group_page(v->meta, a.root, false) : NULL;
+    struct sim_disk *first = sim_dir_find(v->node->dir, "extents/00000");
+    if (!a.root || !g || !first) {
+        if (!v->damaged && (!a.root || v->root_checkpoint > 1))
+            VIEW_FAIL(v, "audit: %s", a.root ? "no checkpoint of the group" : "no valid root");
+        return;
+    }
+    a.applied = g->applied.slot;
+    a.slabs_per_extent = (uint32_t)(sim_disk_size(first) / SLAB_BYTES);
+    char name[32];
+    do {
+        a.n_slabs += a.slabs_per_extent;
+        snprintf(name, sizeof name, "extents/%05u", a.n_slabs / a.slabs_per_extent);
+    } while (sim_dir_find(v->node->dir, name));
+    a.seen = calloc(a.n_slabs, 1);
+    assert(a.seen);
+    bool whole = true;
+    for (uint32_t p = 0; p < a.root->n_region_pages && !v->ck->cluster->broken; p++) {
+        const struct regions_page *rp = (const void *)meta_page(v->meta, a.root, a.root->regions_page0 + p, META_REGIONS, false);
+        whole = whole && rp;
+        for (uint32_t i = 0; rp && i < REGIONS_PER_PAGE; i++)
+            if (rp->entry[i].group)
+                audit_region(&a, &rp->entry[i]);
+    }
+    if (!whole && !v->damaged)
+        VIEW_FAIL(v, "audit: %s", "a page of the region table is damaged");
+    if (whole && !v->damaged && !v->ck->cluster->broken)
+        audit_bitmap(&a);
+    free(a.seen);
+}

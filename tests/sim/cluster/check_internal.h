@@ -1,0 +1,178 @@
+/* What the checkers' files share: checks.c (watching), check_messages.c (rules on messages), check_slots.c (what is proposed and chosen), check_wal.c (what is
+ * durable in the logs), check_disk.c (maps and extents), check_memory.c. */
+#ifndef QBD_TESTS_SIM_CLUSTER_CHECK_INTERNAL_H
+#define QBD_TESTS_SIM_CLUSTER_CHECK_INTERNAL_H
+
+#include "base/wire_format.h"
+#include "replica/disk_format.h"
+#include "tests/sim/cluster/checks.h"
+
+#define CK_STREAMS 1024u
+#define CK_NOBODY UINT32_MAX
+
+/* An encoded entry as it stands somewhere. */
+struct ck_entry {
+    struct entry_format f;
+    struct ballot e;
+    const uint8_t *data; /* encoded, unaligned */
+    uint32_t bytes;
+    uint64_t hash; /* of all of it */
+};
+
+/* What was proposed once under (slot, e). */
+struct ck_name {
+    struct ck_name *next; /* of the same slot */
+    uint64_t hash;
+    uint32_t ballot;  /* index */
+    uint32_t durable; /* replicas, as bits, in whose logs it was ever seen durable */
+    uint32_t bytes;
+    uint8_t data[];
+};
+
+struct ck_slot {
+    struct ck_name *names;
+    uint64_t chosen;        /* hash; 0: not yet */
+    uint32_t chosen_ballot; /* under which it was first */
+};
+
+struct ck_ballot {
+    struct ballot b;
+    uint64_t session_slot; /* of its session start; 0: none proposed yet */
+    bool session_chosen;
+};
+
+/* A block's contents from a slot on. */
+struct ck_version {
+    uint64_t slot;
+    uint64_t chosen_ns;
+    uint32_t crc;
+};
+
+struct ck_block {
+    uint32_t n, cap;
+    bool trimmed; /* older ones than the first were forgotten */
+    struct ck_version *version;
+};
+
+enum ck_known { CK_UNKNOWN, CK_KNOWN };
+
+struct ck_view_slot {
+    uint64_t hash; /* 0: never seen, or gone with damage */
+    uint64_t lsn;  /* of the batch that holds its newest record */
+};
+
+/* One replica as its disk shows it. */
+struct ck_view {
+    struct checks *ck;
+    unsigned index;
+    const struct node *node;
+    struct sim_disk *wal, *meta;
+    uint64_t wal_bytes;
+    uint8_t salt[16];
+    /* the reader: all batches below lsn are durable and were read */
+    uint64_t lsn, seq, prev_lsn;
+    uint32_t prev_crc;
+    uint64_t incarnation, start_lsn;
+    /* what they say */
+    bool created;
+    struct ballot promised;
+    uint64_t promised_lsn, max_lease_ns;
+    uint64_t last, commit; /* commit: the highest COMMIT record's */
+    struct ck_view_slot *slot;
+    uint64_t cap_slots;
+    uint64_t agreed; /* slots <= agreed were found equal to what is chosen */
+    /* what it said */
+    struct ballot answered; /* highest ballot of its promises and acknowledgements */
+    struct ballot ack;
+    uint64_t ack_through;
+    /* the newest durable root, as last looked at */
+    uint64_t root_checkpoint, root_tail_lsn;
+    unsigned starts;
+    bool want_start; /* a process runs whose START batch was not seen yet */
+    bool damaged;
+    bool gone; /* its disk is another one now, of no member of the group */
+};
+
+struct ck_stream {
+    uint32_t conn;
+    uint32_t have, need; /* bytes of header and body at hand, and in all */
+    uint32_t skip;       /* of a payload that passes by */
+    bool foreign;        /* not our protocol */
+    uint8_t *buf;
+    uint32_t cap;
+};
+
+struct checks {
+    struct cluster *cluster;
+    struct checks_stats stats;
+    struct ck_stream stream[CK_STREAMS];
+    struct ck_view view[SIM_REPLICAS];
+    struct ck_ballot *ballot;
+    uint32_t n_ballots, cap_ballots, last_ballot;
+    struct ck_slot *slot;
+    uint64_t cap_slots;
+    uint64_t chosen_through, names_floor;
+    struct ballot serving; /* highest ballot whose session start is chosen */
+    uint64_t forced_until_ns;
+    struct ck_block *block;
+    uint64_t n_blocks;
+    struct {
+        uint32_t crc, slot;
+    } *by_crc; /* the lowest slot at which a block with this checksum was proposed */
+    uint32_t n_by_crc, cap_by_crc;
+    uint64_t next_sample;
+    _Alignas(8) uint8_t desc[128u << 10];
+};
+
+#define CK_FAIL(ck, ...) cluster_fail((ck)->cluster, "check: " __VA_ARGS__)
+#define LLU(x) ((unsigned long long)(x))
+
+/* ---- check_slots.c ---- */
+bool ck_entry_parse(const uint8_t *p, size_t len, struct ck_entry *ret);
+struct ck_slot *ck_slot(struct checks *ck, uint64_t slot);
+uint32_t ck_ballot_index(struct checks *ck, const struct ballot *b);
+/* NULL: nobody proposed it, or it was forgotten (slot <= names_floor). */
+struct ck_name *ck_name_find(struct checks *ck, const struct ck_entry *e);
+/* It is on its way under ballot b: notes it when it is new and b its own; complains when it can't be. */
+void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballot *b);
+/* Somebody hands it out or keeps it: it was proposed before, and as this. */
+struct ck_name *ck_seen(struct checks *ck, const struct ck_entry *e, const char *who, const char *what);
+/* Slot chosen_through + 1 is chosen. */
+void ck_choose(struct checks *ck, uint64_t slot, uint64_t hash, uint32_t ballot);
+/* The block's checksum at an applied slot. */
+enum ck_known ck_block_at(const struct checks *ck, uint64_t block, uint64_t slot, uint32_t *ret_crc);
+/* The lowest slot at which a block with this checksum was proposed; 0: never. */
+uint32_t ck_slot_of_crc(const struct checks *ck, uint32_t crc);
+void ck_slots_free(struct checks *ck);
+
+/* ---- check_wal.c ---- */
+void ck_view_init(struct checks *ck, unsigned i);
+/* Reads on in what is durable. */
+void ck_view_advance(struct ck_view *v);
+/* A process of this replica does something: its START batch must have been seen before it answers. */
+void ck_view_alive(struct ck_view *v);
+void ck_view_started(struct ck_view *v, const char *what);
+/* A batch is about to be written. */
+void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len);
+/* The own log through `slot` against what is chosen. False: it differs (told). */
+bool ck_view_agree(struct ck_view *v, uint64_t through, const char *what);
+static inline uint64_t ck_view_hash(const struct ck_view *v, uint64_t slot)
+{
+    return slot > 0 && slot <= v->last ? v->slot[slot].hash : 0;
+}
+
+/* ---- check_messages.c ---- */
+/* One frame from a host; body is aligned. */
+void ck_message(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body);
+
+/* ---- check_disk.c ---- */
+uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at byte 12, taken as zero */
+const struct root *ck_root(struct sim_disk *meta, bool durable);
+const struct group_page *ck_group_page(struct sim_disk *meta, const struct root *r, bool durable);
+void ck_extent_written(struct ck_view *v, const uint8_t *data, uint64_t len);
+void ck_audit_view(struct ck_view *v);
+
+/* ---- check_memory.c ---- */
+void ck_sample_memory(struct checks *ck);
+
+#endif

@@ -1,0 +1,321 @@
+/* Rules on messages, each judged at the moment when its sender hands it over: what must be durable by then, what it may not contradict, and what becomes chosen by
+ * it. A slot is chosen when a majority acknowledged, under one ballot, a slot at or above that ballot's session start (P5). */
+#include <stdio.h>
+
+#include "nbdserver/volume_internal.h"
+#include "tests/sim/cluster/check_internal.h"
+
+#define VIEW_FAIL(v, fmt, ...) CK_FAIL((v)->ck, "%s: " fmt, (v)->node->host, __VA_ARGS__)
+#define MAJORITY (SIM_REPLICAS / 2 + 1)
+
+static struct ballot ballot_of(const struct wire_header *h)
+{
+    struct ballot b = {.round = h->ballot_round};
+    memcpy(b.proposer.b, h->ballot_proposer, 16);
+    return b;
+}
+
+/* ---- what is chosen ---- */
+
+/* A session begins: from now on nobody else may be able to read by a lease (P8, A8). */
+static void session_begins(struct checks *ck, struct ck_ballot *b)
+{
+    struct cluster *c = ck->cluster;
+    b->session_chosen = true;
+    if (ballot_compare(&b->b, &ck->serving) > 0)
+        ck->serving = b->b;
+    ck->stats.read_sessions++;
+    if (sim_now(c->world) < ck->forced_until_ns)
+        return;
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        const struct frontend *f = &c->frontend[i];
+        if (!f->reactor || !f->volume)
+            continue;
+        const struct proposer *p = f->volume->group[0].proposer;
+        uint64_t watermark;
+        if (p && p->state == PROPOSER_SERVING && !uuid_equal(&p->ballot.proposer, &b->b.proposer) &&
+            proposer_can_read(p, io_now(sim_reactor_io(f->reactor)), &watermark))
+            CK_FAIL(ck, "leases: the session of ballot %llu begins while %s can still read under ballot %llu", LLU(b->b.round), f->host, LLU(p->ballot.round));
+    }
+}
+
+static void became_chosen(struct checks *ck, const struct ballot *ballot)
+{
+    uint32_t index = ck_ballot_index(ck, ballot);
+    uint64_t through[SIM_REPLICAS], n = 0;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        through[i] = ballot_equal(&ck->view[i].ack, ballot) ? ck->view[i].ack_through : 0;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        unsigned at_least = 0;
+        for (unsigned k = 0; k < SIM_REPLICAS; k++)
+            at_least += through[k] >= through[i];
+        if (at_least >= MAJORITY && through[i] > n)
+            n = through[i];
+    }
+    struct ck_ballot *b = &ck->ballot[index];
+    if (!b->session_slot || n < b->session_slot)
+        return;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        struct ck_view *v = &ck->view[i];
+        uint64_t to = n < ck->chosen_through ? n : ck->chosen_through;
+        if (through[i] >= n && v->agreed < to && !ck_view_agree(v, to, "a majority acknowledged with it"))
+            return;
+    }
+    while (ck->chosen_through < n) {
+        uint64_t slot = ck->chosen_through + 1, hash = 0;
+        for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+            uint64_t h = through[i] >= n ? ck_view_hash(&ck->view[i], slot) : 0;
+            if (h && hash && h != hash) {
+                CK_FAIL(ck, "agreement: a majority acknowledged slot %llu under ballot %llu with different values", LLU(slot), LLU(ballot->round));
+                return;
+            }
+            hash = h ? h : hash;
+        }
+        if (!hash) {
+            CK_FAIL(ck, "slot %llu is chosen and stands nowhere", LLU(slot));
+            return;
+        }
+        ck_choose(ck, slot, hash, index);
+        if (ck->cluster->broken)
+            return;
+    }
+    if (!b->session_chosen)
+        session_begins(ck, b);
+}
+
+/* ---- what a replica says ---- */
+
+/* Everything that binds it under a ballot: the promise is durable, and it never promised a higher one. */
+static bool bound(struct ck_view *v, const struct ballot *b, const char *what)
+{
+    if (ballot_compare(b, &v->answered) < 0) {
+        VIEW_FAIL(v, "promises regress: it sends %s under ballot %llu after an answer under ballot %llu", what, LLU(b->round), LLU(v->answered.round));
+        return false;
+    }
+    v->answered = *b;
+    if (ballot_compare(&v->promised, b) < 0) {
+        VIEW_FAIL(v, "durability: it sends %s under ballot %llu, and the promise that is durable is %llu", what, LLU(b->round), LLU(v->promised.round));
+        return false;
+    }
+    return true;
+}
+
+static void lease_is_durable(struct ck_view *v, uint64_t lease_ns, const char *what)
+{
+    if (lease_ns > v->max_lease_ns)
+        VIEW_FAIL(v, "durability: its %s grants a lease of %llu ns, and the largest one that is durable is %llu", what, LLU(lease_ns), LLU(v->max_lease_ns));
+}
+
+static void committed_is_chosen(struct ck_view *v, uint64_t slot, const char *what)
+{
+    if (slot > v->ck->chosen_through)
+        VIEW_FAIL(v, "agreement: its %s says that slot %llu is committed, and %llu are chosen", what, LLU(slot), LLU(v->ck->chosen_through));
+}
+
+/* Every run of the log that it lists was durable in its log at some time (A1). */
+static void on_promise(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+{
+    struct checks *ck = v->ck;
+    struct ballot b = ballot_of(h);
+    const struct wire_promise *p = (const void *)body;
+    if (h->body_len < sizeof *p || !bound(v, &b, "PROMISE"))
+        return;
+    lease_is_durable(v, p->lease_ns, "PROMISE");
+    committed_is_chosen(v, p->commit.slot, "PROMISE");
+    const struct run *run = (const void *)(p + 1);
+    for (uint32_t i = 0; i < p->n_runs && (uint64_t)(i + 1) * sizeof *run <= h->body_len - sizeof *p; i++) {
+        if (run[i].last <= ck->names_floor)
+            continue;
+        uint32_t e = ck_ballot_index(ck, &run[i].e);
+        const struct ck_name *n = ck_slot(ck, run[i].last)->names;
+        while (n && n->ballot != e)
+            n = n->next;
+        if (!n || !(n->durable >> v->index & 1)) {
+            VIEW_FAIL(v, "durability: its PROMISE of ballot %llu lists slot %llu of ballot %llu, which was never durable there", LLU(b.round), LLU(run[i].last), LLU(run[i].e.round));
+            return;
+        }
+    }
+}
+
+static void on_accepted(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+{
+    struct checks *ck = v->ck;
+    struct ballot b = ballot_of(h);
+    const struct wire_accepted *a = (const void *)body;
+    if (h->body_len < sizeof *a || !bound(v, &b, "ACCEPTED"))
+        return;
+    ck->stats.acknowledged++;
+    if (a->through > v->last) {
+        VIEW_FAIL(v, "durability: it acknowledges slot %llu under ballot %llu, and its durable log ends at %llu", LLU(a->through), LLU(b.round), LLU(v->last));
+        return;
+    }
+    /* What was chosen under this ballot or a lower one is in every log that this ballot's proposer made. */
+    uint64_t to = a->through < ck->chosen_through ? a->through : ck->chosen_through;
+    while (v->agreed < to && ballot_compare(&ck->ballot[ck->slot[v->agreed + 1].chosen_ballot].b, &b) <= 0)
+        if (!ck_view_agree(v, v->agreed + 1, "it acknowledges"))
+            return;
+    if (!ballot_equal(&v->ack, &b))
+        v->ack_through = 0;
+    v->ack = b;
+    if (a->through > v->ack_through) {
+        v->ack_through = a->through;
+        became_chosen(ck, &b);
+    }
+}
+
+static void on_beat_ack(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+{
+    struct ballot b = ballot_of(h);
+    const struct wire_beat_ack *a = (const void *)body;
+    if (h->body_len < sizeof *a || !bound(v, &b, "BEAT_ACK"))
+        return;
+    lease_is_durable(v, a->lease_ns, "BEAT_ACK");
+    committed_is_chosen(v, a->commit, "BEAT_ACK");
+}
+
+/* The image is the one of the slot that it names, with the front ends' checksums. */
+static void on_data(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+{
+    struct checks *ck = v->ck;
+    const struct wire_data *d = (const void *)body;
+    if (h->body_len < sizeof *d || d->status != DATA_OK || d->nblocks > ENTRY_MAX_BLOCKS || h->body_len < sizeof *d + d->nblocks * 4)
+        return;
+    committed_is_chosen(v, d->applied, "DATA");
+    const uint32_t *crc = (const void *)(d + 1);
+    for (uint32_t i = 0; i < d->nblocks && !ck->cluster->broken; i++) {
+        uint32_t want;
+        ck->stats.data_blocks++;
+        if (ck_block_at(ck, d->block + i, d->applied, &want) == CK_KNOWN && crc[i] != want)
+            VIEW_FAIL(v, "applied state: block %llu has checksum %08x at slot %llu, and the chosen log makes it %08x", LLU(d->block + i), crc[i], LLU(d->applied), want);
+    }
+}
+
+static void on_handed_out(struct ck_view *v, const struct wire_header *h, const uint8_t *body, bool committed)
+{
+    struct checks *ck = v->ck;
+    struct ck_entry e;
+    size_t at = h->type == MSG_VALUE ? sizeof(struct wire_value) : 0;
+    if (h->body_len <= at || !ck_entry_parse(body + at, h->body_len - at, &e))
+        return;
+    ck_seen(ck, &e, v->node->host, "hands out");
+    if (!committed)
+        return;
+    committed_is_chosen(v, e.f.slot, "CATCHUP_ENTRY");
+    if (e.f.slot <= ck->chosen_through && ck->slot[e.f.slot].chosen != e.hash)
+        VIEW_FAIL(v, "agreement: it hands out slot %llu as committed, and another value was chosen", LLU(e.f.slot));
+}
+
+static void from_replica(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+{
+    struct ballot b = ballot_of(h);
+    ck_view_alive(v);
+    ck_view_advance(v);
+    if (v->ck->cluster->broken || v->gone)
+        return;
+    if (h->type != MSG_HELLO && h->type != MSG_REFUSED)
+        ck_view_started(v, wire_type_name(h->type) ? wire_type_name(h->type) : "a message");
+    switch (h->type) {
+    case MSG_PROMISE:
+        on_promise(v, h, body);
+        break;
+    case MSG_OPENED:
+    case MSG_MISMATCH:
+        bound(v, &b, wire_type_name(h->type));
+        break;
+    case MSG_ACCEPTED:
+        on_accepted(v, h, body);
+        break;
+    case MSG_BEAT_ACK:
+        on_beat_ack(v, h, body);
+        break;
+    case MSG_DATA:
+        on_data(v, h, body);
+        break;
+    case MSG_VALUE:
+        on_handed_out(v, h, body, false);
+        break;
+    case MSG_CATCHUP_ENTRY:
+        on_handed_out(v, h, body, true);
+        break;
+    case MSG_CREATED:
+        if (h->body_len >= sizeof(struct wire_created) && ((const struct wire_created *)body)->error == 0 && !v->created)
+            VIEW_FAIL(v, "durability: it says %s, and the group is not durable there", "CREATED");
+        break;
+    default:
+        break;
+    }
+}
+
+/* ---- what a front end says ---- */
+
+/* P5: only W or chosen slots are announced. */
+static void announced_is_chosen(struct checks *ck, const char *host, uint64_t slot, const char *what)
+{
+    if (slot > ck->chosen_through)
+        CK_FAIL(ck, "agreement: %s announces in %s that slot %llu is committed, and %llu are chosen", host, what, LLU(slot), LLU(ck->chosen_through));
+}
+
+static void on_accept(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+{
+    struct ballot b = ballot_of(h);
+    struct ck_entry e;
+    if (h->body_len < sizeof(struct wire_accept) || !ck_entry_parse(body + sizeof(struct wire_accept), h->body_len - sizeof(struct wire_accept), &e))
+        return;
+    ck->stats.accepts++;
+    announced_is_chosen(ck, host, ((const struct wire_accept *)body)->commit, "ACCEPT");
+    ck_proposed(ck, &e, &b);
+}
+
+/* P8: a read leaves under a quorum's leases, so that no other session has begun; it asks for all that its own session may have acknowledged before. */
+static void on_read(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+{
+    const struct wire_read *r = (const void *)body;
+    struct ballot b = ballot_of(h);
+    if (h->body_len < sizeof *r || r->peer)
+        return;
+    announced_is_chosen(ck, host, r->watermark, "READ");
+    const struct ck_ballot *own = &ck->ballot[ck_ballot_index(ck, &b)];
+    if (!own->session_chosen || r->watermark < own->session_slot)
+        CK_FAIL(ck, "reads: %s reads at watermark %llu under ballot %llu, whose session start %llu is not chosen below it", host, LLU(r->watermark), LLU(b.round), LLU(own->session_slot));
+    if (ballot_compare(&ck->serving, &b) > 0 && !uuid_equal(&ck->serving.proposer, &b.proposer) && sim_now(ck->cluster->world) >= ck->forced_until_ns)
+        CK_FAIL(ck, "leases: %s reads under ballot %llu, and a session of ballot %llu has begun", host, LLU(b.round), LLU(ck->serving.round));
+}
+
+static void from_frontend(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+{
+    switch (h->type) {
+    case MSG_ACCEPT:
+        on_accept(ck, host, h, body);
+        break;
+    case MSG_BEAT:
+        if (h->body_len >= sizeof(struct wire_beat))
+            announced_is_chosen(ck, host, ((const struct wire_beat *)body)->commit.slot, "BEAT");
+        break;
+    case MSG_READ:
+        on_read(ck, host, h, body);
+        break;
+    case MSG_FORCE: { /* whoever forces vouches that the holder is gone; it may think otherwise for as long as its leases last */
+        uint64_t ns = h->body_len >= sizeof(struct wire_force) ? ((const struct wire_force *)body)->expiry_ns : 0;
+        uint64_t until = sim_now(ck->cluster->world) + ns + 3 * NS_PER_MS * ck->cluster->config.lease_ms;
+        if (until > ck->forced_until_ns)
+            ck->forced_until_ns = until;
+        break;
+    }
+    default:
+        break;
+    }
+}
+
+void ck_message(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+{
+    if (ck->cluster->broken)
+        return;
+    ck->stats.messages++;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        if (strcmp(ck->cluster->node[i].host, host) == 0) {
+            from_replica(&ck->view[i], h, body);
+            return;
+        }
+    if (h->group == SIM_GROUP)
+        from_frontend(ck, host, h, body);
+}
