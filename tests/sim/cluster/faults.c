@@ -27,6 +27,7 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_FRONTEND_POWER] = "front end's power cut",
     [FAULT_FRONTEND_RACE] = "front ends race",
     [FAULT_PAUSE_FRONTEND] = "pause of a front end",
+    [FAULT_STORM] = "storm of take-overs",
     [FAULT_CUT] = "cut",
     [FAULT_ONE_WAY] = "one-way cut",
     [FAULT_ISOLATED_HOST] = "isolated host",
@@ -222,7 +223,7 @@ static bool crash_all(struct faults *f, struct fault_rng *g)
     return any;
 }
 
-static bool crash_frontend(struct faults *f, struct frontend *fe, enum sim_crash how, uint64_t outage_ns)
+bool faults_crash_frontend(struct faults *f, struct frontend *fe, enum sim_crash how, uint64_t outage_ns)
 {
     if (!fe->reactor)
         return false;
@@ -236,7 +237,7 @@ static bool crash_any_frontend(struct faults *f, struct fault_rng *g, enum sim_c
     struct frontend *fe = &f->run->cluster->frontend[fault_draw(g, 0, SIM_FRONTENDS - 1)];
     uint64_t ns = fault_outage(g);
     fault_say(f, "%s %s, back in %.3f s", fe->host, how == SIM_POWER ? "loses power" : "is killed", (double)ns / 1e9);
-    return crash_frontend(f, fe, how, ns);
+    return faults_crash_frontend(f, fe, how, ns);
 }
 
 static bool race(struct faults *f, struct fault_rng *g)
@@ -245,7 +246,7 @@ static bool race(struct faults *f, struct fault_rng *g)
     bool any = false;
     fault_say(f, "all front ends are killed, back together in %.3f s", (double)ns / 1e9);
     for (unsigned i = 0; i < SIM_FRONTENDS; i++)
-        any |= crash_frontend(f, &f->run->cluster->frontend[i], SIM_KILL, ns + fault_draw(g, 0, NS_PER_MS));
+        any |= faults_crash_frontend(f, &f->run->cluster->frontend[i], SIM_KILL, ns + fault_draw(g, 0, NS_PER_MS));
     return any;
 }
 
@@ -304,6 +305,9 @@ static bool apply_to_process(struct faults *f, enum fault kind, struct fault_rng
         return crash_any_frontend(f, g, SIM_POWER);
     case FAULT_FRONTEND_RACE:
         return race(f, g);
+    case FAULT_STORM:
+        faults_storm(f, g);
+        return true;
     default:
         return false;
     }

@@ -16,6 +16,7 @@ enum fault {
     FAULT_FRONTEND_POWER,
     FAULT_FRONTEND_RACE, /* all of them die, and return at the same time */
     FAULT_PAUSE_FRONTEND,
+    FAULT_STORM, /* take-overs in quick succession, with front ends cut from some replicas */
     /* network */
     FAULT_CUT,
     FAULT_ONE_WAY,

@@ -45,10 +45,16 @@ void fault_count(struct faults *f, enum fault kind);
 void fault_say(struct faults *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void fault_later(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x);
 const char *fault_host(struct faults *f, unsigned i);
+bool faults_crash_frontend(struct faults *f, struct frontend *fe, enum sim_crash how, uint64_t outage_ns);
 bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uint64_t outage_ns);
 
 /* faults_net.c. False: not a fault of this part. */
 bool faults_net_apply(struct faults *f, enum fault kind, struct fault_rng *g);
 void faults_net_stop(struct faults *f);
+/* What host a sends to host b waits for so long. */
+void faults_cut(struct faults *f, unsigned a, unsigned b, uint64_t ns);
+
+/* faults_storm.c */
+void faults_storm(struct faults *f, struct fault_rng *g);
 
 #endif
