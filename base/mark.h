@@ -21,6 +21,12 @@ struct mark {
         __atomic_store_n(&mark_here.count, __atomic_load_n(&mark_here.count, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);                                         \
     } while (0)
 
+#define MARK_IF(condition, text)                                                                                                                              \
+    do {                                                                                                                                                       \
+        if (condition)                                                                                                                                         \
+            MARK(text);                                                                                                                                        \
+    } while (0)
+
 /* mark.c: all of the program's, in no useful order. */
 struct mark *mark_first(void);
 size_t mark_count(void);

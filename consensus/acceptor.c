@@ -6,6 +6,7 @@
  *  - promised rises in memory at once: from then on lower ballots are refused, durable or not.
  *  - one stream at a time: Accepts count only on the link whose Open was answered under the promised ballot, so the
  *    late bytes of an older connection change nothing. */
+#include "base/mark.h"
 #include "consensus/acceptor_internal.h"
 
 /* ---- effects ---- */
@@ -64,6 +65,8 @@ static struct hold current_hold(const struct acceptor *a, uint64_t now_ns)
 static bool held_against(const struct acceptor *a, uint64_t now_ns, const struct uuid *proposer)
 {
     struct hold h = current_hold(a, now_ns);
+    MARK_IF(h.holder == &a->force_proposer, "acceptor: held by a force");
+    MARK_IF(h.holder == &a->promised.proposer, "acceptor: held since a restart");
     return h.holder && !uuid_equal(h.holder, proposer);
 }
 
@@ -91,6 +94,7 @@ static void refuse_accept(struct acceptor *a, struct acceptor_effects *fx, const
         acceptor_drop_stream(a);
     if (a->refused_link == ev->link)
         return;
+    MARK("acceptor: accept refused");
     a->refused_link = ev->link;
     nack(a, fx, ev);
 }
@@ -162,6 +166,8 @@ static void on_prepare(struct acceptor *a, struct acceptor_effects *fx, const st
     const struct msg *m = ev->msg;
     int c = ballot_compare(&m->ballot, &a->promised);
     if (c < 0 || held_against(a, ev->now_ns, &m->ballot.proposer)) {
+        MARK_IF(c < 0, "acceptor: prepare below promised");
+        MARK_IF(c >= 0, "acceptor: prepare refused, lease of another");
         nack(a, fx, ev); /* A1 */
         return;
     }
@@ -172,6 +178,7 @@ static void on_prepare(struct acceptor *a, struct acceptor_effects *fx, const st
         persist_promise(a, fx);
     } else {
         lease_ns = grant(a, fx, ev->now_ns, m->u.prepare.lease_ns, m->u.prepare.name, false);
+        MARK("acceptor: prepare repeated under the promised ballot");
     }
     /* A1: the log as it stands at this record's place in the WAL: what this step lists, released when all records so
      * far are durable. */
@@ -218,9 +225,11 @@ static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struc
     int c = ballot_compare(&m->ballot, &a->promised);
     if (c < 0) {
         nack(a, fx, ev); /* A2 */
+        MARK("acceptor: open below promised");
         return;
     }
     if (c > 0) {
+        MARK("acceptor: open above promised");
         raise_promised(a, &m->ballot);
         persist_promise(a, fx);
     }
@@ -229,6 +238,10 @@ static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struc
     bool fine = !a->needs_copy && paxos_log_holds(&a->log, at) && at->slot >= a->commit &&
                 !(a->n_lost > 0 && a->lost[0] <= at->slot);
     if (!fine) {
+        MARK("acceptor: mismatch");
+        MARK_IF(at->slot < a->commit, "acceptor: open below commit");
+        MARK_IF(a->n_lost > 0 && a->lost[0] <= at->slot, "acceptor: open at or above a LOST slot");
+        MARK_IF(a->stream != ACCEPTOR_NO_LINK && a->stream != ev->link, "acceptor: mismatch ends the stream of another link");
         /* Also when the stream was another link's: its proposer has turned away from it, and this process may not know
          * for long. */
         acceptor_drop_stream(a);
@@ -265,19 +278,24 @@ static void on_accept(struct acceptor *a, struct acceptor_effects *fx, const str
     struct entry *e = m->u.accept.entry;
     int c = ballot_compare(&m->ballot, &a->promised);
     if (c > 0) {
+        MARK("acceptor: accept above promised");
         raise_promised(a, &m->ballot); /* A2; but nothing was opened under it */
         persist_promise(a, fx);
     }
     if (c != 0 || a->stream != ev->link || !e || e->slot > a->match + 1) {
+        MARK_IF(c < 0, "acceptor: accept below promised");
+        MARK_IF(c == 0 && a->stream != ev->link, "acceptor: accept on a link without the stream");
         refuse_accept(a, fx, ev);
         return;
     }
     announced(a, m->u.accept.commit); /* first, so that a committed membership makes room for the next one */
     if (e->slot <= a->match) {
+        MARK("acceptor: accept of what is matched");
         acknowledge(a, fx, true);
         return;
     }
     if (!acceptor_take(a, fx, e)) {
+        MARK("acceptor: accept of what can't be taken");
         refuse_accept(a, fx, ev);
         return;
     }
@@ -291,6 +309,8 @@ static void on_beat(struct acceptor *a, struct acceptor_effects *fx, const struc
     const struct msg *m = ev->msg;
     /* A2: a Beat above promised is granted nothing; A8: nor is one of a released ballot. */
     if (!ballot_equal(&m->ballot, &a->promised) || a->released) {
+        MARK_IF(a->released, "acceptor: beat of a released ballot");
+        MARK_IF(!a->released, "acceptor: beat of another ballot");
         nack(a, fx, ev);
         return;
     }
@@ -298,8 +318,10 @@ static void on_beat(struct acceptor *a, struct acceptor_effects *fx, const struc
     const struct log_pos *target = &m->u.beat.commit;
     announced(a, target->slot);
     /* A stream that is open will bring what is missing; else the peers have to. */
-    if (a->commit < target->slot && a->stream == ACCEPTOR_NO_LINK)
+    if (a->commit < target->slot && a->stream == ACCEPTOR_NO_LINK) {
+        MARK("acceptor: behind, asks its peers");
         acceptor_effect(fx, ACCEPTOR_BEHIND)->target = *target;
+    }
     struct msg *r = answer(a, fx, ev, MSG_BEAT_ACK, a->promise_seq);
     r->u.beat_ack.t_ns = m->u.beat.t_ns;
     r->u.beat_ack.lease_ns = lease_ns;
@@ -315,6 +337,7 @@ static void on_release(struct acceptor *a, const struct msg *m)
         return;
     /* A8. Nobody but the promised ballot's proposer could hold a lease from before a restart: that wait ends as well.
      */
+    MARK("acceptor: released");
     a->released = true;
     a->restart_until_ns = 0;
     if (uuid_equal(&a->holder, &m->ballot.proposer)) {
@@ -330,6 +353,7 @@ static void on_force(struct acceptor *a, struct acceptor_effects *fx, const stru
         nack(a, fx, ev);
         return;
     }
+    MARK("acceptor: force");
     uint64_t ns = ev->msg->u.force.expiry_ns;
     a->force_proposer = ev->msg->ballot.proposer;
     a->force_until_ns = ev->now_ns + (ns < PAXOS_FORCE_MAX_NS ? ns : PAXOS_FORCE_MAX_NS);
@@ -339,6 +363,7 @@ static void on_msg(struct acceptor *a, struct acceptor_effects *fx, const struct
 {
     const struct msg *m = ev->msg;
     if (m->group != a->group || !uuid_equal(&m->target, &a->identity) || m->ballot.round > PAXOS_ROUND_MAX) {
+        MARK("acceptor: message for another group or disk");
         answer(a, fx, ev, MSG_NACK, 0)->u.holder.unknown = 1; /* never answered as an empty log */
         return;
     }
@@ -417,6 +442,7 @@ enum acceptor_read_verdict acceptor_read(struct acceptor *a, uint64_t now_ns, ui
     }
     int c = ballot_compare(&read->ballot, &a->promised);
     if (c < 0 || a->needs_copy) {
+        MARK_IF(c < 0, "acceptor: read below promised");
         nack(a, effects, &ev); /* A8: reads with a ballot < promised are refused */
         return ACCEPTOR_READ_NACK;
     }
@@ -479,6 +505,9 @@ void acceptor_init(struct acceptor *a, const struct acceptor_state *s, uint64_t 
     a->commit = s->commit < a->durable ? s->commit : a->durable;
     if (a->commit < a->log.base.slot)
         a->commit = a->log.base.slot;
+    MARK_IF(s->commit > a->commit, "acceptor: commit forgotten, it was above a LOST slot");
+    MARK_IF(s->n_lost > 0, "acceptor: restart with LOST slots");
+    MARK_IF(paxos_log_last(&a->log).slot > a->commit, "acceptor: restart with a tail above commit");
     a->told = a->commit;
     if (a->has_uncommitted && a->uncommitted.slot <= a->commit) {
         a->committed = a->uncommitted;

@@ -6,6 +6,7 @@
  *    prefix.
  *  - a log only ever holds what some proposer's log held through the same slot (log matching): equal (slot, e) means
  *    equal prefixes. */
+#include "base/mark.h"
 #include "consensus/acceptor_internal.h"
 
 bool acceptor_is_lost(const struct acceptor *a, uint64_t slot)
@@ -137,6 +138,8 @@ void acceptor_tell_commit(struct acceptor *a, struct acceptor_effects *fx)
 static void cut(struct acceptor *a, struct acceptor_effects *fx, uint64_t slot)
 {
     assert(slot > a->commit);
+    MARK("acceptor: log cut");
+    MARK_IF(a->match_valid && a->match >= slot, "acceptor: catch-up cut what was matched");
     acceptor_persist(a, fx, ACCEPTOR_CUT)->slot = slot;
     paxos_log_cut(&a->log, slot);
     a->n_lost = paxos_lower_bound(a->lost, a->n_lost, slot);
@@ -155,6 +158,7 @@ static bool make_run_room(struct acceptor *a, const struct ballot *e)
 {
     if (a->log.n < RUNS_MAX || ballot_equal(&a->log.run[a->log.n - 1].e, e))
         return true;
+    MARK("acceptor: run table full");
     uint64_t end = a->log.run[0].last;
     if (end > a->told)
         return false;
@@ -176,6 +180,7 @@ static void append(struct acceptor *a, struct acceptor_effects *fx, struct entry
 
 static void refill(struct acceptor *a, struct acceptor_effects *fx, struct entry *e)
 {
+    MARK("acceptor: LOST slot refilled");
     uint32_t i = paxos_lower_bound(a->lost, a->n_lost, e->slot);
     assert(i < a->n_lost && a->lost[i] == e->slot);
     memmove(&a->lost[i], &a->lost[i + 1], (a->n_lost - i - 1) * sizeof a->lost[0]);
@@ -207,13 +212,16 @@ static bool put(struct acceptor *a, struct acceptor_effects *fx, struct entry *e
     enum place place = place_of(a, e);
     if (place == PLACE_SAME)
         return true;
-    if (!pending_fits(a, e->slot, place == PLACE_OTHER))
+    if (!pending_fits(a, e->slot, place == PLACE_OTHER)) {
+        MARK("acceptor: table of pending records full");
         return false;
+    }
     if (place == PLACE_LOST) {
         refill(a, fx, e);
         return true;
     }
     /* A4: different e: refuse what is committed; else cut it and everything above. */
+    MARK_IF(place == PLACE_OTHER && e->slot <= a->commit, "acceptor: entry against a committed one");
     if (place == PLACE_OTHER && e->slot <= a->commit)
         return false;
     struct ballot before;
@@ -239,8 +247,10 @@ bool acceptor_take(struct acceptor *a, struct acceptor_effects *fx, struct entry
         return false;
     /* Catch-up and a checkpoint may have passed the stream: whether the entry is the one that stood there cannot be
      * told any more. */
-    if (e->slot < a->log.base.slot || !put(a, fx, e))
+    if (e->slot < a->log.base.slot || !put(a, fx, e)) {
+        MARK("acceptor: entry can't be put");
         return false;
+    }
     a->match = e->slot;
     return true;
 }
@@ -255,6 +265,7 @@ void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, cons
     struct ballot own;
     if (slot >= a->log.base.slot && (!paxos_log_at(&a->log, slot, &own) || !ballot_equal(&own, &ev->from.e)))
         return;
+    MARK_IF(slot < a->commit, "acceptor: catch-up piece begins below commit");
     const struct entry *last = ev->entries[ev->n_entries - 1];
     if (!ballot_equal(&last->e, &ev->through.e))
         return;
@@ -269,6 +280,7 @@ void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, cons
             break;
         acceptor_commit_to(a, slot);
     }
+    MARK_IF(paxos_log_last(&a->log).slot > slot, "acceptor: own tail stays above what was caught up");
     acceptor_find_durable(a);
 }
 

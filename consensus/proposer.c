@@ -5,6 +5,7 @@
  *  - an answer counts only under the current ballot, from a link that is up.
  *  - a lease is counted from the send time of the request that it answers, shortened by the drift bound, and only up to
  *    what was asked for. */
+#include "base/mark.h"
 #include "consensus/proposer_internal.h"
 
 /* ---- effects ---- */
@@ -110,12 +111,14 @@ static void on_nack(struct step *x, uint32_t i, const struct msg *m)
     }
     int c = ballot_compare(&m->u.holder.promised, &p->ballot);
     if (c > 0) {
+        MARK("proposer: outbid");
         /* Another ballot stands above ours. Whether its proposer got anywhere, the next attempt finds out (P7). */
         proposer_note_holder(x, m);
         proposer_abandon(x, x->now_ns + proposer_backoff(x));
     } else if (p->state == PROPOSER_PREPARING || p->state == PROPOSER_RECOVERING) {
         proposer_on_refused(x, i, m);
     } else if (r->stream == STREAM_OPEN) {
+        MARK("proposer: open stream refused");
         proposer_reopen(x, i); /* the replica knows of no stream from here: it refused what it could not take */
     }
 }
@@ -203,6 +206,7 @@ static void on_link_up(struct step *x, uint32_t i)
         break;
     case PROPOSER_STARTING:
     case PROPOSER_SERVING:
+        MARK("proposer: link back while serving");
         proposer_open(x, i);
         break;
     default:
@@ -238,6 +242,7 @@ static void on_tick(struct step *x)
     case PROPOSER_PREPARING:
     case PROPOSER_RECOVERING:
         if (late) {
+            MARK("proposer: no quorum in time");
             proposer_abandon(x, x->now_ns + proposer_backoff(x));
             return;
         }
@@ -251,6 +256,7 @@ static void on_tick(struct step *x)
         /* A majority is there and still nothing moves: what they need may no longer be here. Another ballot looks again
          * at what they hold. */
         if (late && proposer_is_quorum(p, linked)) {
+            MARK("proposer: start stuck with a quorum connected");
             proposer_abandon(x, x->now_ns + proposer_backoff(x));
             return;
         }

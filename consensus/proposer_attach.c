@@ -5,6 +5,7 @@
  *  - a round is above everything heard and never used twice.
  *  - own writes of a lost ballot stay in cell.own until the own next session start is chosen: only then is a place that
  *    they do not have in the log out of reach for ever. */
+#include "base/mark.h"
 #include "consensus/proposer_internal.h"
 
 #define BACKOFF_MIN_NS (10 * NS_PER_MS)
@@ -128,9 +129,11 @@ void proposer_judge_query(struct step *x, bool late)
         return;
     bool held = (answered & ~free_mask) != 0;
     if (held && (late || is_enough(p, answered))) {
+        MARK("proposer: held by another");
         p->retry_at_ns = x->now_ns + held_wait(x);
         proposer_set_state(x, PROPOSER_WAITING);
     } else if (late) {
+        MARK("proposer: too few answered the query");
         proposer_query(x);
     }
 }
@@ -158,8 +161,10 @@ void proposer_on_refused(struct step *x, uint32_t i, const struct msg *m)
     uint32_t possible = 0;
     for (uint32_t k = 0; k < p->params.n_replicas; k++)
         possible |= (uint32_t)!p->replica[k].refused << k;
-    if (!proposer_is_quorum(p, possible))
+    if (!proposer_is_quorum(p, possible)) {
+        MARK("proposer: refused by a quorum");
         proposer_abandon(x, x->now_ns + held_wait(x) + proposer_backoff(x));
+    }
 }
 
 /* ---- giving up a ballot ---- */
@@ -212,6 +217,7 @@ static void stash_own(struct step *x)
     assert(p->own_first == p->own_end);
     p->own_first = p->chosen + 1;
     p->own_end = p->next;
+    MARK_IF(p->own_first < p->own_end, "proposer: own writes set aside");
     for (uint64_t slot = p->own_first; slot < p->own_end; slot++) {
         struct proposer_slot *s = proposer_slot_of(p, slot);
         assert(s->entry && !s->own);
@@ -227,7 +233,9 @@ void proposer_abandon(struct step *x, uint64_t retry_at_ns)
 {
     struct proposer *p = x->p;
     proposer_release(x);
+    MARK_IF(p->state == PROPOSER_STARTING, "proposer: ballot given up while starting");
     if (p->state == PROPOSER_SERVING) {
+        MARK("proposer: ballot lost while serving");
         remember_chosen(p);
         stash_own(x);
     } else {
@@ -278,6 +286,7 @@ void proposer_settle_own(struct step *x)
         s->own = NULL;
         if (!own)
             continue;
+        MARK_IF(!s->own_found, "proposer: own write unplaced");
         if (!s->own_found)
             proposer_emit_entry(x, PROPOSER_UNPLACED, slot, own);
         else if (s->entry != own || slot <= p->floor || slot >= p->next)

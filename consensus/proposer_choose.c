@@ -6,6 +6,7 @@
  *    nothing that follows from it is sent before.
  *  - ring cells in (floor, next) belong to the chosen log while one is chosen: cell.e is its ballot there, cell.entry
  *    (if any) its value. */
+#include "base/mark.h"
 #include "consensus/proposer_internal.h"
 
 /* ---- P2: the choice of a log ---- */
@@ -197,8 +198,10 @@ static void rebase(struct step *x, const struct paxos_log *best, uint64_t floor)
             continue;
         struct log_pos at = {.slot = slot, .e = s->own->e};
         s->own_found = paxos_log_holds(best, &at);
-        if (s->own_found && slot > floor && !s->entry)
+        if (s->own_found && slot > floor && !s->entry) {
+            MARK("proposer: own write in the chosen log");
             s->entry = s->own;
+        }
     }
     p->log = *best;
     paxos_log_trim(&p->log, floor);
@@ -227,6 +230,7 @@ static void select_log(struct step *x)
     adopt_committed(p);
     p->has_uncommitted = false;
     if (p->has_membership && memberships_conflict(p)) {
+        MARK("proposer: two disks name different voters");
         if (p->last_session_slot == 0)
             p->has_membership = false; /* it may be the wrong one that was heard first */
         proposer_abandon(x, x->now_ns + proposer_backoff(x));
@@ -239,19 +243,24 @@ static void select_log(struct step *x)
     struct log_pos w = highest_commit(p);
     uint64_t floor;
     if (!paxos_log_holds(best, &w)) {
+        MARK("proposer: somebody committed what no log holds");
         /* Somebody has committed what no log here holds: this ballot is not the highest any more, whoever told us. */
         proposer_abandon(x, x->now_ns + proposer_backoff(x));
         return;
     }
     if (has_foreign_session(p, best)) {
+        MARK("proposer: fenced, a foreign session in the log");
         fence(x);
         return;
     }
     if (!choose_floor(p, best, w.slot, mask, &floor)) {
+        MARK("proposer: the tail does not fit the ring");
         proposer_abandon(x, x->now_ns + proposer_backoff(x));
         return;
     }
     p->recovered_commit = w;
+    MARK_IF(floor > w.slot, "proposer: ring begins above W");
+    MARK_IF(paxos_log_last(best).slot > w.slot, "proposer: a tail above W to recover");
     p->chosen = w.slot;
     rebase(x, best, floor);
     adopt_uncommitted(p, best, w.slot);
@@ -315,8 +324,10 @@ static uint32_t pick_holder(const struct proposer *p, uint64_t slot, uint32_t ma
         if (!(mask >> i & 1) || (tried >> i & 1) || !proposer_linked(p, i))
             continue;
         uint32_t n = paxos_lower_bound(r->lost, r->n_lost, slot);
-        if (n < r->n_lost && r->lost[n] == slot)
+        if (n < r->n_lost && r->lost[n] == slot) {
+            MARK("proposer: a holder has the entry as LOST");
             continue;
+        }
         return i;
     }
     return PROPOSER_NOBODY;
@@ -326,6 +337,7 @@ static uint32_t pick_holder(const struct proposer *p, uint64_t slot, uint32_t ma
 static void cut_log(struct step *x, uint64_t slot)
 {
     struct proposer *p = x->p;
+    MARK("proposer: LOST entry, never chosen: cut");
     for (uint64_t s = slot; s < p->next; s++)
         proposer_forget_entry(x, s);
     for (uint64_t s = p->own_first > slot ? p->own_first : slot; s < p->own_end; s++)
@@ -385,6 +397,7 @@ void proposer_recover(struct step *x)
                 cut_log(x, slot);
                 break;
             }
+            MARK("proposer: LOST entry, waits for more answers");
             p->fetch_scan++;
             continue;
         }
@@ -424,12 +437,14 @@ void proposer_on_value(struct step *x, uint32_t i, const struct msg *m)
         return;
     struct entry *e = m->u.value.found ? m->u.value.entry : NULL;
     if (!e || e->slot != at->slot || !ballot_equal(&e->e, &at->e) || e->group != p->params.group) {
+        MARK("proposer: value not found, asks another");
         s->tried |= 1u << i;
         if (at->slot < p->fetch_scan)
             p->fetch_scan = at->slot;
         proposer_recover(x);
         return;
     }
+    MARK_IF(s->asked != PROPOSER_NOBODY, "proposer: late value taken");
     if (s->asked != PROPOSER_NOBODY) { /* somebody else is asked as well: a late answer, as good */
         s->asked = PROPOSER_NOBODY;
         p->n_fetching--;

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 
+#include "base/mark.h"
+
 static uint64_t entry_bytes(const struct entry *e)
 {
     return PROPOSER_ENTRY_BYTES + entry_payload_bytes(e);
@@ -88,6 +90,7 @@ void proposer_reopen(struct step *x, uint32_t i)
 {
     struct proposer_replica *r = &x->p->replica[i];
     if (likely_place(x->p, i) == r->opened.slot) {
+        MARK("proposer: refused stream waits before it reopens");
         r->stream = STREAM_IDLE;
         r->reopen_at_ns = x->now_ns + PROPOSER_REFUSED_NS;
     } else {
@@ -98,6 +101,7 @@ void proposer_reopen(struct step *x, uint32_t i)
 static void set_behind(struct step *x, uint32_t i)
 {
     struct proposer_replica *r = &x->p->replica[i];
+    MARK("proposer: replica behind the ring");
     r->stream = STREAM_BEHIND;
     r->behind_commit = r->commit;
     r->reopen_at_ns = x->now_ns + PROPOSER_REOPEN_NS;
@@ -112,8 +116,10 @@ static void place(struct step *x, uint32_t i, bool again)
     struct log_pos m;
     bool found = paxos_log_match(&p->log, &r->log, &m);
     r->has_log = false;
-    if (found && r->n_lost > 0 && r->lost[0] <= m.slot)
+    if (found && r->n_lost > 0 && r->lost[0] <= m.slot) {
+        MARK("proposer: stream opened below a LOST slot");
         m.slot = r->lost[0] - 1;
+    }
     if (!found || m.slot < p->floor || m.slot < r->promise_commit.slot || (again && m.slot == r->opened.slot))
         set_behind(x, i);
     else
@@ -153,8 +159,10 @@ void proposer_on_progress(struct step *x, uint32_t i)
 {
     struct proposer_replica *r = &x->p->replica[i];
     if (x->p->state >= PROPOSER_STARTING && r->stream == STREAM_BEHIND && r->commit > r->behind_commit &&
-        r->commit >= x->p->floor)
+        r->commit >= x->p->floor) {
+        MARK("proposer: replica that was behind is back in the ring");
         proposer_open(x, i);
+    }
 }
 
 void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
@@ -168,6 +176,7 @@ void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
     r->needs_copy = false;
     r->has_log = false;
     if (r->opened.slot < p->floor) {
+        MARK("proposer: opened at what was forgotten meanwhile");
         /* What it needs was forgotten meanwhile. It believes in a stream that nothing will come on: a Mismatch ends
          * that, and it turns to its peers. */
         proposer_open(x, i);
@@ -210,6 +219,7 @@ void proposer_on_mismatch(struct step *x, uint32_t i, const struct msg *m)
     }
     if (m->u.mismatch.commit.slot > r->commit)
         r->commit = m->u.mismatch.commit.slot;
+    MARK("proposer: mismatch, places the stream anew");
     place(x, i, true);
 }
 
@@ -261,12 +271,15 @@ static void forget(struct step *x)
         const struct proposer_replica *r = &p->replica[i];
         uint64_t from = r->acked > p->floor ? r->acked : p->floor;
         if (r->stream == STREAM_OPEN && r->acked < p->chosen &&
-            is_tight(p, p->bytes_total - bytes_through(p, from), p->next - from))
+            is_tight(p, p->bytes_total - bytes_through(p, from), p->next - from)) {
+            MARK("proposer: replica cut off, too far behind");
             proposer_disconnect(x, i);
+        }
     }
     uint64_t slot = p->floor;
     while (slot < p->chosen && is_tight(p, p->bytes_total - bytes_through(p, slot), p->next - slot))
         slot++;
+    MARK_IF(slot > p->floor, "proposer: entries forgotten that a replica may need");
     forget_through(x, slot);
 }
 
@@ -288,6 +301,7 @@ static void advance(struct step *x)
         proposer_set_membership(p, false, &m);
     }
     bool starting = p->state == PROPOSER_STARTING;
+    MARK_IF(starting && p->own_first < p->own_end, "proposer: serves again with own writes to settle");
     if (starting) {
         p->state = PROPOSER_SERVING;
         p->last_session_slot = p->session_slot;
@@ -357,6 +371,7 @@ static int check_credits(const struct proposer *p, uint64_t now_ns, uint64_t nee
      * waiting when nothing is under way. */
     if (proposer_is_quorum(p, hope) || !proposer_is_quorum(p, open_streams(p)) || p->chosen != p->next - 1)
         return -EAGAIN;
+    MARK("proposer: no space at a quorum");
     return -ENOSPC;
 }
 
@@ -382,13 +397,17 @@ static int check_submit(struct proposer *p, uint64_t now_ns, const struct entry 
         return -ENOTCONN;
     if (e->kind == ENTRY_SESSION)
         return -EINVAL;
-    if (p->next - p->chosen > p->params.ring_slots / 2 || p->next + 1 - p->floor > p->params.ring_slots)
+    if (p->next - p->chosen > p->params.ring_slots / 2 || p->next + 1 - p->floor > p->params.ring_slots) {
+        MARK("proposer: ring full");
         return -EAGAIN;
+    }
     /* What is not chosen can't leave the replicas' WALs: it must stay well below the smallest ring, or a full WAL would
      * hold back the very messages that announce its commit. */
     if (p->chosen < p->next - 1 &&
-        p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES)
+        p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES) {
+        MARK("proposer: too many bytes in flight");
         return -EAGAIN;
+    }
     int rc = e->kind == ENTRY_MEMBER ? check_member(p, &e->u[0].membership) : 0;
     return rc != 0 ? rc : check_credits(p, now_ns, entry_slabs(e));
 }

@@ -1,6 +1,8 @@
 /* Range locks of blocks: see block_lock.h. */
 #include "nbdserver/block_lock.h"
 
+#include "base/mark.h"
+
 void block_locks_init(struct block_locks *t)
 {
     list_init(&t->shared);
@@ -39,6 +41,7 @@ bool block_lock_acquire(struct block_locks *t, struct block_lock *l, uint64_t bl
     if (exclusive)
         l->blockers += count_overlapping(&t->shared, l);
     list_push_back(exclusive ? &t->exclusive : &t->shared, &l->link);
+    MARK_IF(l->blockers, "volume: request waits for a block's lock");
     return block_lock_held(l);
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/mark.h"
 
 static void link_connect(struct replica_link *l);
 
@@ -92,6 +93,7 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
 {
     struct replica_link *l = p->user;
     if (m->type == MSG_REFUSED && (l->state == LINK_HELLO || l->state == LINK_UP)) {
+        MARK("link: refused by the replica");
         link_problem(l, "refused: %.*s", (int)sizeof m->u.refused.reason - 1, m->u.refused.reason);
         link_close(l);
     } else if (l->state == LINK_UP) {
@@ -175,6 +177,7 @@ static void on_timer(struct timer *t)
         break;
     case LINK_CONNECTING:
     case LINK_HELLO:
+        MARK("link: no answer in time");
         link_problem(l, "no answer within %u ms", (unsigned)(LINK_HELLO_TIMEOUT_NS / NS_PER_MS));
         link_close(l);
         break;

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 #define RETAIN_DEFAULT_BYTES (UINT64_C(64) << 20)
 #define LEASE_DEFAULT_MS 2000u
 #define HELD_GRACE_NS (200 * NS_PER_MS) /* a holder is asked about anew about when its lease ends: the answer may take this long */
@@ -152,6 +154,7 @@ static void fail_overdue(struct volume *v)
         struct export_request *r = container_of(v->requests.next, struct export_request, link);
         if (now - request_state(r)->submitted_ns < v->options.fail_after_ns)
             break;
+        MARK("volume: request overdue");
         request_fail(v, r, EIO);
     }
 }
@@ -260,6 +263,7 @@ static void volume_note_majority(struct volume *v, const struct proposer *laggar
     v->has_majority = has;
     if (lost) {
         v->majority_lost_ns = now;
+        MARK("volume: majority lost");
         if (laggard)
             log_warning("%s; requests wait", v->export.state);
         else
@@ -296,6 +300,7 @@ static void volume_update_state(struct volume *v)
 
 static void volume_fence(struct volume *v)
 {
+    MARK("volume: fenced");
     log_error("volume %s: another front end%s%s has taken it over; requests under way fail, connections are closed, and this one waits to attach anew", v->name,
               v->held_since_ns ? ", " : "", v->held_since_ns ? v->held_by : "");
     v->fencing = true;
@@ -320,8 +325,10 @@ static bool volume_is_taken_over(const struct volume *v)
 
 static bool volume_is_fenced(const struct volume *v)
 {
-    if (volume_is_taken_over(v))
+    if (volume_is_taken_over(v)) {
+        MARK("volume: taken over, another renews its lease");
         return true;
+    }
     for (uint32_t i = 0; i < v->n_groups; i++)
         if (v->group[i].proposer->state == PROPOSER_FENCED)
             return true; /* P6: fenced in one is fenced in all */
@@ -467,8 +474,10 @@ static void drop_silent_links(struct volume *v)
 {
     uint64_t now = io_now(v->reactor);
     for (uint32_t i = 0; i < v->n_links; i++)
-        if (replica_link_is_up(&v->link[i]) && now - v->link[i].heard_ns > LINK_SILENT_LEASES * v->lease_ns)
+        if (replica_link_is_up(&v->link[i]) && now - v->link[i].heard_ns > LINK_SILENT_LEASES * v->lease_ns) {
+            MARK("volume: silent link dropped");
             replica_link_drop(&v->link[i], "no sign of life");
+        }
 }
 
 static void on_tick(struct timer *t)

@@ -5,6 +5,7 @@
  * tried it starts again a little later, for ever: only when every replica says that the very same block is damaged there, or the operator's bound passes, it ends with EIO.
  *
  * Every block is checked against the CRC that the front end computed when it was written, here, after its last hop: whatever rotted on the way is caught. */
+#include "base/mark.h"
 #include "nbdserver/volume_internal.h"
 
 #define COOKIE_MARK (UINT64_C(1) << 63) /* tells a READ's cookie from others */
@@ -151,6 +152,7 @@ static void read_retry_later(struct volume_group *g, struct volume_read *r, uint
     uint64_t delay = r->retry_delay_ns ? r->retry_delay_ns : READ_RETRY_MIN_NS;
     r->retry_delay_ns = delay * 2 < READ_RETRY_MAX_NS ? delay * 2 : READ_RETRY_MAX_NS;
     r->tried = r->bad = 0; /* repairs may have been made: only one round in which all say BAD means that nobody has it */
+    MARK("volume: read retried later, all were tried");
     r->retry_at_ns = now + delay / 2 + volume_random(g->volume) % delay;
     g->read_retries++;
     read_move(r, &g->reads_retry);
@@ -207,6 +209,7 @@ static void read_try(struct volume_group *g, struct volume_read *r, uint64_t now
     if (!group_can_read(g, now, &watermark)) {
         if (r->n_attempts == 0) {
             r->tried = r->bad = 0;
+            MARK("volume: read waits for a lease");
             read_move(r, &g->reads_waiting);
         } else {
             read_ask_later(g, r, now);
@@ -347,11 +350,13 @@ static bool read_bad(struct volume_group *g, struct volume_read *r, uint32_t rep
     if (r->bad != (1u << g->volume->n_links) - 1)
         return false;
     if (r->by_block || r->nblocks == 1) {
+        MARK("volume: block damaged on every replica");
         log_error("volume %s: block %llu is damaged on every replica: read error", g->volume->name, (unsigned long long)range_block(r));
         read_end(r, EIO);
         return true;
     }
     r->by_block = true;
+    MARK("volume: read goes block by block");
     r->at = 0;
     r->bad = r->tried = 0;
     read_detach_all(r);
@@ -371,6 +376,7 @@ static void data_ok(struct volume_group *g, struct volume_read *r, uint32_t repl
 {
     int bad = data_verify(m, payload);
     if (bad >= 0) {
+        MARK("volume: block does not match its checksum");
         log_warning("volume %s: block %llu from %s does not match its checksum; asking another replica", g->volume->name,
                     (unsigned long long)(m->u.data.block + (unsigned)bad), g->volume->link[replica].replica->name);
         if (!read_bad(g, r, replica))
@@ -403,12 +409,17 @@ const char *read_answer(struct volume_group *g, uint32_t replica, const struct m
     if (r)
         attempt_detach(a);
     attempt_free(g, a);
-    if (!r)
+    if (!r) {
+        MARK("volume: late answer to a read that is done");
         return NULL;
+    }
     if (data && m->u.data.status == DATA_OK) {
         data_ok(g, r, replica, m, payload);
     } else {
+        MARK_IF(!data, "volume: read refused");
+        MARK_IF(data && m->u.data.status == DATA_BEHIND, "volume: replica behind the read");
         if (data && m->u.data.status == DATA_BAD) {
+            MARK("volume: replica says that a block is damaged");
             if (r->retry_delay_ns == 0) /* later rounds say nothing new */
                 log_warning("volume %s: %s has a damaged block in %llu..%llu; asking another replica", g->volume->name,
                             g->volume->link[replica].replica->name, (unsigned long long)range_block(r),
@@ -427,6 +438,7 @@ void read_link_down(struct volume_group *g, uint32_t replica)
     while (!list_empty(out)) {
         struct read_attempt *a = container_of(out->next, struct read_attempt, link);
         struct volume_read *r = a->read;
+        MARK("volume: read under way when its link went");
         if (r)
             attempt_detach(a);
         attempt_free(g, a);
@@ -467,6 +479,7 @@ static void read_hedge(struct volume_group *g, struct volume_read *r, uint64_t n
     if (r->n_attempts > before) {
         g->hedge_credit -= g->hedge_credit < READ_HEDGE_EVERY ? g->hedge_credit : READ_HEDGE_EVERY;
         g->hedges++;
+        MARK("volume: late read sent to another replica too");
         g->replica[r->attempt[0]->replica].hedged++;
     }
 }

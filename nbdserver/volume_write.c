@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 /* ---- ops ---- */
 
 #define OPS_AT_ONCE 64
@@ -109,6 +111,7 @@ static void sub_block_read_done(struct volume_read *read, int error)
         op_finish(v, op, error);
         return;
     }
+    MARK("volume: part of a block written");
     /* The block's buffer is this read's alone: merging in place disturbs nobody. */
     struct buf *block = read->buf;
     read->buf = NULL;
@@ -271,10 +274,12 @@ static bool op_place(struct volume_group *g, struct volume_op *op)
     struct volume *v = g->volume;
     struct export_request *r = op->request;
     if (!r) { /* unplaced, and answered with an error meanwhile: it never was and never will be in the log */
+        MARK("volume: unplaced write was answered with an error meanwhile");
         op_finish(v, op, 0);
         return true;
     }
     if (r->abandoned) { /* P11 */
+        MARK("volume: queued write of a client that is gone");
         request_refuse(v, r, ESHUTDOWN);
         return true;
     }
@@ -291,6 +296,7 @@ static bool op_place(struct volume_group *g, struct volume_op *op)
         g->no_space = false;
         return true;
     case -ENOSPC: /* P10: answered before a slot is assigned */
+    MARK("volume: no space");
         if (!g->no_space)
             log_error("volume %s: no space: fewer than a majority of its replicas have room; writes fail until space is given back (TRIM) or added", v->name);
         g->no_space = true;
@@ -310,6 +316,7 @@ void write_pump(struct volume_group *g)
     if (g->proposer->state != PROPOSER_SERVING)
         return;
     while (!list_empty(&g->unplaced)) {
+        MARK("volume: unplaced write queued again");
         struct list *last = g->unplaced.prev;
         list_remove(last);
         list_push_front(&g->queue, last);

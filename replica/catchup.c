@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static void set_timer(struct replica_group *g, uint64_t in_ns)
 {
     timer_set(g->replica->reactor, &g->catchup.timer, io_now(g->replica->reactor) + in_ns);
@@ -69,6 +71,7 @@ static void pause_or_give_up(struct replica_group *g)
 {
     struct catchup *c = &g->catchup;
     if (c->target.slot <= g->acceptor.commit) { /* the stream has brought it meanwhile, or nothing was missing */
+        MARK("catchup: the stream brought it meanwhile");
         become_idle(g);
         return;
     }
@@ -76,6 +79,7 @@ static void pause_or_give_up(struct replica_group *g)
     if (needs_copy && !c->needs_copy)
         log_error("group %llu: behind at slot %llu, and no peer's log reaches back that far: needs copy", (unsigned long long)g->id,
                   (unsigned long long)g->acceptor.commit);
+    MARK_IF(needs_copy && !c->needs_copy, "catchup: needs copy");
     c->needs_copy = needs_copy;
     drop_piece(c);
     c->peer = NULL;
@@ -133,8 +137,10 @@ static void on_timer(struct timer *t)
         become_idle(g); /* it came back into the stream by itself */
     else if (c->state == CATCHUP_PAUSING)
         try_next_peer(g);
-    else if (c->state == CATCHUP_CONNECTING || c->state == CATCHUP_RECEIVING)
+    else if (c->state == CATCHUP_CONNECTING || c->state == CATCHUP_RECEIVING) {
+        MARK("catchup: a peer did not answer in time");
         peer_failed(g);
+    }
 }
 
 void catchup_init(struct replica_group *g)
@@ -193,6 +199,7 @@ static void take_piece(struct replica_group *g, const struct msg *m)
         return;
     }
     if (!store_has_room(r->store)) { /* there was when it was asked for; another group may have used it */
+        MARK("catchup: no room for the piece");
         drop_piece(c);
         c->state = CATCHUP_BLOCKED;
         timer_cancel(r->reactor, &c->timer);
@@ -208,6 +215,7 @@ static void take_piece(struct replica_group *g, const struct msg *m)
     uint64_t before = g->acceptor.commit;
     replica_step(g, &ev);
     if (g->acceptor.commit == before) {
+        MARK("catchup: piece not usable");
         peer_failed(g); /* stale by now, or not usable: don't ask for the same again and again */
         return;
     }
@@ -221,6 +229,7 @@ static void take_piece(struct replica_group *g, const struct msg *m)
         ask(g);
         return;
     }
+    MARK("catchup: blocked until there is room");
     c->state = CATCHUP_BLOCKED;
     timer_cancel(r->reactor, &c->timer);
 }
@@ -232,9 +241,12 @@ static void on_end(struct replica_group *g, const struct msg *m)
         take_piece(g, m);
         return;
     }
-    if (m->u.catchup_end.status == CATCHUP_TOO_OLD)
+    if (m->u.catchup_end.status == CATCHUP_TOO_OLD) {
+        MARK("catchup: a peer's log does not reach back");
         c->too_old_peers++;
+    }
     if (m->u.catchup_end.status == CATCHUP_OK && g->acceptor.commit >= c->target.slot) {
+        MARK_IF(c->total_entries, "catchup: caught up from peers");
         if (c->total_entries)
             log_info("group %llu: caught up through slot %llu (%llu entries from peers)", (unsigned long long)g->id,
                      (unsigned long long)g->acceptor.commit, (unsigned long long)c->total_entries);
@@ -333,6 +345,7 @@ static void on_value(void *user, struct entry *e, int err)
         d->n++;
         d->replica->n_donated_entries++;
     } else {
+        MARK("catchup: donor can't give a value");
         d->failed = true; /* lost here, or overwritten meanwhile: what was sent so far is a piece of its own */
     }
     (void)err;
@@ -362,10 +375,12 @@ void catchup_donate(struct session *s, struct replica_group *g, const struct msg
     const struct log_pos *from = &m->u.catchup.from;
     struct ballot e;
     if (g->acceptor.needs_copy || from->slot > g->acceptor.commit) {
+        MARK("catchup: asked for more than the donor has");
         donation_end(d, g, s, CATCHUP_UNMATCHED);
         return;
     }
     if (from->slot < g->acceptor.log.base.slot) {
+        MARK("catchup: donor's log does not reach back");
         donation_end(d, g, s, CATCHUP_TOO_OLD);
         return;
     }

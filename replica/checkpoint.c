@@ -22,6 +22,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static bool ring_is_small(const struct store *s)
 {
     return s->wal_dev->size_bytes < (64u << 20);
@@ -50,23 +52,33 @@ bool cycle_wanted(const struct store *s, bool groups)
     if (!s->ready || s->dead || c->state != CYCLE_IDLE)
         return false;
     uint64_t head = wal_head_lsn(s->wal);
-    if (head - s->root->redo_lsn > live_max(s) && head - c->started_head > s->wal_dev->size_bytes / 32)
+    if (head - s->root->redo_lsn > live_max(s) && head - c->started_head > s->wal_dev->size_bytes / 32) {
+        MARK("checkpoint: wanted by the WAL");
         return true;
-    if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 2)
+    }
+    if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 2) {
+        MARK("checkpoint: wanted by the overlay");
         return true;
+    }
     /* Trimmed slabs are free when the root without them is durable. Writes are refused until then (P10), so nothing
      * would make the store busy, nor should anybody wait until it counts as idle. */
-    if (s->trimmed && slabs_are_short(s))
+    if (s->trimmed && slabs_are_short(s)) {
+        MARK("checkpoint: wanted by trimmed slabs");
         return true;
+    }
     const struct arena *a = s->reactor->arena;
-    if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 16 && arena_used_bytes(a) > arena_limit_bytes(a) / 4 * 3)
+    if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 16 && arena_used_bytes(a) > arena_limit_bytes(a) / 4 * 3) {
+        MARK("checkpoint: wanted by memory");
         return true;
+    }
     for (unsigned i = 0; groups && i < GROUPS_MAX; i++) {
         const struct group *g = s->groups[i];
         if (!g || g->applied < g->log.base.slot + 256)
             continue;
-        if (g->last - g->log.base.slot > STORE_SLOTS_MAX / 2 || g->log.n > RUNS_MAX / 4 * 3)
+        if (g->last - g->log.base.slot > STORE_SLOTS_MAX / 2 || g->log.n > RUNS_MAX / 4 * 3) {
+            MARK("checkpoint: wanted by a long log");
             return true;
+        }
     }
     return false;
 }
@@ -95,6 +107,7 @@ static void copy_group_forward(struct store *s, struct group *g, uint64_t limit)
         if (!i->entry || i->place.desc_lsn >= limit)
             continue;
         wal_append_entry(s->wal, store_next_token(s), i->entry, true);
+        MARK("checkpoint: entry copied forward");
         i->pinned = true; /* its new place can't be read before it is durable */
         if (!g->copied_first)
             g->copied_first = slot;
@@ -144,6 +157,7 @@ static struct wal_position redo_position(struct store *s)
                 low = i->place.desc_lsn;
         }
     }
+    MARK_IF(low < s->cycle.cut.lsn, "checkpoint: redo before the cut");
     return low == s->cycle.cut.lsn ? s->cycle.cut : batch_of(s, low);
 }
 
@@ -156,6 +170,7 @@ static void name_tail(struct group *g, struct group_page *p)
         if (r.first <= g->applied)
             r.first = g->applied + 1;
         p->tail[p->n_tail++] = r;
+        MARK("checkpoint: names a tail");
     }
 }
 
@@ -293,8 +308,10 @@ static void fix_positions(struct store *s)
     /* The log for peers gives way when what is needed itself takes more than a quarter of the ring: appends come first. */
     uint64_t ring = s->wal_dev->size_bytes, live = wal_head_lsn(s->wal) - c->redo.lsn, keep = store_wal_keep(s);
     uint64_t spare = live < ring / 4 * 3 ? ring / 4 * 3 - live : 0;
-    if (keep > spare)
+    if (keep > spare) {
+        MARK("checkpoint: log for peers gives way");
         keep = spare;
+    }
     uint64_t tail = c->redo.lsn > keep ? c->redo.lsn - keep : 0;
     c->tail = wal_position_at(s->wal, tail > s->root->tail_lsn ? tail : s->root->tail_lsn);
     assert(c->tail.lsn <= c->redo.lsn && c->redo.lsn <= c->cut.lsn);

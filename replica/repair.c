@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static void on_timer(struct timer *t)
 {
     repair_run(container_of(t, struct replica, repair_timer));
@@ -131,11 +133,14 @@ static void on_installed(void *user, int err)
     struct replica *r = rp->group->replica;
     if (err == 0) {
         r->n_repaired++;
+        MARK("repair: block repaired from a peer");
         log_info("group %llu: block %llu repaired from %s", (unsigned long long)rp->group->id, (unsigned long long)in->block,
                  rp->peer ? rp->peer->config->name : "a peer");
     }
     free(in);
     /* -ESTALE: an entry has overwritten it, which healed it. Other errors (the image was too old, or damaged): the range is asked for again. */
+    MARK_IF(err == -ESTALE, "repair: overwritten meanwhile");
+    MARK_IF(err != 0 && err != -ESTALE, "repair: image not usable");
     rp->unfinished |= err != 0 && err != -ESTALE;
     install_over(rp);
 }
@@ -152,6 +157,7 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
         if (!zero)
             next += BLOCK_SIZE;
         if (data && crc32c(data, BLOCK_SIZE) != m->u.data.crc[i]) {
+            MARK("repair: image damaged");
             rp->unfinished = true; /* damaged on the way or there */
             continue;
         }
@@ -177,6 +183,7 @@ void repair_on_data(struct peer *p, const struct msg *m, struct buf *payload)
             install(rp, m, payload);
         else
             rp->cookie = 0; /* asked elsewhere by the timer */
+        MARK_IF(!answers || m->u.data.status != DATA_OK, "repair: the peer can't help");
         return;
     }
 }

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 #define PAUSED_SAY_NS (10 * NS_PER_S)
 
 struct replica_group *replica_find_group(struct replica *r, uint64_t group)
@@ -136,6 +138,7 @@ void replica_step(struct replica_group *g, struct acceptor_event *ev)
 /* A WAL that is just too small would say it many times a second. */
 static void say_paused(struct replica *r)
 {
+    MARK("replica: streams held back, no room");
     bool full = store_is_full(r->store);
     uint64_t now = io_now(r->reactor), *said = full ? &r->said_full_ns : &r->said_paused_ns;
     if (*said != 0 && now - *said < PAUSED_SAY_NS)

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static void answer_status(struct session *s, const struct pending_read *p, enum data_status status)
 {
     struct msg m = {.type = MSG_DATA,
@@ -68,6 +70,7 @@ static void on_read(struct store_read *r)
     struct pending_read *p = container_of(r, struct pending_read, read);
     struct session *s = replica_find_session(p->group->replica, p->session);
     if (s) {
+        MARK_IF(r->err || any_bit(r->bad) || any_bit(r->lost), "read: damaged here");
         if (r->err || any_bit(r->bad) || any_bit(r->lost))
             answer_status(s, p, DATA_BAD);
         else
@@ -123,6 +126,7 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
     if (m->u.read.peer) {
         /* A repair read: no lease is needed, as the image is only used at the slot that it names. */
         if (g->acceptor.needs_copy || store_applied(r->store, g->id) < m->u.read.watermark) {
+            MARK("read: repair read refused, behind");
             refuse_status(s, g, m, DATA_BEHIND);
             return;
         }
@@ -133,6 +137,7 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
         if (v == ACCEPTOR_READ_NACK)
             return;
         if (v == ACCEPTOR_READ_BEHIND || g->n_waiting_reads >= READS_WAITING_MAX) {
+            MARK("read: behind the watermark");
             refuse_status(s, g, m, DATA_BEHIND);
             return;
         }
@@ -146,6 +151,7 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
         start(p);
         return;
     }
+    MARK("read: waits until applied");
     list_push_back(&g->waiting_reads, &p->link);
     g->n_waiting_reads++;
 }
@@ -174,6 +180,7 @@ void serve_waiting_reads(struct replica_group *g)
         struct session *s = replica_find_session(g->replica, p->session);
         if (s)
             answer_status(s, p, DATA_BEHIND);
+        MARK("read: superseded while it waited");
         free(p);
     }
 }

@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static uint64_t bitmap_slabs(const struct store *s)
 {
     return (uint64_t)s->root->n_bitmap_pages * BITMAP_BITS;
@@ -257,6 +259,7 @@ static void on_superblock(void *user, int err)
         return;
     }
     /* Only now the new extent counts: recovery would not open it before. */
+    MARK("slabs: grown");
     s->sb = s->grown;
     uint32_t n = s->sb.n_extents;
     s->extents = store_realloc(s->extents, n * sizeof *s->extents);
@@ -272,6 +275,7 @@ static void on_created(struct io_op *op)
     struct dev_create_op *c = container_of(op, struct dev_create_op, op);
     struct store *s = container_of(c, struct store, create_op);
     if (op->result < 0) {
+        MARK("slabs: no room for another extent");
         /* No room for another extent now: go on with what there is, credits say so. */
         s->growing = false;
         s->grow_blocked = true;

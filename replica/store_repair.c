@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static void tell(struct store *s, struct region *r, unsigned l, const uint64_t bits[LEAF_BLOCKS / 64])
 {
     uint64_t block = leaf_number(r, l) * LEAF_BLOCKS;
@@ -44,6 +46,7 @@ void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bit
         bit_set(r->bad[l]->bits, i);
         r->bad[l]->n++;
         r->bad[l]->since = r->group->applied;
+        MARK("repair: damage found");
         s->bad_blocks++;
     }
     if (any)
@@ -118,6 +121,7 @@ void store_repair(struct store *s, uint64_t group, uint64_t block, uint64_t imag
     if (!err)
         err = try_install(s, w);
     if (err == -EAGAIN) {
+        MARK("repair: image waits until applied");
         g->n_repairs++;
         list_push_back(&s->repairs, &w->link);
         return;

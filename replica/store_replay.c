@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 #define REPLAY_SLOTS_MAX (1u << 24) /* beyond any log that was ever let in */
 
 static uint32_t ballot_index(struct group *g, const struct ballot *e)
@@ -43,6 +45,7 @@ static void set_lost(struct group *g, uint64_t slot, const struct ballot *e)
     uint32_t b = ballot_index(g, e);
     if (!i || (i->state == SLOT_VALUE && i->ballot == b))
         return; /* (slot, e) names one value, and it was seen elsewhere */
+    MARK_IF(i->state == SLOT_VALUE, "replay: LOST replaces another ballot's value");
     if (i->state == SLOT_VALUE)
         entry_unref(i->entry);
     if (i->state != SLOT_LOST)
@@ -64,8 +67,10 @@ static void seed_tail(struct group *g)
 static void replay_cut(struct group *g, uint64_t slot)
 {
     log_cut(g, slot);
-    if (slot <= g->page_applied.slot)
+    if (slot <= g->page_applied.slot) {
+        MARK("replay: cut older than the checkpoint");
         seed_tail(g);
+    }
 }
 
 void replay_seed(struct store *s, struct group *g, const struct group_page *p)
@@ -138,6 +143,7 @@ static void on_entry(void *user, struct entry *e, struct wal_place place, bool r
     struct slot_info *i = g ? slot_for(g, e->slot) : NULL;
     if (!i)
         return;
+    MARK_IF(i->state == SLOT_LOST, "replay: the WAL has what the checkpoint named");
     if (i->state == SLOT_LOST)
         g->n_lost--;
     entry_unref(i->entry);
@@ -203,6 +209,7 @@ static void settle_floor(struct group *g)
         floor = applied;
     if (floor == g->log.base.slot)
         return;
+    MARK("replay: floor raised above values that are gone");
     struct log_pos base = g->page_applied;
     if (floor < applied)
         base = (struct log_pos){floor, g->ballots[log_slot(g, floor)->ballot]};
@@ -282,6 +289,7 @@ static void on_done(void *user, int err, const char *why)
     if (s->dead) /* while applying */
         return;
     if (s->replay_unknown) {
+        MARK("replay: refused, creation of a group lost");
         opening_done(s, -EBADMSG,
                      "wal: it has entries of group %llu, whose creation is lost: make the replica anew from its peers",
                      (unsigned long long)s->replay_unknown);
@@ -299,6 +307,7 @@ static void on_done(void *user, int err, const char *why)
         settle_floor(g);
         const char *problem = settle_log(g);
         if (problem) {
+            MARK("replay: refused, the log makes no sense");
             opening_done(s, -EBADMSG, "wal: the log of group %llu %s: make the replica anew from its peers",
                          (unsigned long long)g->id, problem);
             return;

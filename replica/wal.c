@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
 #include "replica/wal_internal.h"
 
 static void wal_turn(struct turn_hook *h);
@@ -207,6 +208,7 @@ static void close_pad(struct wal *w)
     uint32_t desc_pages = pages_of(b->desc_bytes);
     uint64_t rest = pages_to_end(w, w->head.lsn);
     assert(desc_pages <= rest);
+    MARK("wal: wrapped");
     b->flags = WAL_PAD;
     b->payload_pages = (uint32_t)(rest - desc_pages);
     write_place(w, b, desc_pages, wal_front_bytes(w->front), w->front->n_summaries);
@@ -224,6 +226,7 @@ static void close_open(struct wal *w)
         close_pad(w);
         b->flags |= WAL_AFTER_PAD;
     } else if (desc_pages + b->payload_pages == rest - 1) {
+        MARK("wal: page added, a PAD needs two");
         desc_pages++; /* a PAD needs two pages: leave none or enough */
     }
     assert(((uint64_t)desc_pages + b->payload_pages) * BLOCK_SIZE <= w->batch_max_bytes);
@@ -283,6 +286,7 @@ static void wal_turn(struct turn_hook *h)
 
 static void wal_die(struct wal *w, int err)
 {
+    MARK("wal: write failed");
     w->state = WAL_DEAD;
     if (w->recovery) /* only the START batch is written then */
         wal_started(w);
@@ -316,8 +320,10 @@ static void write_done(struct io_op *op)
     bool has_token = false, started = false;
     while (!list_empty(&w->writing)) {
         b = container_of(w->writing.next, struct wal_write, link);
-        if (!b->done)
+        if (!b->done) {
+            MARK("wal: batch done before an earlier one");
             break;
+        }
         list_remove(&b->link);
         assert(b->seq == w->durable_seq + 1);
         w->durable_seq = b->seq;
@@ -384,6 +390,7 @@ static void append(struct wal *w, uint64_t token, const struct wal_record *r, st
     w->last_token = token;
     uint32_t bytes = wal_record_bytes(r), pages = wal_record_pages(r);
     if (w->open && !(open_has_room(w, bytes, pages) && wal_front_note(w->open_front, r))) {
+        MARK("wal: batch full");
         close_open(w);
         submit(w);
         assert(!w->open); /* on_placed appends nothing */

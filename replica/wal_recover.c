@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
 #include "replica/wal_internal.h"
 
 /* A header of this WAL in this lap, beyond the place where the walk stopped first. */
@@ -99,6 +100,7 @@ static void refuse(struct wal_recovery *r, int err, const char *fmt, ...)
  * drop entries or read reused slabs. */
 static void refuse_stale_root(struct wal_recovery *r, uint64_t lsn)
 {
+    MARK("recovery: refused, stale root");
     refuse(r, -EIO, "the newest checkpoint's root is damaged: the WAL at LSN %" PRIu64 " was written after a later one than is left; replace this replica", lsn);
 }
 
@@ -174,6 +176,7 @@ static void note_lost(struct wal_recovery *r, const struct entry_format *e)
     struct lost_run *l = &r->lost;
     struct ballot b = { .round = e->e_round };
     memcpy(b.proposer.b, e->e_proposer, sizeof b.proposer.b);
+    MARK("recovery: an entry's value is rotten");
     if (l->first && l->group == e->group && l->last + 1 == e->slot && ballot_equal(&l->e, &b)) {
         l->last = e->slot;
         return;
@@ -267,6 +270,7 @@ static void tell_summary(struct wal_recovery *r, const struct wal_summary *s)
     struct ballot e = { .round = s->e_round };
     memcpy(e.proposer.b, s->e_proposer, sizeof e.proposer.b);
     if (s->first) {
+        MARK("recovery: slots lost with their descriptors");
         r->w->stats.lost_slots += s->last - s->first + 1;
         to->on_lost(to->user, s->group, s->cut, s->first, s->last, &e);
     } else if (s->cut) {
@@ -316,6 +320,7 @@ static bool tell_gap(struct wal_recovery *r, const struct wal_batch *b)
     struct wal *w = r->w;
     r->gap = false;
     if (b->flags & WAL_AFTER_PAD) { /* what rotted was a PAD: nothing lost, nothing to be named */
+        MARK("recovery: a PAD was rotten");
         wal_front_clear(w->front);
         return true;
     }
@@ -419,9 +424,11 @@ static void walk_end(struct wal_recovery *r)
     w->head = r->next;
     if (w->redo_lsn > w->head.lsn) /* rot of the newest batches, which none vouches for, reached below the checkpoint's position */
         w->redo_lsn = w->head.lsn;
+    MARK_IF(w->head.lsn / w->wal_bytes != w->tail.lsn / w->wal_bytes, "recovery: the log wraps");
     w->incarnation = r->max_incarnation + 1;
     uint32_t pages = (uint32_t)((sizeof(struct wal_batch) + wal_front_bytes(w->front) + BLOCK_SIZE - 1) / BLOCK_SIZE);
     if (w->head.lsn + (pages + 1) * (uint64_t)BLOCK_SIZE > r->limit_lsn) {
+        MARK("recovery: refused, WAL full to its last page");
         refuse(r, -ENOSPC, "the WAL is full to its last page: no batch fits at LSN %" PRIu64, w->head.lsn);
         return;
     }
@@ -459,12 +466,14 @@ static bool skip_rotten(struct wal_recovery *r)
             next = s;
     }
     if (!next) {
+        MARK("recovery: refused, damage beyond what neighbours tell");
         /* Rather no service from this replica than one that forgot what it promised. */
         refuse(r, -EIO,
                "WAL batch %" PRIu64 " at byte %" PRIu64 " was durable and is damaged beyond what its neighbours tell: replace this replica",
                r->next.seq, r->next.lsn % r->w->wal_bytes);
         return false;
     }
+    MARK("recovery: unreadable batch skipped");
     wal_index_push(&r->w->index, &r->next, 0);
     r->w->stats.rotten_batches++;
     r->next = (struct wal_position){ .lsn = next->lsn, .seq = next->seq, .prev_lsn = next->prev_lsn, .prev_crc = next->prev_crc };
@@ -500,6 +509,9 @@ static void walk(struct wal_recovery *r)
             return;
         }
         if (!good && r->next.seq > r->proven_seq) { /* a torn tail */
+            MARK("recovery: torn tail cut");
+            MARK_IF(r->gap, "recovery: torn tail behind an unreadable batch");
+            MARK_IF(ok, "recovery: torn batch with whole descriptors");
             r->w->stats.torn_batches += ok;
             if (r->gap && !ok)
                 skip_rotten(r); /* refuses: what was to name the batch before is gone */
@@ -558,6 +570,7 @@ static void survey_end(struct wal_recovery *r)
         s[i].stale = (higher > s[i].incarnation && higher_start <= s[i].lsn) || (r->linked && s[i].incarnation < r->incarnation);
         if (!s[i].stale && s[i].durable_seq > r->proven_seq)
             r->proven_seq = s[i].durable_seq;
+        MARK_IF(s[i].stale, "recovery: batch of a cut incarnation");
         if (s[i].incarnation > r->max_incarnation)
             r->max_incarnation = s[i].incarnation;
     }

@@ -14,6 +14,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static unsigned frozen(const struct store *s)
 {
     return s->gen ^ 1u;
@@ -76,6 +78,7 @@ static void collect(struct store *s)
             if (!o)
                 continue;
             if (o->n_pages == 0 && !leaf_present(r, c->leaf)) { /* came and went within the overlay */
+                MARK("write-back: leaf came and went in the overlay");
                 overlay_drop_leaf(s, r, frozen(s), c->leaf);
                 continue;
             }
@@ -129,6 +132,7 @@ static bool map_slab(struct store *s, struct region *r, unsigned l, struct leaf 
 
 static void unmap_slab(struct store *s, struct region *r, unsigned l, struct leaf *p, unsigned i)
 {
+    MARK("write-back: slab given back");
     slab_release(s, p->slab[i]);
     p->slab[i] = SLAB_NONE;
     bit_clear(r->entry->mapped, l * LEAF_SLABS + i);
@@ -248,6 +252,7 @@ static void on_written(struct io_op *op)
     struct store *s = w->store;
     w->busy = false;
     s->cycle.in_flight--;
+    MARK_IF(op->result < 0, "write-back: a block can't be written");
     if (op->result < 0)
         note_failed(s, w);
     else
@@ -329,6 +334,7 @@ static void on_relocated(struct io_op *op)
     struct batch_leaf *b = &c->leaves[m->leaf];
     b->wait.leaf->page->slab[m->slab] = m->target; /* the old one stays in use, with nobody in it */
     b->failed_slabs &= ~(UINT32_C(1) << m->slab);
+    MARK("write-back: slab relocated");
     s->leaked_slabs++;
     s->write_back_bytes += SLAB_BYTES;
     buf_unref(m->buf);
@@ -355,6 +361,7 @@ static void relocate_bad(struct store *s, struct relocation *m)
 {
     struct batch_leaf *b = &s->cycle.leaves[m->leaf];
     uint64_t bits[LEAF_BLOCKS / 64] = {0};
+    MARK("write-back: old block damaged at relocation");
     unsigned i = m->slab * SLAB_BLOCKS + m->block;
     bit_set(b->wait.leaf->page->bad, i);
     bit_set(bits, i);
