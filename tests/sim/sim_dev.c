@@ -67,12 +67,11 @@ static void op_tell(struct sim_ready *s)
     op->fn(op);
 }
 
-static void iov_copy(struct sim_op *o, uint8_t *bytes, bool to_memory)
+static void iov_copy(const struct sim_op *o, uint8_t *bytes)
 {
     for (unsigned i = 0; i < o->n_iov; i++) {
-        size_t n = o->iov[i].iov_len;
-        memcpy(to_memory ? o->iov[i].iov_base : bytes, to_memory ? bytes : o->iov[i].iov_base, n);
-        bytes += n;
+        memcpy(bytes, o->iov[i].iov_base, o->iov[i].iov_len);
+        bytes += o->iov[i].iov_len;
     }
 }
 
@@ -92,11 +91,11 @@ static void complete_read(struct sim_op *o)
         o->err = EIO;
     if (o->err)
         return;
-    uint8_t *bytes = malloc(o->info.len);
-    assert(bytes);
-    sim_media_read(o->disk, o->info.off, bytes, o->info.len);
-    iov_copy(o, bytes, true);
-    free(bytes);
+    uint64_t off = o->info.off;
+    for (unsigned i = 0; i < o->n_iov; i++) {
+        sim_media_read(o->disk, off, o->iov[i].iov_base, o->iov[i].iov_len);
+        off += o->iov[i].iov_len;
+    }
 }
 
 static void complete_write(struct sim_op *o)
@@ -263,9 +262,10 @@ void sim_dev_read(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t
     struct sim_io_info info = {.kind = SIM_READ, .off = off, .len = check_iov(iov, n)};
     if (!submit(d, info, iov, n, op))
         return;
-    /* Whoever looks before completion sees that it was too early. */
+    /* Whoever looks before completion sees that it was too early: no header, no checksum fits. */
     for (unsigned i = 0; i < n; i++)
-        memset(iov[i].iov_base, 0xE5, iov[i].iov_len);
+        for (size_t at = 0; at < iov[i].iov_len; at += SECTOR_SIZE)
+            memset((uint8_t *)iov[i].iov_base + at, 0xE5, 64);
 }
 
 void sim_dev_write(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op)
@@ -280,7 +280,7 @@ void sim_dev_write(struct dev *dev, const struct iovec *iov, unsigned n, uint64_
         return;
     o->data = malloc(info.len);
     assert(o->data);
-    iov_copy(o, o->data, false);
+    iov_copy(o, o->data);
     const struct sim_tap *tap = &d->reactor->world->tap;
     if (tap->written)
         tap->written(tap->user, d->disk, off, o->data, info.len, flags);

@@ -8,9 +8,16 @@ static const uint8_t zero_page[BLOCK_SIZE];
 
 /* ---- pages ---- */
 
+static bool is_zero(const uint8_t *p)
+{
+    uint64_t first;
+    memcpy(&first, p, sizeof first);
+    return first == 0 && memcmp(p, zero_page, BLOCK_SIZE) == 0;
+}
+
 static uint8_t *contents_new(const uint8_t *from)
 {
-    if (memcmp(from, zero_page, BLOCK_SIZE) == 0)
+    if (is_zero(from))
         return NULL;
     uint8_t *p = malloc(BLOCK_SIZE);
     assert(p);
@@ -90,8 +97,13 @@ static void page_add_version(struct sim_disk *d, struct sim_page *p, uint64_t nt
 
 void sim_media_read(const struct sim_disk *d, uint64_t off, uint8_t *to, uint64_t len)
 {
-    for (uint64_t i = 0; i < len; i += BLOCK_SIZE)
-        memcpy(to + i, page_current(page_find(d, (off + i) / BLOCK_SIZE)), BLOCK_SIZE);
+    for (uint64_t i = 0; i < len; i += BLOCK_SIZE) {
+        const uint8_t *from = page_current(page_find(d, (off + i) / BLOCK_SIZE));
+        if (from == zero_page)
+            memset(to + i, 0, BLOCK_SIZE); /* most of a disk was never written */
+        else
+            memcpy(to + i, from, BLOCK_SIZE);
+    }
 }
 
 bool sim_media_spoiled(const struct sim_disk *d, uint64_t off, uint64_t len)
@@ -112,7 +124,7 @@ void sim_media_write(struct sim_disk *d, uint64_t nth, uint64_t off, const uint8
         struct sim_page *p = page_find(d, no);
         if (!durable) {
             /* Zeroes over zeroes leave nothing to choose from. */
-            if (p || memcmp(from + i, zero_page, BLOCK_SIZE) != 0)
+            if (p || !is_zero(from + i))
                 page_add_version(d, page_get(d, no), nth, from + i);
             continue;
         }
