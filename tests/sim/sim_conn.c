@@ -137,7 +137,7 @@ void sim_net_send(struct conn *c, const struct segment *segs, unsigned n)
         return;
     const struct sim_tap *tap = &s->reactor->world->tap;
     if (tap->sent && s->wire)
-        tap->sent(tap->user, s->reactor->host->name, s->id, s->wire->address, segs, n);
+        tap->sent(tap->user, s->reactor->host->name, 2 * s->wire->id + s->side, s->wire->address, segs, n);
     for (unsigned i = 0; i < n; i++) {
         const struct segment *g = &segs[i];
         if (!g->len)

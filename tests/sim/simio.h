@@ -71,7 +71,8 @@ void sim_at(struct sim_world *w, uint64_t at_ns, void (*fn)(void *user), void *u
 /* Watches what processes hand over, at the moment of the call; for checkers. It must change nothing: with and without it
  * a history is the same. NULL: nobody watches. */
 struct sim_tap {
-    /* conn_send() of one connection, which keeps its number for life. address: what was connected to. */
+    /* conn_send() at one end of a connection: an end keeps its number for life, the other end's is conn ^ 1. address: what
+     * was connected to. */
     void (*sent)(void *user, const char *host, uint32_t conn, const char *address, const struct segment *segs, unsigned n);
     /* A write at its submission: off, len, flags and all its bytes. */
     void (*written)(void *user, struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len, unsigned flags);

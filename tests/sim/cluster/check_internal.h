@@ -8,7 +8,8 @@
 #include "tests/sim/cluster/checks.h"
 
 #define CK_STREAMS 1024u
-#define CK_NOBODY UINT32_MAX
+#define CK_ASKED 1024u
+#define CK_UNSEEN UINT64_MAX /* a chosen value that stood in no log that can be read any more */
 
 /* An encoded entry as it stands somewhere. */
 struct ck_entry {
@@ -31,7 +32,7 @@ struct ck_name {
 
 struct ck_slot {
     struct ck_name *names;
-    uint64_t chosen;        /* hash; 0: not yet */
+    uint64_t chosen;        /* hash; 0: not yet; CK_UNSEEN */
     uint32_t chosen_ballot; /* under which it was first */
 };
 
@@ -89,7 +90,7 @@ struct ck_view {
     uint64_t root_checkpoint, root_tail_lsn;
     unsigned starts;
     bool want_start; /* a process runs whose START batch was not seen yet */
-    bool damaged;
+    bool damaged; /* what was durable may be lost: what is missing proves nothing */
     bool gone; /* its disk is another one now, of no member of the group */
 };
 
@@ -100,6 +101,12 @@ struct ck_stream {
     bool foreign;        /* not our protocol */
     uint8_t *buf;
     uint32_t cap;
+};
+
+/* A READ under way. */
+struct ck_asked {
+    uint64_t cookie, watermark;
+    uint32_t conn; /* of who answers */
 };
 
 struct checks {
@@ -116,11 +123,12 @@ struct checks {
     uint64_t forced_until_ns;
     struct ck_block *block;
     uint64_t n_blocks;
+    bool blocks_unknown; /* a chosen value could not be seen: what the blocks are is not known any more */
     struct {
         uint32_t crc, slot;
     } *by_crc; /* the lowest slot at which a block with this checksum was proposed */
     uint32_t n_by_crc, cap_by_crc;
-    uint64_t next_sample;
+    struct ck_asked asked[CK_ASKED];
     _Alignas(8) uint8_t desc[128u << 10];
 };
 
@@ -163,7 +171,7 @@ static inline uint64_t ck_view_hash(const struct ck_view *v, uint64_t slot)
 
 /* ---- check_messages.c ---- */
 /* One frame from a host; body is aligned. */
-void ck_message(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body);
+void ck_message(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body);
 
 /* ---- check_disk.c ---- */
 uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at byte 12, taken as zero */

@@ -39,6 +39,14 @@ static void session_begins(struct checks *ck, struct ck_ballot *b)
     }
 }
 
+static bool any_damaged(const struct checks *ck)
+{
+    bool any = false;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        any = any || ck->view[i].damaged;
+    return any;
+}
+
 static void became_chosen(struct checks *ck, const struct ballot *ballot)
 {
     uint32_t index = ck_ballot_index(ck, ballot);
@@ -71,11 +79,11 @@ static void became_chosen(struct checks *ck, const struct ballot *ballot)
             }
             hash = h ? h : hash;
         }
-        if (!hash) {
+        if (!hash && !any_damaged(ck)) {
             CK_FAIL(ck, "slot %llu is chosen and stands nowhere", LLU(slot));
             return;
         }
-        ck_choose(ck, slot, hash, index);
+        ck_choose(ck, slot, hash ? hash : CK_UNSEEN, index);
         if (ck->cluster->broken)
             return;
     }
@@ -93,7 +101,7 @@ static bool bound(struct ck_view *v, const struct ballot *b, const char *what)
         return false;
     }
     v->answered = *b;
-    if (ballot_compare(&v->promised, b) < 0) {
+    if (ballot_compare(&v->promised, b) < 0 && !v->damaged) {
         VIEW_FAIL(v, "durability: it sends %s under ballot %llu, and the promise that is durable is %llu", what, LLU(b->round), LLU(v->promised.round));
         return false;
     }
@@ -102,7 +110,7 @@ static bool bound(struct ck_view *v, const struct ballot *b, const char *what)
 
 static void lease_is_durable(struct ck_view *v, uint64_t lease_ns, const char *what)
 {
-    if (lease_ns > v->max_lease_ns)
+    if (lease_ns > v->max_lease_ns && !v->damaged)
         VIEW_FAIL(v, "durability: its %s grants a lease of %llu ns, and the largest one that is durable is %llu", what, LLU(lease_ns), LLU(v->max_lease_ns));
 }
 
@@ -130,7 +138,7 @@ static void on_promise(struct ck_view *v, const struct wire_header *h, const uin
         const struct ck_name *n = ck_slot(ck, run[i].last)->names;
         while (n && n->ballot != e)
             n = n->next;
-        if (!n || !(n->durable >> v->index & 1)) {
+        if (!v->damaged && (!n || !(n->durable >> v->index & 1))) {
             VIEW_FAIL(v, "durability: its PROMISE of ballot %llu lists slot %llu of ballot %llu, which was never durable there", LLU(b.round), LLU(run[i].last), LLU(run[i].e.round));
             return;
         }
@@ -145,7 +153,7 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
     if (h->body_len < sizeof *a || !bound(v, &b, "ACCEPTED"))
         return;
     ck->stats.acknowledged++;
-    if (a->through > v->last) {
+    if (a->through > v->last && !v->damaged) {
         VIEW_FAIL(v, "durability: it acknowledges slot %llu under ballot %llu, and its durable log ends at %llu", LLU(a->through), LLU(b.round), LLU(v->last));
         return;
     }
@@ -173,14 +181,23 @@ static void on_beat_ack(struct ck_view *v, const struct wire_header *h, const ui
     committed_is_chosen(v, a->commit, "BEAT_ACK");
 }
 
+/* Where the READ of this number is kept; or another one, if there are many. */
+static struct ck_asked *asked_of(struct checks *ck, uint32_t conn, uint64_t cookie)
+{
+    return &ck->asked[(conn * UINT64_C(31) + (cookie >> 16) * 7 + cookie) % CK_ASKED];
+}
+
 /* The image is the one of the slot that it names, with the front ends' checksums. */
-static void on_data(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+static void on_data(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     struct checks *ck = v->ck;
     const struct wire_data *d = (const void *)body;
     if (h->body_len < sizeof *d || d->status != DATA_OK || d->nblocks > ENTRY_MAX_BLOCKS || h->body_len < sizeof *d + d->nblocks * 4)
         return;
     committed_is_chosen(v, d->applied, "DATA");
+    const struct ck_asked *asked = asked_of(ck, conn, h->cookie);
+    if (asked->conn == conn && asked->cookie == h->cookie && d->applied < asked->watermark)
+        VIEW_FAIL(v, "reads: it answers with the image of slot %llu, and was asked for %llu", LLU(d->applied), LLU(asked->watermark));
     const uint32_t *crc = (const void *)(d + 1);
     for (uint32_t i = 0; i < d->nblocks && !ck->cluster->broken; i++) {
         uint32_t want;
@@ -201,11 +218,11 @@ static void on_handed_out(struct ck_view *v, const struct wire_header *h, const 
     if (!committed)
         return;
     committed_is_chosen(v, e.f.slot, "CATCHUP_ENTRY");
-    if (e.f.slot <= ck->chosen_through && ck->slot[e.f.slot].chosen != e.hash)
+    if (e.f.slot <= ck->chosen_through && ck->slot[e.f.slot].chosen != e.hash && ck->slot[e.f.slot].chosen != CK_UNSEEN)
         VIEW_FAIL(v, "agreement: it hands out slot %llu as committed, and another value was chosen", LLU(e.f.slot));
 }
 
-static void from_replica(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
+static void from_replica(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     struct ballot b = ballot_of(h);
     ck_view_alive(v);
@@ -229,7 +246,7 @@ static void from_replica(struct ck_view *v, const struct wire_header *h, const u
         on_beat_ack(v, h, body);
         break;
     case MSG_DATA:
-        on_data(v, h, body);
+        on_data(v, conn, h, body);
         break;
     case MSG_VALUE:
         on_handed_out(v, h, body, false);
@@ -267,13 +284,14 @@ static void on_accept(struct checks *ck, const char *host, const struct wire_hea
 }
 
 /* P8: a read leaves under a quorum's leases, so that no other session has begun; it asks for all that its own session may have acknowledged before. */
-static void on_read(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+static void on_read(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     const struct wire_read *r = (const void *)body;
     struct ballot b = ballot_of(h);
     if (h->body_len < sizeof *r || r->peer)
         return;
     announced_is_chosen(ck, host, r->watermark, "READ");
+    *asked_of(ck, conn ^ 1, h->cookie) = (struct ck_asked){.cookie = h->cookie, .watermark = r->watermark, .conn = conn ^ 1};
     const struct ck_ballot *own = &ck->ballot[ck_ballot_index(ck, &b)];
     if (!own->session_chosen || r->watermark < own->session_slot)
         CK_FAIL(ck, "reads: %s reads at watermark %llu under ballot %llu, whose session start %llu is not chosen below it", host, LLU(r->watermark), LLU(b.round), LLU(own->session_slot));
@@ -281,7 +299,7 @@ static void on_read(struct checks *ck, const char *host, const struct wire_heade
         CK_FAIL(ck, "leases: %s reads under ballot %llu, and a session of ballot %llu has begun", host, LLU(b.round), LLU(ck->serving.round));
 }
 
-static void from_frontend(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+static void from_frontend(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     switch (h->type) {
     case MSG_ACCEPT:
@@ -292,7 +310,7 @@ static void from_frontend(struct checks *ck, const char *host, const struct wire
             announced_is_chosen(ck, host, ((const struct wire_beat *)body)->commit.slot, "BEAT");
         break;
     case MSG_READ:
-        on_read(ck, host, h, body);
+        on_read(ck, host, conn, h, body);
         break;
     case MSG_FORCE: { /* whoever forces vouches that the holder is gone; it may think otherwise for as long as its leases last */
         uint64_t ns = h->body_len >= sizeof(struct wire_force) ? ((const struct wire_force *)body)->expiry_ns : 0;
@@ -306,16 +324,16 @@ static void from_frontend(struct checks *ck, const char *host, const struct wire
     }
 }
 
-void ck_message(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
+void ck_message(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     if (ck->cluster->broken)
         return;
     ck->stats.messages++;
     for (unsigned i = 0; i < SIM_REPLICAS; i++)
         if (strcmp(ck->cluster->node[i].host, host) == 0) {
-            from_replica(&ck->view[i], h, body);
+            from_replica(&ck->view[i], conn, h, body);
             return;
         }
     if (h->group == SIM_GROUP)
-        from_frontend(ck, host, h, body);
+        from_frontend(ck, host, conn, h, body);
 }

@@ -228,8 +228,14 @@ void ck_choose(struct checks *ck, uint64_t slot, uint64_t hash, uint32_t ballot)
     ck->chosen_through = slot;
     ck->stats.chosen++;
     const struct ck_name *n = s->names;
+    if (hash == CK_UNSEEN && n && !n->next)
+        s->chosen = hash = n->hash; /* it can only be that */
     while (n && n->hash != hash)
         n = n->next;
+    if (!n && hash == CK_UNSEEN) {
+        ck->blocks_unknown = true;
+        return;
+    }
     if (!n) {
         CK_FAIL(ck, "slot %llu was chosen, and nobody proposed its value", LLU(slot));
         return;
@@ -241,7 +247,7 @@ void ck_choose(struct checks *ck, uint64_t slot, uint64_t hash, uint32_t ballot)
 
 enum ck_known ck_block_at(const struct checks *ck, uint64_t block, uint64_t slot, uint32_t *ret_crc)
 {
-    if (block >= ck->n_blocks)
+    if (block >= ck->n_blocks || ck->blocks_unknown)
         return CK_UNKNOWN;
     const struct ck_block *b = &ck->block[block];
     *ret_crc = CRC32C_ZERO_BLOCK;

@@ -149,7 +149,8 @@ bool ck_view_agree(struct ck_view *v, uint64_t through, const char *what)
         return false;
     }
     for (uint64_t s = v->agreed + 1; s <= through; s++) {
-        if (ck_view_hash(v, s) != ck->slot[s].chosen && !v->damaged) {
+        uint64_t own = ck_view_hash(v, s), chosen = ck->slot[s].chosen;
+        if (own != chosen && !(v->damaged && !own) && chosen != CK_UNSEEN) {
             VIEW_FAIL(v, "agreement: %s through slot %llu, but its log holds another value in slot %llu than was chosen", what, LLU(through), LLU(s));
             return false;
         }
@@ -304,6 +305,7 @@ void ck_view_advance(struct ck_view *v)
 {
     const struct wal_batch *b;
     bool any = false;
+    v->gone = v->gone || sim_dir_find(v->node->dir, "wal") != v->wal || sim_dir_find(v->node->dir, "meta") != v->meta;
     if (v->gone)
         return;
     while ((b = next_batch(v)) && payload_is_durable(v, b)) {

@@ -20,7 +20,7 @@ static void take_frame(struct checks *ck, struct ck_stream *s, const char *host,
     const struct wire_header *h = (const void *)frame;
     s->skip = h->payload_len;
     s->have = 0;
-    ck_message(ck, host, h, frame + sizeof *h);
+    ck_message(ck, host, s->conn, h, frame + sizeof *h);
 }
 
 static void stream_reserve(struct ck_stream *s, uint32_t need)
@@ -120,7 +120,7 @@ static const uint8_t *whole_block(const struct export_request *q, uint64_t at)
 void checks_answered(struct checks *ck, const struct export_request *q, uint64_t began_ns)
 {
     bool write = q->op == EXPORT_WRITE;
-    if (!ck || ck->cluster->broken || q->error || q->length == 0 || !(write || q->op == EXPORT_TRIM || q->op == EXPORT_ZERO))
+    if (!ck || ck->cluster->broken || ck->blocks_unknown || q->error || q->length == 0 || !(write || q->op == EXPORT_TRIM || q->op == EXPORT_ZERO))
         return;
     uint64_t end = q->offset + q->length;
     for (uint64_t block = q->offset / BLOCK_SIZE; block * BLOCK_SIZE < end && block < ck->n_blocks; block++) {
