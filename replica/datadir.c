@@ -2,8 +2,10 @@
 #include "replica/datadir.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,8 +15,9 @@
 #define LOCK_WAIT_MS 10000u /* a killed daemon's I/O may still be landing; the lock is free when it has */
 #define META_PAGES 8192u    /* 64 MiB of meta: 16 TiB of slabs, about 4 TiB of scattered regions */
 #define EXTENTS_MAX 65536u
+#define WAL_BLANK_BYTES (4u << 20)
 
-/* ---- reading the superblock ---- */
+/* ---- reading ---- */
 
 struct reading {
     struct reactor *reactor;
@@ -26,26 +29,66 @@ static void on_read(struct io_op *op)
     container_of(op, struct reading, op)->reactor->stopping = true;
 }
 
-/* Runs the reactor for one operation: nothing else lives in it yet. */
-static int read_superblock(struct dev *dev, struct superblock *ret, const char **why)
+/* Runs the reactor for this one operation: nothing else lives in it yet. */
+static bool read_at(struct dev *dev, uint64_t off, struct buf *to, uint32_t len)
+{
+    struct iovec iov = {.iov_base = to->data, .iov_len = len};
+    struct reading rd = {.reactor = dev->reactor, .op.fn = on_read};
+    dev_read(dev, &iov, 1, off, &rd.op);
+    dev->reactor->stopping = false;
+    uring_reactor_run(dev->reactor);
+    dev->reactor->stopping = false;
+    return rd.op.result == len;
+}
+
+/* What another version made, in any copy: however little of the rest makes sense, it is not ours to overwrite. */
+static bool is_foreign(const void *image)
+{
+    struct superblock s;
+    for (uint32_t i = 0; i < SUPERBLOCK_COPIES; i++) {
+        memcpy(&s, (const uint8_t *)image + (size_t)i * SUPERBLOCK_STRIDE, sizeof s);
+        if (s.magic == SUPERBLOCK_MAGIC && (s.version != DISK_VERSION || s.features_incompat || s.features_ro_compat))
+            return true;
+    }
+    return false;
+}
+
+/* NULL, or why there is none that can be used. */
+static const char *read_superblock(struct dev *dev, struct superblock *ret, bool *ret_foreign)
 {
     struct buf *b = buf_alloc_must(dev->reactor->arena, SUPERBLOCK_BYTES);
-    struct iovec iov = {.iov_base = b->data, .iov_len = SUPERBLOCK_BYTES};
-    struct reading rd = {.reactor = dev->reactor, .op.fn = on_read};
-    *why = "it can't be read";
-    int err = -EIO;
+    const char *why = "it is too short";
     if (dev->size_bytes >= SUPERBLOCK_BYTES) {
-        dev_read(dev, &iov, 1, 0, &rd.op);
-        dev->reactor->stopping = false;
-        uring_reactor_run(dev->reactor);
-        dev->reactor->stopping = false;
-        if (rd.op.result == SUPERBLOCK_BYTES) {
-            *why = superblock_pick(b->data, ret);
-            err = *why ? -EBADMSG : 0;
+        why = "it can't be read";
+        if (read_at(dev, 0, b, SUPERBLOCK_BYTES)) {
+            why = superblock_pick(b->data, ret);
+            *ret_foreign = is_foreign(b->data);
         }
     }
     buf_unref(b);
-    return err;
+    return why;
+}
+
+/* Whether nothing was ever written to the WAL: format leaves it zero, a replica's first act is to write its beginning (and each lap writes that again; a batch is
+ * shorter than what is looked at). Without it there is no data, whatever else is there. -errno: it can't be told. */
+static int wal_is_blank(struct dir *dir)
+{
+    struct dev *dev;
+    int err = uring_dev_open(dir, "wal", 0, &dev);
+    if (err)
+        return err == -ENOENT ? 1 : err;
+    struct buf *b = buf_alloc_must(dir->reactor->arena, BLOCK_SIZE);
+    int blank = 1;
+    for (uint64_t off = 0; blank == 1 && off < WAL_BLANK_BYTES && off < dev->size_bytes; off += BLOCK_SIZE) {
+        if (!read_at(dev, off, b, BLOCK_SIZE))
+            blank = -EIO;
+        for (uint32_t i = 0; blank == 1 && i < BLOCK_SIZE; i++)
+            if (b->data[i])
+                blank = 0;
+    }
+    buf_unref(b);
+    uring_dev_close(dev);
+    return blank;
 }
 
 /* ---- format ---- */
@@ -68,7 +111,7 @@ static void on_formatted(void *user, int err)
 {
     struct format *f = user;
     f->err = err;
-    f->what = "write its first checkpoint";
+    f->what = "its first checkpoint";
     f->reactor->stopping = true;
 }
 
@@ -89,6 +132,7 @@ static void on_created(struct io_op *op)
         break;
     case 2:
         f->extent = f->create.dev;
+        f->devices.n_extents = 1;
         break;
     default:
         f->devices.superblock = f->create.dev;
@@ -122,8 +166,6 @@ static void format_next(struct format *f)
         return;
     default:
         f->devices.dir = f->dir;
-        f->devices.extents = &f->extent;
-        f->devices.n_extents = 1;
         store_format(f->reactor, &f->devices, &f->sb, on_formatted, f);
     }
 }
@@ -146,31 +188,94 @@ static int check_geometry(const struct datadir_geometry *g, char why[256])
     return 0;
 }
 
-/* 0 when there is nothing, or only what an interrupted format left. */
+static int held(const char *path, int err, char why[256])
+{
+    snprintf(why, 256, "%s: %s", path, err == -EWOULDBLOCK ? "a running daemon holds it" : strerror(-err));
+    return err;
+}
+
+/* 0 when there is nothing, or only what an interrupted format left: no superblock that can be used, and a WAL that nothing was ever written to. */
 static int check_vacant(struct dir *dir, const char *path, char why[256])
 {
-    char file[512];
-    struct stat st;
-    snprintf(file, sizeof file, "%s/superblock", path);
-    if (stat(file, &st) < 0)
-        return 0;
     struct dev *dev;
-    int err = uring_dev_open(dir, "superblock", 0, &dev);
-    if (err) {
-        snprintf(why, 256, "%s: %s", path, err == -EWOULDBLOCK ? "a running daemon holds it" : strerror(-err));
-        return err;
-    }
     struct superblock sb;
-    const char *text;
-    err = read_superblock(dev, &sb, &text);
-    uring_dev_close(dev);
+    const char *text = "it is missing";
+    bool foreign = false;
+    int err = uring_dev_open(dir, "superblock", 0, &dev);
+    if (err && err != -ENOENT)
+        return held(path, err, why);
     if (!err) {
+        text = read_superblock(dev, &sb, &foreign);
+        uring_dev_close(dev);
+    }
+    if (!text) {
         char id[37];
         snprintf(why, 256, "%s holds the data of %s (identity %s) already; remove the directory to destroy them", path, sb.name,
                  uuid_format(&sb.identity, id));
         return -EEXIST;
     }
+    int blank = wal_is_blank(dir);
+    if (blank < 0)
+        return held(path, blank, why);
+    if (!blank || foreign) {
+        snprintf(why, 256, "%s holds data, though not by its superblock (%s); remove the directory to destroy them", path, text);
+        return -EEXIST;
+    }
     return 0;
+}
+
+/* What an interrupted format left, as check_vacant() has found; of any geometry. */
+static int remove_leftovers(const char *path, char why[256])
+{
+    static const char *const names[] = {"superblock", "extents/00000", "meta", "wal"};
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+        char file[512];
+        snprintf(file, sizeof file, "%s/%s", path, names[i]);
+        if (unlink(file) < 0 && errno != ENOENT) {
+            int err = -errno;
+            snprintf(why, 256, "can't remove %s/%s, which an interrupted format left: %s", path, names[i], strerror(-err));
+            return err;
+        }
+    }
+    return 0;
+}
+
+static void close_all(struct dir *dir, struct store_devices *d)
+{
+    for (uint32_t i = 0; i < d->n_extents; i++)
+        uring_dev_close(d->extents[i]);
+    struct dev *devs[] = {d->meta, d->wal, d->superblock};
+    for (unsigned i = 0; i < ARRAY_LEN(devs); i++)
+        if (devs[i])
+            uring_dev_close(devs[i]);
+    if (dir)
+        uring_dir_close(dir);
+}
+
+static int format_locked(struct format *f, const char *path, const struct datadir_geometry *g, char why[256])
+{
+    int err = check_vacant(f->dir, path, why);
+    if (!err)
+        err = remove_leftovers(path, why);
+    if (err)
+        return err;
+    f->sb.shard_count = 1;
+    f->sb.n_extents = 1;
+    f->sb.wal_bytes = g->wal_bytes;
+    f->sb.extent_bytes = g->extent_bytes;
+    f->sb.capacity_bytes = g->capacity_bytes;
+    f->sb.meta_pages = META_PAGES;
+    f->sb.formatted_at = io_wall_clock(f->reactor) / NS_PER_S;
+    f->sb.generation = 1;
+    io_random(f->reactor, f->sb.salt, sizeof f->sb.salt);
+    f->devices.extents = &f->extent;
+    format_next(f);
+    f->reactor->stopping = false;
+    uring_reactor_run(f->reactor);
+    f->reactor->stopping = false;
+    if (f->err)
+        snprintf(why, 256, "formatting %s failed at %s: %s", path, f->what, strerror(-f->err));
+    return f->err;
 }
 
 int datadir_format(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
@@ -184,34 +289,25 @@ int datadir_format(struct reactor *r, const char *path, const struct uuid *clust
         snprintf(why, 256, "can't make %s: %s", path, strerror(-err));
         return err;
     }
-    struct format f = {.reactor = r};
+    struct format f = {.reactor = r, .sb = {.cluster = *cluster, .identity = *identity}};
+    strncpy(f.sb.name, name, sizeof f.sb.name - 1);
     err = uring_dir_open(r, path, &f.dir);
     if (err) {
         snprintf(why, 256, "can't open %s: %s", path, strerror(-err));
         return err;
     }
-    err = check_vacant(f.dir, path, why);
-    if (err)
-        return err;
-    f.sb.cluster = *cluster;
-    f.sb.identity = *identity;
-    strncpy(f.sb.name, name, sizeof f.sb.name - 1);
-    io_random(r, f.sb.salt, sizeof f.sb.salt);
-    f.sb.shard_count = 1;
-    f.sb.n_extents = 1;
-    f.sb.wal_bytes = g->wal_bytes;
-    f.sb.extent_bytes = g->extent_bytes;
-    f.sb.capacity_bytes = g->capacity_bytes;
-    f.sb.meta_pages = META_PAGES;
-    f.sb.formatted_at = io_wall_clock(r) / NS_PER_S;
-    f.sb.generation = 1;
-    format_next(&f);
-    r->stopping = false;
-    uring_reactor_run(r);
-    r->stopping = false;
-    if (f.err)
-        snprintf(why, 256, "formatting %s failed at %s: %s", path, f.what, strerror(-f.err));
-    return f.err;
+    /* Two at once would remove each other's files. */
+    int lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0) {
+        err = -errno;
+        snprintf(why, 256, "%s: %s", path, err == -EWOULDBLOCK ? "it is being formatted already" : strerror(-err));
+    } else {
+        err = format_locked(&f, path, g, why);
+    }
+    close_all(f.dir, &f.devices);
+    if (lock >= 0)
+        close(lock);
+    return err;
 }
 
 /* ---- open ---- */
@@ -232,8 +328,7 @@ static int open_dev(struct dir *d, const char *path, const char *name, struct de
     return err;
 }
 
-static int check_owner(const struct superblock *sb, const char *path, const struct uuid *cluster, const struct uuid *identity,
-                       const char *name, char why[256])
+static int check_owner(const struct superblock *sb, const char *path, const struct uuid *cluster, const char *name, char why[256])
 {
     char id[37];
     if (!uuid_equal(&sb->cluster, cluster)) {
@@ -242,11 +337,6 @@ static int check_owner(const struct superblock *sb, const char *path, const stru
     }
     if (strcmp(sb->name, name) != 0) {
         snprintf(why, 256, "%s belongs to another replica: it is %s's, not %s's", path, sb->name, name);
-        return -EPERM;
-    }
-    if (identity && !uuid_equal(&sb->identity, identity)) {
-        snprintf(why, 256, "%s has identity %s, which is not the one that the configuration gives %s: a wiped or foreign disk", path,
-                 uuid_format(&sb->identity, id), name);
         return -EPERM;
     }
     return 0;
@@ -269,8 +359,10 @@ static int open_data(struct datadir *d, const char *path, char why[256])
         return -EBADMSG;
     }
     d->devices.extents = calloc(sb->n_extents, sizeof *d->devices.extents);
-    if (!d->devices.extents)
+    if (!d->devices.extents) {
+        snprintf(why, 256, "%s: out of memory", path);
         return -ENOMEM;
+    }
     for (uint32_t i = 0; i < sb->n_extents; i++) {
         char name[32];
         snprintf(name, sizeof name, "extents/%05u", i);
@@ -286,35 +378,35 @@ static int open_data(struct datadir *d, const char *path, char why[256])
     return 0;
 }
 
-/* Without its superblock. An interrupted format leaves other files; but so does a lost superblock, over whose data no one should be told to format. */
-static bool is_unformatted(const char *path)
+static int open_superblock(struct datadir *d, const char *path, char why[256])
 {
-    char file[512];
-    snprintf(file, sizeof file, "%s/wal", path);
-    return access(file, F_OK) < 0 && errno == ENOENT;
+    int err = open_dev(d->dir, path, "superblock", &d->devices.superblock, why);
+    if (err && err != -ENOENT)
+        return err;
+    bool foreign = false;
+    const char *text = err ? NULL : read_superblock(d->devices.superblock, &d->superblock, &foreign);
+    if (!err && !text)
+        return 0;
+    if (text)
+        snprintf(why, 256, "%s: superblock: %s", path, text);
+    /* An interrupted format leaves no superblock; but neither does one that was lost, over whose data nobody should be told to format. */
+    if (!foreign && wal_is_blank(d->dir) == 1)
+        snprintf(why, 256, "%s is not formatted (%s): run qbd-replica format", path, text ? text : "or that was interrupted");
+    return err ? err : -EBADMSG;
 }
 
-int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
-                 struct datadir *ret, char why[256])
+int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster, const char *name, struct datadir *ret, char why[256])
 {
     struct datadir d = {0};
     int err = uring_dir_open(r, path, &d.dir);
     if (err) {
-        snprintf(why, 256, "can't open the data directory %s: %s", path, strerror(-err));
+        snprintf(why, 256, "can't open %s: %s", path, strerror(-err));
         return err;
     }
     d.devices.dir = d.dir;
-    err = open_dev(d.dir, path, "superblock", &d.devices.superblock, why);
-    if (err == -ENOENT && is_unformatted(path))
-        snprintf(why, 256, "%s is not formatted: run qbd-replica format", path);
-    if (!err) {
-        const char *text;
-        err = read_superblock(d.devices.superblock, &d.superblock, &text);
-        if (err)
-            snprintf(why, 256, "%s: superblock: %s", path, text);
-    }
+    err = open_superblock(&d, path, why);
     if (!err)
-        err = check_owner(&d.superblock, path, cluster, identity, name, why);
+        err = check_owner(&d.superblock, path, cluster, name, why);
     if (!err)
         err = open_data(&d, path, why);
     if (err) {
@@ -327,14 +419,7 @@ int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster
 
 void datadir_close(struct datadir *d)
 {
-    for (uint32_t i = 0; i < d->devices.n_extents; i++)
-        uring_dev_close(d->devices.extents[i]);
+    close_all(d->dir, &d->devices);
     free(d->devices.extents);
-    struct dev *devs[] = {d->devices.meta, d->devices.wal, d->devices.superblock};
-    for (unsigned i = 0; i < ARRAY_LEN(devs); i++)
-        if (devs[i])
-            uring_dev_close(devs[i]);
-    if (d->dir)
-        uring_dir_close(d->dir);
     memset(d, 0, sizeof *d);
 }

@@ -17,15 +17,14 @@ struct datadir_geometry {
     uint64_t capacity_bytes; /* 0: until the file system is full */
 };
 
-/* Runs the reactor until the directory is formatted, durably. A directory that holds a complete format is refused (-EEXIST); an interrupted one is made anew.
- * why: a sentence on failure. */
+/* Runs the reactor until the directory is formatted, durably; nothing of it stays open. One that holds data (-EEXIST: a complete format, a newer version's, or a log
+ * that something was written to, though its superblock is lost) is refused and left as it is; what an interrupted format left is made anew. why: a sentence on failure. */
 MUST_USE int datadir_format(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
                             const struct datadir_geometry *g, char why[256]);
 
-/* Locks and opens everything. cluster, name: what the caller expects; identity NULL: any. -errno and why: another cluster's, another replica's, an unknown format,
- * held by a running daemon, not there. */
-MUST_USE int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster, const struct uuid *identity, const char *name,
-                          struct datadir *ret, char why[256]);
+/* Locks and opens everything. cluster, name: what the caller expects. -errno and why: another cluster's, another replica's, an unknown format, held by a running
+ * daemon, not there. */
+MUST_USE int datadir_open(struct reactor *r, const char *path, const struct uuid *cluster, const char *name, struct datadir *ret, char why[256]);
 void datadir_close(struct datadir *d);
 
 #endif

@@ -238,7 +238,7 @@ static int run_daemon(struct daemon *d)
         return 1;
     }
     /* The configured identity may be that of a lost disk whose successor starts under the same name: it comes up, is no member of anything, and says so. */
-    if (datadir_open(d->reactor, a->dir, &config.id, NULL, a->name, &data, why) < 0) {
+    if (datadir_open(d->reactor, a->dir, &config.id, a->name, &data, why) < 0) {
         log_error("%s", why);
         return 1;
     }
