@@ -306,8 +306,7 @@ static bool apply_to_process(struct faults *f, enum fault kind, struct fault_rng
     case FAULT_FRONTEND_RACE:
         return race(f, g);
     case FAULT_STORM:
-        faults_storm(f, g);
-        return true;
+        return faults_storm(f, g);
     default:
         return false;
     }

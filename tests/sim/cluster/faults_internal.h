@@ -35,6 +35,7 @@ struct faults {
     uint32_t next;           /* index of the next */
     uint64_t count[FAULT_KINDS];
     struct list actions;
+    bool storm; /* one is under way */
     uint32_t cut[FAULT_HOSTS][FAULT_HOSTS];        /* how many faults hold the link from a to b down */
     uint64_t reset_at_byte[FAULT_HOSTS][FAULT_HOSTS]; /* armed */
 };
@@ -51,10 +52,7 @@ bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uin
 /* faults_net.c. False: not a fault of this part. */
 bool faults_net_apply(struct faults *f, enum fault kind, struct fault_rng *g);
 void faults_net_stop(struct faults *f);
-/* What host a sends to host b waits for so long. */
-void faults_cut(struct faults *f, unsigned a, unsigned b, uint64_t ns);
-
 /* faults_storm.c */
-void faults_storm(struct faults *f, struct fault_rng *g);
+bool faults_storm(struct faults *f, struct fault_rng *g);
 
 #endif

@@ -35,7 +35,7 @@ static void end_cut(struct fault_action *x)
     link_up(x->faults, x->a, x->b);
 }
 
-void faults_cut(struct faults *f, unsigned a, unsigned b, uint64_t ns)
+static void cut_link(struct faults *f, unsigned a, unsigned b, uint64_t ns)
 {
     if (f->cut[a][b]++ == 0)
         sim_cut_one_way(world_of(f), fault_host(f, a), fault_host(f, b));
@@ -48,9 +48,9 @@ static void cut_pair(struct faults *f, struct fault_rng *g, bool one_way)
     draw_pair(g, &a, &b);
     uint64_t ns = fault_outage(g);
     fault_say(f, "%s %s %s for %.3f s", fault_host(f, a), one_way ? "does not reach" : "is cut from", fault_host(f, b), (double)ns / 1e9);
-    faults_cut(f, a, b, ns);
+    cut_link(f, a, b, ns);
     if (!one_way)
-        faults_cut(f, b, a, ns);
+        cut_link(f, b, a, ns);
 }
 
 static void isolate_host(struct faults *f, struct fault_rng *g)
@@ -62,9 +62,9 @@ static void isolate_host(struct faults *f, struct fault_rng *g)
         if (b == a)
             continue;
         if (how != 1)
-            faults_cut(f, a, b, ns);
+            cut_link(f, a, b, ns);
         if (how != 0)
-            faults_cut(f, b, a, ns);
+            cut_link(f, b, a, ns);
     }
 }
 
@@ -77,10 +77,10 @@ static void isolate_pair(struct faults *f, struct fault_rng *g)
     for (unsigned x = 0; x < FAULT_HOSTS; x++) {
         if (x == a || x == b)
             continue;
-        faults_cut(f, a, x, ns);
-        faults_cut(f, x, a, ns);
-        faults_cut(f, b, x, ns);
-        faults_cut(f, x, b, ns);
+        cut_link(f, a, x, ns);
+        cut_link(f, x, a, ns);
+        cut_link(f, b, x, ns);
+        cut_link(f, x, b, ns);
     }
 }
 
