@@ -106,7 +106,8 @@ static void complete_write(struct sim_op *o)
         d->salt = sim_rand(d->world);
         sim_media_write_torn(d, o->info.nth, o->info.off, o->data, o->info.len);
     } else {
-        uint64_t off = o->info.nth == d->misdirect_nth ? d->misdirect_off : o->info.off;
+        o->info.misdirected = o->info.nth == d->misdirect_nth;
+        uint64_t off = o->info.misdirected ? d->misdirect_off : o->info.off;
         assert(o->info.len <= d->size_bytes && off <= d->size_bytes - o->info.len);
         sim_media_write(d, o->info.nth, off, o->data, o->info.len, o->info.flags & IO_DURABLE);
     }
@@ -145,6 +146,7 @@ static void op_complete(struct sim_event *e)
         assert(false);
     }
     o->info.complete = true;
+    o->info.err = o->err;
     struct sim_io_info info = o->info;
     call_hook(o->disk, &info);
     if (r->gone)
@@ -411,8 +413,10 @@ static int create_disk(struct sim_create *c, struct sim_disk **ret)
         return 0;
     }
     uint64_t used = sim_dir_used(c->dir);
-    if (used > c->dir->capacity_bytes || c->size_bytes > c->dir->capacity_bytes - used)
+    if (used > c->dir->capacity_bytes || c->size_bytes > c->dir->capacity_bytes - used) {
+        c->dir->refused++;
         return -ENOSPC;
+    }
     *ret = sim_disk_new(c->reactor->world, c->dir, c->name, c->size_bytes);
     return 0;
 }

@@ -419,8 +419,10 @@ struct sim_disk *sim_disk_new(struct sim_world *w, struct sim_dir *dir, const ch
     d->timing = (struct sim_disk_timing){w->config.read_ns, w->config.write_ns, w->config.durable_ns,
                                          w->config.flush_ns, w->config.discard_ns};
     list_push_back(&w->disks, &d->node);
-    if (dir)
+    if (dir) {
         list_push_back(&dir->disks, &d->dir_node);
+        sim_disk_set_hook(d, dir->hook, dir->hook_user);
+    }
     return d;
 }
 
@@ -433,6 +435,13 @@ void sim_disk_free(struct sim_disk *d)
     list_remove(&d->node);
     list_remove(&d->dir_node);
     free(d);
+}
+
+void sim_disk_remove(struct sim_disk *d)
+{
+    assert(!d->holder);
+    sim_note(d->world, NULL, 24, d->id, "%s: removed", d->name);
+    sim_disk_free(d);
 }
 
 struct sim_dir *sim_dir_new(struct sim_world *w, const char *path, uint64_t capacity_bytes)
@@ -450,6 +459,25 @@ struct sim_dir *sim_dir_new(struct sim_world *w, const char *path, uint64_t capa
 void sim_dir_set_capacity(struct sim_dir *d, uint64_t capacity_bytes)
 {
     d->capacity_bytes = capacity_bytes;
+}
+
+void sim_dir_set_hook(struct sim_dir *d, void (*hook)(void *, struct sim_disk *, const struct sim_io_info *), void *user)
+{
+    d->hook = hook;
+    d->hook_user = user;
+    list_for_each (l, &d->disks)
+        sim_disk_set_hook(container_of(l, struct sim_disk, dir_node), hook, user);
+}
+
+struct sim_disk *sim_dir_next(struct sim_dir *d, struct sim_disk *after)
+{
+    struct list *l = after ? after->dir_node.next : d->disks.next;
+    return l == &d->disks ? NULL : container_of(l, struct sim_disk, dir_node);
+}
+
+uint64_t sim_dir_refused(const struct sim_dir *d)
+{
+    return d->refused;
 }
 
 uint64_t sim_dir_used(const struct sim_dir *d)

@@ -73,10 +73,10 @@ struct sim_dir {
     struct list node;
     struct list disks;
     char path[256];
-    uint64_t capacity_bytes;
+    uint64_t capacity_bytes, refused;
+    void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io);
+    void *hook_user;
 };
-
-uint64_t sim_dir_used(const struct sim_dir *d);
 
 /* off and len are whole pages. */
 void sim_media_read(const struct sim_disk *d, uint64_t off, uint8_t *to, uint64_t len);

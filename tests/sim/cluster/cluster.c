@@ -56,24 +56,41 @@ static void open_devices(struct node *n, const struct superblock *sb, struct sto
     }
 }
 
-static void on_formatted(void *user, int err)
-{
-    struct node *n = user;
-    if (err)
-        cluster_fail(n->cluster, "%s: format failed: %s", n->host, strerror(-err));
-    n->ready = true;
-}
-
 static bool is_ready(void *user)
 {
     return ((struct node *)user)->ready;
 }
 
-static void format_node(struct node *n)
+static bool is_formatted(void *user)
+{
+    return !((struct node *)user)->formatting;
+}
+
+/* What format says is done is durable. */
+static void end_format(void *user)
+{
+    struct node *n = user;
+    sim_reactor_crash(n->reactor, SIM_POWER);
+    n->reactor = NULL;
+    n->formatting = n->paused = false;
+    if (n->replaced)
+        cluster_start_node(n);
+}
+
+static void on_formatted(void *user, int err)
+{
+    struct node *n = user;
+    if (err)
+        cluster_fail(n->cluster, "%s: format failed: %s", n->host, strerror(-err));
+    sim_at(n->cluster->world, sim_now(n->cluster->world), end_format, n);
+}
+
+/* In an empty directory. */
+static void format_begin(struct node *n, const struct uuid *identity)
 {
     struct cluster *c = n->cluster;
     struct superblock sb = {.cluster = c->config.id,
-                            .identity = c->config.replicas[n->index].identity,
+                            .identity = *identity,
                             .generation = 1,
                             .shard_count = 1,
                             .n_extents = 1,
@@ -83,37 +100,53 @@ static void format_node(struct node *n)
     memcpy(sb.name, c->config.replicas[n->index].name, sizeof sb.name);
     for (unsigned i = 0; i < sizeof sb.salt; i++)
         sb.salt[i] = (uint8_t)sim_rand(c->world);
-    n->dir = sim_dir_new(c->world, n->host, 1024 * SIM_MIB);
     sim_disk_new(c->world, n->dir, "superblock", SUPERBLOCK_BYTES);
     sim_disk_new(c->world, n->dir, "wal", c->sizes.wal_bytes);
     sim_disk_new(c->world, n->dir, "meta", (2 + 2 * META_PAGES) * (uint64_t)BLOCK_SIZE);
     sim_disk_new(c->world, n->dir, "extents/00000", c->sizes.extent_bytes);
     n->reactor = sim_reactor_new(c->world, n->host, NODE_ARENA_BYTES);
+    n->formatting = true;
     struct store_devices d;
     open_devices(n, &sb, &d);
     store_format(sim_reactor_io(n->reactor), &d, &sb, on_formatted, n);
-    sim_run_until(c->world, is_ready, n, 60 * NS_PER_S);
-    assert(n->ready);
-    n->ready = false;
-    sim_reactor_crash(n->reactor, SIM_POWER); /* what format says is done is durable */
-    n->reactor = NULL;
+}
+
+void cluster_replace_disk(struct node *n)
+{
+    struct uuid identity;
+    assert(!n->formatting && !n->replaced);
+    if (n->reactor)
+        cluster_crash_node(n, SIM_POWER);
+    for (struct sim_disk *d; (d = sim_dir_next(n->dir, NULL));)
+        sim_disk_remove(d);
+    n->replaced = true;
+    n->refused = false;
+    make_uuid(&identity, 0xe1 + n->index, n->cluster->seed);
+    format_begin(n, &identity);
 }
 
 /* ---- replicas ---- */
 
+static void failed(struct node *n, bool refused, int err, const char *what)
+{
+    struct cluster *c = n->cluster;
+    if (!c->on_node_failed || !c->on_node_failed(c->user, n, refused, err, what))
+        cluster_fail(c, "%s: %s: %s: %s", n->host, refused ? "can't serve after its restart" : "fatal", what, strerror(-err));
+}
+
 static void on_ready(void *user, int err, const char *why)
 {
     struct node *n = user;
-    if (err)
-        cluster_fail(n->cluster, "%s can't serve after its restart: %s (%s)", n->host, why ? why : "?", strerror(-err));
     n->ready = !err;
+    if (err)
+        failed(n, true, err, why ? why : "?");
 }
 
 static void on_fatal(void *user, int err, const char *what)
 {
     struct node *n = user;
     n->cluster->count.fatal++;
-    cluster_fail(n->cluster, "%s: fatal: %s: %s", n->host, what, strerror(-err));
+    failed(n, false, err, what);
 }
 
 void cluster_start_node(struct node *n)
@@ -123,13 +156,14 @@ void cluster_start_node(struct node *n)
     n->restart_planned = false;
     n->starts++;
     c->count.restarts++;
+    assert(!n->formatting);
     n->reactor = sim_reactor_new(c->world, n->host, NODE_ARENA_BYTES);
     static uint8_t image[SUPERBLOCK_BYTES];
     struct superblock sb;
     sim_disk_peek(sim_dir_find(n->dir, "superblock"), 0, image, sizeof image);
     const char *wrong = superblock_pick(image, &sb);
     if (wrong) {
-        cluster_fail(c, "%s: superblock: %s", n->host, wrong);
+        failed(n, true, -EBADMSG, wrong);
         return;
     }
     struct replica_options o = {
@@ -332,7 +366,10 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
         n->cluster = c;
         n->index = i;
         snprintf(n->host, sizeof n->host, "r%u", i + 1);
-        format_node(n);
+        n->dir = sim_dir_new(w, n->host, 1024 * SIM_MIB);
+        format_begin(n, &c->config.replicas[i].identity);
+        sim_run_until(w, is_formatted, n, 60 * NS_PER_S);
+        assert(!n->formatting);
         cluster_start_node(n);
         if (!sim_run_until(w, is_ready, n, 60 * NS_PER_S))
             cluster_fail(c, "%s was not ready within a minute", n->host);
@@ -366,7 +403,18 @@ void cluster_free(struct cluster *c)
 /* Until chunks can be copied, a replica that no peer's log reaches back to stays behind, and says so; it takes no part in what follows. */
 static bool takes_part(const struct node *n)
 {
-    return !replica_find_group(n->replica, SIM_GROUP)->catchup.needs_copy;
+    if (!n->ready || n->refused || n->replaced)
+        return false;
+    struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
+    return !g->catchup.needs_copy;
+}
+
+unsigned cluster_usable(struct cluster *c)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        n += takes_part(&c->node[i]);
+    return n;
 }
 
 bool cluster_is_level(struct cluster *c)
@@ -375,8 +423,10 @@ bool cluster_is_level(struct cluster *c)
     unsigned level = 0;
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct node *n = &c->node[i];
-        if (!n->ready)
+        if (!n->ready && !n->refused)
             return false;
+        if (n->replaced && replica_find_group(n->replica, SIM_GROUP))
+            cluster_fail(c, "%s is a new disk and takes part in a group that it was never made a member of", n->host);
         if (!takes_part(n))
             continue;
         struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
@@ -396,7 +446,7 @@ void cluster_describe(struct cluster *c, char *to, size_t cap)
         struct node *nd = &c->node[i];
         struct replica_group *g = nd->ready ? replica_find_group(nd->replica, SIM_GROUP) : NULL;
         if (!g) {
-            n += (size_t)snprintf(to + n, cap - n, "[%s is down] ", nd->host);
+            n += (size_t)snprintf(to + n, cap - n, "[%s %s] ", nd->host, nd->replaced ? "is a new disk" : nd->refused ? "refuses its disk" : "is down");
             continue;
         }
         n += (size_t)snprintf(to + n, cap - n, "[%s floor %llu applied %llu commit %llu last %llu%s catch-up %d] ", nd->host,
@@ -421,13 +471,27 @@ static bool image_done(void *user)
     return ((struct image *)user)->done;
 }
 
+/* What rotted is repaired from peers once it is read, within a minute. */
 static const char *read_image(struct cluster *c, struct node *n, uint64_t block, uint32_t nblocks, struct image *im)
 {
-    *im = (struct image){.read = {.group = SIM_GROUP, .block = block, .nblocks = nblocks, .fn = on_image}};
-    store_read(n->replica->store, &im->read);
-    if (!sim_run_until(c->world, image_done, im, 60 * NS_PER_S))
-        return "a store did not answer a read within a minute";
-    return im->read.err ? "a store could not read a block" : NULL;
+    static char text[160];
+    for (unsigned tries = 0; tries < 60; tries++) {
+        *im = (struct image){.read = {.group = SIM_GROUP, .block = block, .nblocks = nblocks, .fn = on_image}};
+        store_read(n->replica->store, &im->read);
+        if (!sim_run_until(c->world, image_done, im, 60 * NS_PER_S))
+            return "a store did not answer a read within a minute";
+        if (im->read.err != -EBADMSG)
+            break;
+        buf_unref(im->read.buf);
+        im->read.buf = NULL;
+        sim_run_for(c->world, NS_PER_S);
+        if (c->broken || !n->ready)
+            return "a replica ended while it was read";
+    }
+    if (!im->read.err)
+        return NULL;
+    snprintf(text, sizeof text, "%s could not read blocks %llu + %u: %s", n->host, (unsigned long long)block, nblocks, strerror(-im->read.err));
+    return text;
 }
 
 static bool differs(const struct store_read *a, const struct store_read *b, uint32_t i, uint32_t *crc_a, uint32_t *crc_b)

@@ -32,6 +32,10 @@ struct node {
     struct sim_reactor *reactor; /* NULL: down */
     struct replica *replica;
     bool ready, paused;
+    bool formatting; /* its reactor makes a data directory anew */
+    bool replaced;   /* its disk was lost and is another one since: no member of any group */
+    bool refused;    /* it does not serve with this disk any more */
+    bool io_failed;  /* some operation on its disks failed: it may have set slabs aside for good */
     bool restart_planned;
     unsigned starts;
 };
@@ -60,6 +64,8 @@ struct cluster {
     /* called when a session of this number ended (fenced or dead), when a front end died with requests in flight */
     void (*on_session_ended)(void *user, uint32_t session);
     void (*on_frontend_dead)(void *user, struct frontend *f);
+    /* A replica ended by itself, at its start (refused) or later. True: that was to be expected, and is taken care of. */
+    bool (*on_node_failed)(void *user, struct node *n, bool refused, int err, const char *what);
     void *user;
     /* how often what was done */
     struct {
@@ -73,6 +79,10 @@ void cluster_free(struct cluster *c);
 
 void cluster_start_node(struct node *n);
 void cluster_crash_node(struct node *n, enum sim_crash how);
+/* The disk is lost: the replica's process ends, and comes back with an empty data directory under another identity. */
+void cluster_replace_disk(struct node *n);
+/* Replicas that can take part in the group: their disks are usable, and their logs are not out of everybody's reach. */
+unsigned cluster_usable(struct cluster *c);
 void cluster_start_frontend(struct frontend *f);
 void cluster_crash_frontend(struct frontend *f, enum sim_crash how);
 void cluster_fail(struct cluster *c, const char *fmt, ...) PRINTF_LIKE(2, 3);

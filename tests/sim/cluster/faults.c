@@ -131,17 +131,27 @@ void fault_say(struct faults *f, const char *fmt, ...)
 static void run_action(void *user)
 {
     struct fault_action *a = user;
-    if (!a->faults->run->faults_over && !a->faults->run->cluster->broken)
+    if ((a->surely || !a->faults->run->faults_over) && !a->faults->run->cluster->broken)
         a->fn(a);
+}
+
+static void schedule(struct faults *f, uint64_t ns, struct fault_action action)
+{
+    struct fault_action *act = calloc(1, sizeof *act);
+    assert(act);
+    *act = action;
+    list_push_back(&f->actions, &act->link);
+    sim_at(f->run->world, sim_now(f->run->world) + ns, run_action, act);
 }
 
 void fault_later(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x)
 {
-    struct fault_action *act = calloc(1, sizeof *act);
-    assert(act);
-    *act = (struct fault_action){.faults = f, .fn = fn, .a = a, .b = b, .x = x};
-    list_push_back(&f->actions, &act->link);
-    sim_at(f->run->world, sim_now(f->run->world) + ns, run_action, act);
+    schedule(f, ns, (struct fault_action){.faults = f, .fn = fn, .a = a, .b = b, .x = x});
+}
+
+void fault_surely(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x)
+{
+    schedule(f, ns, (struct fault_action){.faults = f, .fn = fn, .a = a, .b = b, .x = x, .surely = true});
 }
 
 const char *fault_host(struct faults *f, unsigned i)
@@ -154,7 +164,7 @@ const char *fault_host(struct faults *f, unsigned i)
 
 static void start_node(struct node *n)
 {
-    if (!n->reactor && !n->cluster->broken)
+    if (!n->reactor && !n->refused && !n->cluster->broken)
         cluster_start_node(n);
 }
 
@@ -178,7 +188,7 @@ static void resume_frontend(struct frontend *f)
     f->paused = false;
 }
 
-static void on_restart_node(struct fault_action *a)
+void fault_restart_node(struct fault_action *a)
 {
     start_node(&a->faults->run->cluster->node[a->a]);
 }
@@ -199,10 +209,10 @@ static void on_resume(struct fault_action *a)
 
 bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uint64_t outage_ns)
 {
-    if (!n->reactor)
+    if (!n->reactor || n->formatting)
         return false;
     cluster_crash_node(n, how);
-    fault_later(f, outage_ns, on_restart_node, n->index, 0, 0);
+    fault_later(f, outage_ns, fault_restart_node, n->index, 0, 0);
     return true;
 }
 
@@ -342,7 +352,7 @@ static void fault_event(void *user)
     enum fault kind = choose(f, &g);
     if (!is_skipped(r->options, f->next)) {
         sim_fold(r->world, (uint64_t)kind << 32 | f->next);
-        if (!faults_net_apply(f, kind, &g) && apply_to_process(f, kind, &g))
+        if (!faults_net_apply(f, kind, &g) && !faults_disk_apply(f, kind, &g) && apply_to_process(f, kind, &g))
             fault_count(f, kind);
     }
     f->next++;
@@ -356,10 +366,10 @@ static void plan(struct faults *f)
     sim_at(f->run->world, sim_now(f->run->world) + gap, fault_event, f);
 }
 
-/* What cannot be scheduled: it follows from other faults. And what is not there yet. */
+/* What cannot be scheduled: it follows from other faults. */
 static bool is_drawn(unsigned kind)
 {
-    return kind < FAULT_SLOW_DISK && kind != FAULT_CRASH_AT_IO && kind != FAULT_CRASH_IN_RECOVERY && kind != FAULT_CRASH_IN_CHECKPOINT;
+    return kind != FAULT_RESTART_AFTER_ERROR && kind != FAULT_REFUSED_START && kind != FAULT_MISDIRECTED_DATA;
 }
 
 static void draw_weights(struct faults *f)
@@ -399,6 +409,9 @@ void faults_draw(struct trial *r)
 
 void faults_start(struct trial *r)
 {
+    struct fault_rng g = stream(r->faults, UINT64_MAX - 1);
+    faults_disk_start(r->faults, &g);
+    r->may_be_unreadable = r->options->beyond;
     if (r->faults->total > 0)
         plan(r->faults);
 }
@@ -409,6 +422,7 @@ void faults_stop(struct trial *r)
     r->faults_over = true;
     fault_say(r->faults, "the faults are over");
     faults_net_stop(r->faults);
+    faults_disk_stop(r->faults);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         resume_node(&c->node[i]);
         start_node(&c->node[i]);
@@ -430,6 +444,7 @@ void faults_free(struct trial *r)
 {
     for (struct list *l; (l = list_pop_front(&r->faults->actions));)
         free(container_of(l, struct fault_action, link));
+    free(r->faults->disk);
     free(r->faults);
     r->faults = NULL;
 }

@@ -25,6 +25,7 @@ struct fault_action {
     void (*fn)(struct fault_action *a);
     unsigned a, b;
     uint64_t x;
+    bool surely;
 };
 
 struct faults {
@@ -35,9 +36,10 @@ struct faults {
     uint32_t next;           /* index of the next */
     uint64_t count[FAULT_KINDS];
     struct list actions;
-    bool storm; /* one is under way */
     uint32_t cut[FAULT_HOSTS][FAULT_HOSTS];        /* how many faults hold the link from a to b down */
     uint64_t reset_at_byte[FAULT_HOSTS][FAULT_HOSTS]; /* armed */
+    struct faults_disk *disk;
+    bool storm; /* one is under way */
 };
 
 struct faults *faults_of(struct trial *r);
@@ -45,14 +47,26 @@ void fault_count(struct faults *f, enum fault kind);
 /* For people: what fault number `index` does. */
 void fault_say(struct faults *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void fault_later(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x);
+/* The same, also when the faults are over meanwhile. */
+void fault_surely(struct faults *f, uint64_t ns, void (*fn)(struct fault_action *a), unsigned a, unsigned b, uint64_t x);
 const char *fault_host(struct faults *f, unsigned i);
+void fault_restart_node(struct fault_action *a);
 bool faults_crash_frontend(struct faults *f, struct frontend *fe, enum sim_crash how, uint64_t outage_ns);
 bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uint64_t outage_ns);
 
 /* faults_net.c. False: not a fault of this part. */
 bool faults_net_apply(struct faults *f, enum fault kind, struct fault_rng *g);
 void faults_net_stop(struct faults *f);
+/* What host a sends to host b waits for so long. */
+void faults_cut(struct faults *f, unsigned a, unsigned b, uint64_t ns);
+
 /* faults_storm.c */
+/* False: there is one already. */
 bool faults_storm(struct faults *f, struct fault_rng *g);
+
+/* faults_disk.c. The group was created; hooks and the atlas take effect now. */
+void faults_disk_start(struct faults *f, struct fault_rng *g);
+bool faults_disk_apply(struct faults *f, enum fault kind, struct fault_rng *g);
+void faults_disk_stop(struct faults *f);
 
 #endif

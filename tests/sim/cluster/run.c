@@ -7,6 +7,7 @@
 #include "tests/sim/cluster/trial.h"
 
 #define LIVENESS_NS (120 * NS_PER_S)
+#define BEYOND_NS (20 * NS_PER_S)
 
 static bool is_broken(void *user)
 {
@@ -31,23 +32,35 @@ static bool is_level(void *user)
     return r->cluster->broken || cluster_is_level(r->cluster);
 }
 
-static void finish(struct trial *r)
+/* What was answered must be right, whatever else happened. */
+static void judge_history(struct trial *r)
 {
     struct cluster *c = r->cluster;
-    faults_stop(r);
+    for (uint32_t s = 1; s < c->n_sessions; s++)
+        history_session_ended(r->history, s);
+    const char *wrong = c->broken ? NULL : history_check(r->history);
+    if (wrong)
+        cluster_fail(c, "not linearizable: %s", wrong);
+}
+
+static void judge_liveness(struct trial *r)
+{
+    struct cluster *c = r->cluster;
+    char how[300];
     if (!sim_run_until(r->world, all_idle, r, LIVENESS_NS)) {
-        cluster_fail(c, "liveness: a request was not answered %llu s after the last fault", (unsigned long long)(LIVENESS_NS / NS_PER_S));
+        cluster_describe(c, how, sizeof how);
+        cluster_fail(c, "liveness: a request was not answered %llu s after the last fault: %s", (unsigned long long)(LIVENESS_NS / NS_PER_S), how);
         return;
     }
     workload_read_all(r);
     if (!sim_run_until(r->world, all_read, r, LIVENESS_NS)) {
-        cluster_fail(c, "liveness: the volume can't be read %llu s after the last fault", (unsigned long long)(LIVENESS_NS / NS_PER_S));
+        cluster_describe(c, how, sizeof how);
+        cluster_fail(c, "liveness: the volume can't be read %llu s after the last fault: %s", (unsigned long long)(LIVENESS_NS / NS_PER_S), how);
         return;
     }
     if (c->broken)
         return;
     if (!sim_run_until(r->world, is_level, r, LIVENESS_NS)) {
-        char how[300];
         cluster_describe(c, how, sizeof how);
         cluster_fail(c, "liveness: the replicas are not level %llu s after the last fault: %s", (unsigned long long)(LIVENESS_NS / NS_PER_S), how);
         return;
@@ -56,11 +69,26 @@ static void finish(struct trial *r)
     if (wrong)
         cluster_fail(c, "replicas differ: %s", wrong);
     checks_audit(r->checks);
-    for (uint32_t s = 1; s < c->n_sessions; s++)
-        history_session_ended(r->history, s);
-    wrong = c->broken ? NULL : history_check(r->history);
-    if (wrong)
-        cluster_fail(c, "not linearizable: %s", wrong);
+}
+
+static bool is_out_of_reach(struct trial *r)
+{
+    return cluster_usable(r->cluster) <= SIM_REPLICAS / 2;
+}
+
+static void finish(struct trial *r)
+{
+    faults_stop(r);
+    if (r->options->beyond)
+        sim_run_until(r->world, is_broken, r, BEYOND_NS);
+    else
+        judge_liveness(r);
+    if (r->cluster->broken && is_out_of_reach(r) && strncmp(r->cluster->broken, "liveness:", 9) == 0) {
+        /* Damage on one replica and a log that no longer reaches back to another: until chunks can be copied nobody can help. */
+        r->cluster->broken = NULL;
+        r->unavailable = true;
+    }
+    judge_history(r);
 }
 
 /* ---- the run ---- */
@@ -109,6 +137,7 @@ static void fill_result(struct trial *r, struct run_result *ret)
     ret->cuts = c->count.cuts;
     ret->resets = c->count.resets;
     ret->longest_wait_ns = r->longest_wait_ns;
+    ret->unavailable = r->unavailable;
     faults_fill_result(r, ret);
     if (c->broken) {
         ret->failed = true;

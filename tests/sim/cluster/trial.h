@@ -47,6 +47,7 @@ struct trial {
     uint32_t n_cells, hot_cells;
     uint64_t gap_ns; /* at most so long from an answer to its client's next request */
     bool faults_over, reading_all;
+    bool unavailable;       /* liveness can't be asked for: see run_result */
     bool may_be_full;       /* some replica's disk is full, or was until a moment ago: ENOSPC is an answer */
     bool may_be_unreadable; /* more than replication can survive was damaged: EIO is an answer */
     uint32_t final_next; /* next cell of the final read */
