@@ -36,6 +36,7 @@ static bool is_level(void *user)
 static void judge_history(struct trial *r)
 {
     struct cluster *c = r->cluster;
+    checks_audit(r->checks);
     for (uint32_t s = 1; s < c->n_sessions; s++)
         history_session_ended(r->history, s);
     const char *wrong = c->broken ? NULL : history_check(r->history);
@@ -151,7 +152,7 @@ static void draw_small(struct trial *r, struct scale *s)
     struct cluster_sizes *z = &s->sizes;
     z->volume_bytes = draw(r, 1, 2) * SIM_MIB;
     z->wal_bytes = SIM_MIB << draw(r, 1, 3);
-    z->extent_bytes = 2 * SIM_MIB << draw(r, 0, 2);
+    z->extent_bytes = 8 * SIM_MIB << draw(r, 0, 1); /* a rotten leaf loses its 32 slabs, which only the reserve can replace at once */
     z->overlay_bytes = 128 * SIM_KIB << draw(r, 0, 4);
     z->leaf_cache_bytes = 64 * SIM_KIB << draw(r, 0, 3);
     z->checkpoint_idle_ns = draw(r, 100, 2000) * NS_PER_MS;
