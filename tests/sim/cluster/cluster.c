@@ -425,7 +425,7 @@ bool cluster_is_level(struct cluster *c)
         struct node *n = &c->node[i];
         if (!n->ready && !n->refused)
             return false;
-        if (n->replaced && replica_find_group(n->replica, SIM_GROUP))
+        if (n->replaced && n->ready && replica_find_group(n->replica, SIM_GROUP))
             cluster_fail(c, "%s is a new disk and takes part in a group that it was never made a member of", n->host);
         if (!takes_part(n))
             continue;
