@@ -173,6 +173,11 @@ void sim_resume(struct sim_reactor *r)
     sim_wake(r);
 }
 
+int32_t sim_drift(const struct sim_reactor *r)
+{
+    return r->host->drift_ppm;
+}
+
 void sim_set_drift(struct sim_reactor *r, int32_t ppm)
 {
     assert(ppm > -1000000);

@@ -111,6 +111,7 @@ void sim_pause(struct sim_reactor *r);
 void sim_resume(struct sim_reactor *r);
 /* From now on its clock (io_now) runs at 1 + ppm/10^6 of the world's. */
 void sim_set_drift(struct sim_reactor *r, int32_t ppm);
+int32_t sim_drift(const struct sim_reactor *r);
 /* Keeps p reachable for the leak sanitizer: the memory of logic that crashed and can't be taken down in order. */
 void sim_bury(void *p);
 /* What was buried is gone: the memory that it was in has been dropped as a whole. */

@@ -45,18 +45,107 @@ const struct group_page *ck_group_page(struct sim_disk *meta, const struct root 
 
 /* ---- writes ---- */
 
-/* Blocks reach the extents only from entries that are committed, and durably known to be. */
-void ck_extent_written(struct ck_view *v, const uint8_t *data, uint64_t len)
+static struct ck_owner *owner_of(struct ck_view *v, uint32_t slab)
+{
+    if (slab >= v->n_owners) {
+        uint32_t n = v->n_owners ? v->n_owners : 64;
+        while (n <= slab)
+            n *= 2;
+        v->owner = realloc(v->owner, n * sizeof *v->owner);
+        assert(v->owner);
+        memset(v->owner + v->n_owners, 0, (n - v->n_owners) * sizeof *v->owner);
+        v->n_owners = n;
+    }
+    return &v->owner[slab];
+}
+
+static uint32_t slabs_per_extent(const struct ck_view *v)
+{
+    struct sim_disk *first = sim_dir_find(v->node->dir, "extents/00000");
+    return first ? (uint32_t)(sim_disk_size(first) / SLAB_BYTES) : 1;
+}
+
+static const uint8_t *extent_page(const struct ck_view *v, uint32_t slab, uint32_t page, bool durable)
+{
+    char name[32];
+    uint32_t per = slabs_per_extent(v);
+    snprintf(name, sizeof name, "extents/%05u", slab / per);
+    struct sim_disk *d = sim_dir_find(v->node->dir, name);
+    return d ? sim_disk_page(d, (uint64_t)(slab % per) * SLAB_BYTES + page * BLOCK_SIZE, durable) : NULL;
+}
+
+static void owners_of_region(struct ck_view *v, const struct region_entry *e)
+{
+    for (uint32_t l = 0; l < REGION_LEAVES; l++) {
+        uint32_t slab = e->leaf_slab[l / LEAVES_PER_SLAB], page = (l % LEAVES_PER_SLAB) * 2 + (e->place >> l & 1);
+        if (slab == SLAB_NONE || slab > UINT16_MAX)
+            continue;
+        struct ck_owner *o = owner_of(v, slab);
+        o->use = CK_LEAVES;
+        if (!(e->present >> l & 1))
+            continue;
+        o->in_force |= 1u << page;
+        const struct leaf *leaf = (const void *)extent_page(v, slab, page, true);
+        if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.number != (uint64_t)e->region * REGION_LEAVES + l)
+            continue;
+        for (uint32_t s = 0; s < LEAF_SLABS; s++)
+            if (leaf->slab[s] <= UINT16_MAX)
+                *owner_of(v, leaf->slab[s]) = (struct ck_owner){.use = CK_DATA, .block = leaf->header.number * LEAF_BLOCKS + s * SLAB_BLOCKS};
+    }
+}
+
+void ck_owners_load(struct ck_view *v, const struct root *r)
+{
+    if (v->n_owners)
+        memset(v->owner, 0, v->n_owners * sizeof *v->owner);
+    for (uint32_t p = 0; p < r->n_region_pages; p++) {
+        uint64_t page = r->regions_page0 + p, bit = r->place[page / 8] >> (page % 8) & 1;
+        const struct regions_page *rp = (const void *)sim_disk_page(v->meta, (2 + 2 * page + bit) * BLOCK_SIZE, true);
+        for (uint32_t i = 0; i < REGIONS_PER_PAGE; i++)
+            if (rp->entry[i].group == SIM_GROUP)
+                owners_of_region(v, &rp->entry[i]);
+    }
+}
+
+/* What is about to be written into a page that the durable root refers to, or NULL when that may be. Data blocks of the same place may: their newer contents are in
+ * the WAL. */
+static const char *overwrites(const struct ck_view *v, uint32_t slab, uint32_t page, bool leaf, uint32_t crc)
+{
+    const struct ck_owner *o = slab < v->n_owners ? &v->owner[slab] : NULL;
+    if (!o || o->use == CK_FREE)
+        return NULL;
+    if (o->use == CK_LEAVES)
+        return o->in_force >> page & 1 ? "a leaf in force" : NULL;
+    if (leaf)
+        return "data, by a leaf,";
+    uint64_t block = o->block + page;
+    if (block >= v->ck->n_blocks || v->ck->blocks_unknown || v->ck->block[block].trimmed)
+        return NULL;
+    const struct ck_block *b = &v->ck->block[block];
+    for (uint32_t i = b->n; i-- > 0;)
+        if (b->version[i].crc == crc)
+            return NULL;
+    return "another block's data";
+}
+
+/* Blocks reach the extents only from entries that are committed, and durably known to be; and no page that the root in force refers to is used for something else. */
+void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len)
 {
     struct checks *ck = v->ck;
     bool read = false;
+    uint32_t extent = (uint32_t)strtoul(sim_disk_name(d) + 8, NULL, 10), per = slabs_per_extent(v);
     for (uint64_t i = 0; i < len; i += BLOCK_SIZE) {
         const struct meta_header *h = (const void *)(data + i);
-        if (h->magic == META_MAGIC + META_LEAF)
-            continue;
+        bool leaf = h->magic == META_MAGIC + META_LEAF;
+        uint32_t crc = leaf ? 0 : crc32c(data + i, BLOCK_SIZE), slab = extent * per + (uint32_t)((off + i) / SLAB_BYTES), page = (uint32_t)((off + i) / BLOCK_SIZE % SLAB_BLOCKS);
+        if (overwrites(v, slab, page, leaf, crc) && !v->damaged) {
+            ck_look_at_root(v);
+            const char *what = overwrites(v, slab, page, leaf, crc);
+            if (what)
+                VIEW_FAIL(v, "writes to page %u of slab %u over %s of the durable checkpoint %llu", page, slab, what, LLU(v->root_checkpoint));
+        }
         ck->stats.extent_blocks++;
-        uint32_t crc = crc32c(data + i, BLOCK_SIZE);
-        if (crc == CRC32C_ZERO_BLOCK)
+        if (leaf || crc == CRC32C_ZERO_BLOCK)
             continue;
         uint32_t slot = ck_slot_of_crc(ck, crc);
         if (!read && slot > v->commit) {
@@ -78,17 +167,9 @@ struct audit {
     struct ck_view *v;
     const struct root *root;
     uint64_t applied; /* the checkpoint's */
-    uint32_t n_slabs, slabs_per_extent;
+    uint32_t n_slabs;
     uint8_t *seen; /* by slab */
 };
-
-static const uint8_t *extent_page(const struct audit *a, uint32_t slab, uint32_t page)
-{
-    char name[32];
-    snprintf(name, sizeof name, "extents/%05u", slab / a->slabs_per_extent);
-    struct sim_disk *d = sim_dir_find(a->v->node->dir, name);
-    return d ? sim_disk_page(d, (uint64_t)(slab % a->slabs_per_extent) * SLAB_BYTES + page * BLOCK_SIZE, false) : NULL;
-}
 
 /* A slab belongs to one owner, and the bitmap knows it. */
 static bool take_slab(struct audit *a, uint32_t slab, const char *what)
@@ -103,6 +184,8 @@ static bool take_slab(struct audit *a, uint32_t slab, const char *what)
     }
     uint32_t page = a->root->bitmap_page0 + slab / (uint32_t)BITMAP_BITS, bit = slab % (uint32_t)BITMAP_BITS;
     const struct bitmap_page *m = (const void *)meta_page(a->v->meta, a->root, page, META_BITMAP, false);
+    if (!m && a->v->damaged)
+        return true;
     if (!m || !(m->used[bit / 8] >> (bit % 8) & 1)) {
         VIEW_FAIL(a->v, "audit: slab %u holds %s, and the bitmap says that it is free", slab, what);
         return false;
@@ -141,7 +224,7 @@ static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
     }
     if (zero || a->v->damaged)
         return;
-    const uint8_t *data = extent_page(a, slab, i % SLAB_BLOCKS);
+    const uint8_t *data = extent_page(a->v, slab, i % SLAB_BLOCKS, false);
     uint32_t data_crc = data ? crc32c(data, BLOCK_SIZE) : 0;
     if (data_crc != crc && !is_newer(a, block, data_crc))
         VIEW_FAIL(a->v, "audit: block %llu does not match its checksum of slot %llu", LLU(block), LLU(a->applied));
@@ -150,7 +233,7 @@ static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
 static void audit_leaf(struct audit *a, const struct region_entry *e, uint32_t l)
 {
     uint32_t bit = e->place >> l & 1, number = e->region * REGION_LEAVES + l;
-    const struct leaf *leaf = (const void *)extent_page(a, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit);
+    const struct leaf *leaf = (const void *)extent_page(a->v, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit, false);
     if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.crc != ck_page_crc((const uint8_t *)leaf) || leaf->header.group != e->group ||
         leaf->header.number != number) {
         if (!a->v->damaged)
@@ -202,18 +285,17 @@ void ck_audit_view(struct ck_view *v)
 {
     struct audit a = {.v = v, .root = ck_root(v->meta, false)};
     const struct group_page *g = a.root ? ck_group_page(v->meta, a.root, false) : NULL;
-    struct sim_disk *first = sim_dir_find(v->node->dir, "extents/00000");
-    if (!a.root || !g || !first) {
+    if (!a.root || !g) {
         if (!v->damaged && (!a.root || v->root_checkpoint > 1))
             VIEW_FAIL(v, "audit: %s", a.root ? "no checkpoint of the group" : "no valid root");
         return;
     }
     a.applied = g->applied.slot;
-    a.slabs_per_extent = (uint32_t)(sim_disk_size(first) / SLAB_BYTES);
     char name[32];
+    uint32_t extents = 0;
     do {
-        a.n_slabs += a.slabs_per_extent;
-        snprintf(name, sizeof name, "extents/%05u", a.n_slabs / a.slabs_per_extent);
+        a.n_slabs += slabs_per_extent(v);
+        snprintf(name, sizeof name, "extents/%05u", ++extents);
     } while (sim_dir_find(v->node->dir, name));
     a.seen = calloc(a.n_slabs, 1);
     assert(a.seen);

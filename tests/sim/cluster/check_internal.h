@@ -62,6 +62,13 @@ struct ck_view_slot {
     uint64_t lsn;  /* of the batch that holds its newest record */
 };
 
+/* What a root uses a slab for. */
+struct ck_owner {
+    enum { CK_FREE, CK_DATA, CK_LEAVES } use;
+    uint64_t block;    /* DATA: its first block */
+    uint32_t in_force; /* LEAVES: pages that are, as bits */
+};
+
 /* One replica as its disk shows it. */
 struct ck_view {
     struct checks *ck;
@@ -88,6 +95,8 @@ struct ck_view {
     uint64_t ack_through;
     /* the newest durable root, as last looked at */
     uint64_t root_checkpoint, root_tail_lsn;
+    struct ck_owner *owner; /* by slab: what that root uses it for */
+    uint32_t n_owners;
     unsigned starts;
     bool want_start; /* a process runs whose START batch was not seen yet */
     bool damaged; /* what was durable may be lost: what is missing proves nothing */
@@ -162,6 +171,8 @@ void ck_view_alive(struct ck_view *v);
 void ck_view_started(struct ck_view *v, const char *what);
 /* A batch is about to be written. */
 void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len);
+/* Looks whether there is a newer durable root. */
+void ck_look_at_root(struct ck_view *v);
 /* The own log through `slot` against what is chosen. False: it differs (told). */
 bool ck_view_agree(struct ck_view *v, uint64_t through, const char *what);
 static inline uint64_t ck_view_hash(const struct ck_view *v, uint64_t slot)
@@ -177,10 +188,16 @@ void ck_message(struct checks *ck, const char *host, uint32_t conn, const struct
 uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at byte 12, taken as zero */
 const struct root *ck_root(struct sim_disk *meta, bool durable);
 const struct group_page *ck_group_page(struct sim_disk *meta, const struct root *r, bool durable);
-void ck_extent_written(struct ck_view *v, const uint8_t *data, uint64_t len);
+/* Notes what the root uses every slab for. */
+void ck_owners_load(struct ck_view *v, const struct root *r);
+void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len);
 void ck_audit_view(struct ck_view *v);
 
 /* ---- check_memory.c ---- */
 void ck_sample_memory(struct checks *ck);
+/* WAL space is free to be used again only as far as the durable root says. */
+void ck_sample_tail(struct ck_view *v);
+/* What front ends believe of their leases is what replicas granted. */
+void ck_sample_leases(struct checks *ck);
 
 #endif

@@ -1,8 +1,10 @@
-/* Memory stays within what was configured, in every process, at any time. Sampled. */
+/* What only the processes' memory shows: bounds that were configured, the modules' own invariants, how far WAL space is free, and what front ends believe of their
+ * leases beside what replicas granted. Sampled. */
 #include "consensus/proposer.h"
 #include "nbdserver/volume_internal.h"
 #include "replica/replica_internal.h"
 #include "replica/store_internal.h"
+#include "replica/wal_internal.h"
 #include "tests/sim/cluster/check_internal.h"
 
 /* Beyond overlay_bytes, where streams are held back: the entries in flight on three streams and in catch-up by then, and maps. */
@@ -58,4 +60,67 @@ void ck_sample_memory(struct checks *ck)
     for (unsigned i = 0; i < SIM_FRONTENDS; i++)
         if (c->frontend[i].reactor)
             sample_frontend(ck, &c->frontend[i]);
+}
+
+void ck_sample_tail(struct ck_view *v)
+{
+    const struct replica *r = v->node->replica;
+    const struct wal *w = r && v->node->ready && r->store ? r->store->wal : NULL;
+    if (!w || v->damaged || w->tail.lsn <= v->root_tail_lsn)
+        return;
+    ck_look_at_root(v);
+    if (w->tail.lsn > v->root_tail_lsn)
+        CK_FAIL(v->ck, "%s: WAL space below LSN %llu is free to be used again, and the durable root's tail is %llu", v->node->host, LLU(w->tail.lsn), LLU(v->root_tail_lsn));
+}
+
+/* ---- leases (A8, P8), in the world's time ---- */
+
+#define ROUNDING_NS 10000u
+
+/* How long from now on, when a clock that drifts says that it is until until_ns. */
+static uint64_t true_ns(const struct sim_reactor *r, uint64_t until_ns)
+{
+    uint64_t now = io_now(sim_reactor_io((struct sim_reactor *)(uintptr_t)r));
+    if (until_ns <= now)
+        return 0;
+    return (until_ns - now) * 1000 / (uint64_t)(1000000 + sim_drift(r)) * 1000;
+}
+
+/* For how long the replica keeps everybody but this proposer from a promise. One that is not there promises nothing. */
+static uint64_t kept_ns(const struct checks *ck, unsigned i, const struct uuid *proposer)
+{
+    const struct node *n = &ck->cluster->node[i];
+    const struct replica_group *g = n->reactor && n->ready && n->replica ? replica_find_group(n->replica, SIM_GROUP) : NULL;
+    if (!g || ck->view[i].gone)
+        return UINT64_MAX;
+    const struct acceptor *a = &g->acceptor;
+    uint64_t lease = uuid_equal(&a->holder, proposer) ? true_ns(n->reactor, a->lease_until_ns) : 0;
+    uint64_t wait = uuid_equal(&a->promised.proposer, proposer) ? true_ns(n->reactor, a->restart_until_ns) : 0;
+    return lease > wait ? lease : wait;
+}
+
+/* A front end that can read has leases of a majority that last there at least as long as it believes. */
+static void sample_lease(struct checks *ck, const struct frontend *f)
+{
+    const struct proposer *p = f->volume->group[0].proposer;
+    uint64_t now = io_now(sim_reactor_io(f->reactor)), watermark;
+    if (!p || p->state != PROPOSER_SERVING || !proposer_can_read(p, now, &watermark))
+        return;
+    unsigned backed = 0;
+    for (uint32_t i = 0; i < p->params.n_replicas && i < SIM_REPLICAS; i++) {
+        uint64_t believed = true_ns(f->reactor, p->replica[i].lease_until_ns), kept = kept_ns(ck, i, &p->params.id);
+        if (believed > 0 && (believed <= kept || believed - kept <= ROUNDING_NS))
+            backed++;
+    }
+    if (backed < SIM_REPLICAS / 2 + 1)
+        CK_FAIL(ck, "leases: %s believes that it can read under ballot %llu, for longer than a majority keeps others away", f->host, LLU(p->ballot.round));
+}
+
+void ck_sample_leases(struct checks *ck)
+{
+    if (sim_now(ck->cluster->world) < ck->forced_until_ns)
+        return;
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        if (ck->cluster->frontend[i].reactor && ck->cluster->frontend[i].volume)
+            sample_lease(ck, &ck->cluster->frontend[i]);
 }

@@ -274,6 +274,7 @@ static void root_check(struct ck_view *v, const struct root *r)
     v->root_checkpoint = r->checkpoint;
     v->root_tail_lsn = r->tail_lsn;
     v->ck->stats.roots++;
+    ck_owners_load(v, r);
     if (!v->created || v->damaged)
         return;
     if (!g) {
@@ -294,7 +295,7 @@ static void root_check(struct ck_view *v, const struct root *r)
         }
 }
 
-static void look_at_root(struct ck_view *v)
+void ck_look_at_root(struct ck_view *v)
 {
     const struct root *r = ck_root(v->meta, true);
     if (r && r->checkpoint > v->root_checkpoint)
@@ -325,7 +326,7 @@ void ck_view_advance(struct ck_view *v)
             return;
     }
     if (any)
-        look_at_root(v);
+        ck_look_at_root(v);
 }
 
 void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len)
@@ -337,7 +338,7 @@ void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len)
     if (end <= v->root_tail_lsn + v->wal_bytes)
         return;
     ck_view_advance(v);
-    look_at_root(v);
+    ck_look_at_root(v);
     if (end > v->root_tail_lsn + v->wal_bytes)
         VIEW_FAIL(v, "the WAL batch at LSN %llu overwrites what the durable root (tail %llu) still needs", LLU(b->lsn), LLU(v->root_tail_lsn));
 }

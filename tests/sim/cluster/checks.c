@@ -86,7 +86,6 @@ static void on_sent(void *user, const char *host, uint32_t conn, const char *add
 static void on_written(void *user, struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len, unsigned flags)
 {
     struct checks *ck = user;
-    (void)off;
     (void)flags;
     if (ck->cluster->broken)
         return;
@@ -97,10 +96,11 @@ static void on_written(void *user, struct sim_disk *d, uint64_t off, const uint8
         ck_view_alive(v);
         if (v->gone)
             return;
+        ck_sample_tail(v);
         if (d == v->wal)
             ck_wal_written(v, data, len);
         else if (strncmp(sim_disk_name(d), "extents/", 8) == 0)
-            ck_extent_written(v, data, len);
+            ck_extent_written(v, d, off, data, len);
         return;
     }
 }
@@ -150,6 +150,7 @@ static void sample(void *user)
     if (ck->cluster->broken)
         return;
     ck_sample_memory(ck);
+    ck_sample_leases(ck);
     sim_at(ck->cluster->world, sim_now(ck->cluster->world) + SAMPLE_NS, sample, ck);
 }
 
@@ -201,7 +202,7 @@ void checks_free(struct checks *ck)
     for (unsigned i = 0; i < CK_STREAMS; i++)
         free(ck->stream[i].buf);
     for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        free(ck->view[i].slot);
+        free(ck->view[i].slot), free(ck->view[i].owner);
     ck_slots_free(ck);
     free(ck);
 }
