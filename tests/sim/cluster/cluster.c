@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+#include "nbdserver/volume_internal.h"
 #include "replica/replica_internal.h"
 #include "replica/superblock.h"
 
@@ -200,10 +202,13 @@ void cluster_crash_node(struct node *n, enum sim_crash how)
 static void on_state(void *user, struct volume *v)
 {
     struct frontend *f = user;
-    if (volume_export(v)->attached && !f->session) {
-        f->session = ++f->cluster->n_sessions;
-        f->cluster->count.attached++;
-    }
+    struct cluster *c = f->cluster;
+    if (!volume_export(v)->attached || f->session)
+        return;
+    f->session = ++c->n_sessions;
+    c->count.attached++;
+    if (c->on_session)
+        c->on_session(c->user, f->session, &v->group[0].proposer->ballot);
 }
 
 static void end_session(struct frontend *f)
@@ -222,17 +227,105 @@ static void on_fenced(void *user, struct volume *v)
     end_session(f);
 }
 
+/* The process exits. What it has not given back by then it has leaked (unless its drain was cut short). */
+static void frontend_exit(void *user)
+{
+    struct frontend *f = user;
+    struct cluster *c = f->cluster;
+    if (!f->reactor || !f->service->stopped)
+        return; /* killed meanwhile */
+    c->count.frontend_stops++;
+    end_session(f);
+    if (service_free(f->service)) {
+        MARK("front end: stopped in order");
+        sim_reactor_free(f->reactor);
+        free(f->service);
+    } else {
+        MARK("front end: stopped with clients left");
+        sim_reactor_crash(f->reactor, SIM_KILL);
+        sim_bury(f->service);
+    }
+    f->reactor = NULL;
+    f->service = NULL;
+    f->volume = NULL;
+    f->paused = f->draining = false;
+    if (c->on_frontend_stopped)
+        c->on_frontend_stopped(c->user, f);
+}
+
+static void on_stopped(void *user)
+{
+    struct frontend *f = user;
+    sim_at(f->cluster->world, sim_now(f->cluster->world), frontend_exit, f);
+}
+
+void cluster_stop_frontend(struct frontend *f)
+{
+    assert(f->reactor && !f->paused && !f->draining);
+    f->draining = true;
+    service_stop(f->service);
+    sim_wake(f->reactor);
+}
+
+static void start_forced_out(void *user)
+{
+    struct frontend *f = user;
+    if (!f->reactor && !f->cluster->broken)
+        cluster_start_frontend(f);
+}
+
+/* While a take-over is forced for one front end, no other one may run: the operator has sworn it. A replica that is paused may not have read that yet. */
+static bool is_forced_out(struct frontend *f)
+{
+    struct cluster *c = f->cluster;
+    if (!c->forced || c->forced == f)
+        return false;
+    bool wait = sim_now(c->world) < c->forced_until_ns;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        wait |= c->node[i].paused;
+    if (wait)
+        sim_at(c->world, sim_now(c->world) + 100 * NS_PER_MS, start_forced_out, f);
+    else
+        c->forced = NULL;
+    return wait;
+}
+
+static int open_service(struct frontend *f)
+{
+    struct cluster *c = f->cluster;
+    struct service_options o = {.config = &c->config,
+                                .name = f->host,
+                                .payload_limit_bytes = c->limits.payload_bytes,
+                                .retain_bytes = c->sizes.retain_bytes,
+                                .fail_after_ns = c->fail_after_ns};
+    struct service_callbacks cb = {.on_state = on_state, .on_fenced = on_fenced, .on_stopped = on_stopped, .user = f};
+    service_init(f->service, sim_reactor_io(f->reactor), &o, &cb);
+    f->service->nbd.unsent_max_bytes = c->limits.unsent_bytes;
+    f->service->nbd.attach_wait_ns = c->limits.attach_wait_ns;
+    f->service->nbd.in_flight_max = c->limits.in_flight;
+    int err = service_add_volume(f->service, "vol0");
+    f->volume = f->service->volume[0].volume;
+    if (!err)
+        err = service_listen(f->service, f->nbd_address);
+    if (!err)
+        err = service_listen_status(f->service, f->status_address);
+    return err;
+}
+
 void cluster_start_frontend(struct frontend *f)
 {
     struct cluster *c = f->cluster;
     assert(!f->reactor);
     f->restart_planned = false;
-    f->reactor = sim_reactor_new(c->world, f->host, 512 * SIM_MIB);
-    struct volume_options o = {.config = &c->config, .volume_name = "vol0", .frontend_name = f->host, .retain_bytes = c->sizes.retain_bytes};
-    struct volume_callbacks cb = {.on_state = on_state, .on_fenced = on_fenced, .user = f};
-    int err = volume_open(sim_reactor_io(f->reactor), &o, &cb, &f->volume);
+    if (is_forced_out(f))
+        return;
+    f->starts++;
+    f->reactor = sim_reactor_new(c->world, f->host, c->limits.arena_bytes);
+    f->service = calloc(1, sizeof *f->service);
+    assert(f->service);
+    int err = open_service(f);
     if (err)
-        cluster_fail(c, "%s: can't open the volume: %s", f->host, strerror(-err));
+        cluster_fail(c, "%s: can't start: %s", f->host, strerror(-err));
 }
 
 void cluster_crash_frontend(struct frontend *f, enum sim_crash how)
@@ -242,23 +335,35 @@ void cluster_crash_frontend(struct frontend *f, enum sim_crash how)
         return;
     c->count.frontend_kills++;
     sim_reactor_crash(f->reactor, how);
-    sim_bury(f->volume);
+    sim_bury(f->service);
     f->reactor = NULL;
+    f->service = NULL;
     f->volume = NULL;
-    f->paused = false;
+    f->paused = f->draining = false;
     end_session(f);
-    if (c->on_frontend_dead)
-        c->on_frontend_dead(c->user, f);
 }
 
 struct frontend *cluster_serving(struct cluster *c, uint64_t random)
 {
     for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
         struct frontend *f = &c->frontend[(random + i) % SIM_FRONTENDS];
-        if (f->reactor && f->session && volume_export(f->volume)->attached)
+        if (f->reactor && f->session && !f->draining && volume_export(f->volume)->attached)
             return f;
     }
     return NULL;
+}
+
+/* Mostly ample; small ones make clients wait for memory, and for each other. The arena as main.c has it. */
+static void draw_limits(struct cluster *c)
+{
+    struct sim_world *w = c->world;
+    bool small = sim_chance(w, 6);
+    c->limits.payload_bytes = small ? sim_draw(w, (struct sim_range){2 * SIM_MIB, 4 * SIM_MIB}) : 64 * SIM_MIB;
+    c->limits.arena_bytes = 4 * c->limits.payload_bytes + c->sizes.retain_bytes;
+    c->limits.unsent_bytes = sim_chance(w, 6) ? sim_draw(w, (struct sim_range){SIM_KIB, 100 * SIM_KIB}) : 64 * SIM_MIB;
+    c->limits.in_flight = sim_chance(w, 6) ? (uint32_t)sim_draw(w, (struct sim_range){1, 8}) : 1024;
+    c->limits.attach_wait_ns = sim_draw(w, (struct sim_range){1, 100}) * (NS_PER_S * 3 / 10);
+    c->fail_after_ns = sim_chance(w, 12) ? sim_draw(w, (struct sim_range){50, 3000}) * NS_PER_MS : 0;
 }
 
 /* ---- the cluster ---- */
@@ -361,6 +466,7 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
     c->seed = seed;
     c->sizes = *sizes;
     make_config(c);
+    draw_limits(c);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct node *n = &c->node[i];
         n->cluster = c;
@@ -382,6 +488,8 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
         f->cluster = c;
         f->index = i;
         snprintf(f->host, sizeof f->host, "fe%u", i + 1);
+        snprintf(f->nbd_address, sizeof f->nbd_address, "unix:%s-nbd", f->host);
+        snprintf(f->status_address, sizeof f->status_address, "unix:%s-status", f->host);
         cluster_start_frontend(f);
     }
     return c;
@@ -392,7 +500,7 @@ void cluster_free(struct cluster *c)
     for (unsigned i = 0; i < SIM_REPLICAS; i++)
         cluster_crash_node(&c->node[i], SIM_KILL);
     c->on_session_ended = NULL;
-    c->on_frontend_dead = NULL;
+    c->on_frontend_stopped = NULL;
     for (unsigned i = 0; i < SIM_FRONTENDS; i++)
         cluster_crash_frontend(&c->frontend[i], SIM_KILL);
     free(c);

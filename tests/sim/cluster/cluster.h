@@ -3,8 +3,7 @@
 #define QBD_TESTS_SIM_CLUSTER_CLUSTER_H
 
 #include "base/config.h"
-#include "nbdserver/export.h"
-#include "nbdserver/volume.h"
+#include "nbdserver/service.h"
 #include "replica/replica.h"
 #include "tests/sim/simio.h"
 
@@ -44,10 +43,14 @@ struct frontend {
     struct cluster *cluster;
     unsigned index;
     char host[16];
-    struct sim_reactor *reactor;
-    struct volume *volume;
+    char nbd_address[32], status_address[32];
+    struct sim_reactor *reactor; /* NULL: down */
+    struct service *service;
+    struct volume *volume; /* the service's */
+    unsigned starts;
     uint32_t session; /* 0: not attached since its start or fencing */
     bool paused;
+    bool draining; /* it was told to stop */
     bool restart_planned;
 };
 
@@ -61,15 +64,24 @@ struct cluster {
     struct cluster_sizes sizes;
     const char *broken; /* what must not happen, happened */
     char broken_text[512];
-    /* called when a session of this number ended (fenced or dead), when a front end died with requests in flight */
+    /* of front ends */
+    struct {
+        uint64_t arena_bytes, payload_bytes, unsent_bytes, attach_wait_ns;
+        uint32_t in_flight;
+    } limits;
+    uint64_t fail_after_ns; /* without a majority requests fail after this; 0: they wait */
+    struct frontend *forced; /* an operator swears that no other front end runs, until then */
+    uint64_t forced_until_ns;
+    /* called when a session of this number begins to serve, ended (fenced, stopped or dead), when a front end that was told to stop has */
+    void (*on_session)(void *user, uint32_t session, const struct ballot *ballot);
     void (*on_session_ended)(void *user, uint32_t session);
-    void (*on_frontend_dead)(void *user, struct frontend *f);
+    void (*on_frontend_stopped)(void *user, struct frontend *f);
     /* A replica ended by itself, at its start (refused) or later. True: that was to be expected, and is taken care of. */
     bool (*on_node_failed)(void *user, struct node *n, bool refused, int err, const char *what);
     void *user;
     /* how often what was done */
     struct {
-        uint64_t kills, power_cuts, restarts, frontend_kills, fenced, attached, pauses, cuts, resets, rot, fatal;
+        uint64_t kills, power_cuts, restarts, frontend_kills, frontend_stops, fenced, attached, pauses, cuts, resets, rot, fatal;
     } count;
 };
 
@@ -85,6 +97,8 @@ void cluster_replace_disk(struct node *n);
 unsigned cluster_usable(struct cluster *c);
 void cluster_start_frontend(struct frontend *f);
 void cluster_crash_frontend(struct frontend *f, enum sim_crash how);
+/* As SIGTERM: it drains, releases the volume and ends by itself. */
+void cluster_stop_frontend(struct frontend *f);
 void cluster_fail(struct cluster *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* A front end that serves now, or NULL. Starts looking at a random one. */
 struct frontend *cluster_serving(struct cluster *c, uint64_t random);

@@ -37,8 +37,6 @@ static void judge_history(struct trial *r)
 {
     struct cluster *c = r->cluster;
     checks_audit(r->checks);
-    for (uint32_t s = 1; s < c->n_sessions; s++)
-        history_session_ended(r->history, s);
     const char *wrong = c->broken ? NULL : history_check(r->history);
     if (wrong)
         cluster_fail(c, "not linearizable: %s", wrong);
@@ -111,13 +109,13 @@ static void print_log(void *user, enum log_level level, const char *text)
 
 static void on_session_ended(void *user, uint32_t session)
 {
-    struct trial *r = user;
-    history_session_ended(r->history, session);
+    workload_session_ended(user, session);
 }
 
-static void on_frontend_dead(void *user, struct frontend *f)
+static void on_session(void *user, uint32_t session, const struct ballot *ballot)
 {
-    workload_frontend_dead(user, f);
+    struct trial *r = user;
+    history_session(r->history, sim_now(r->world), session, ballot);
 }
 
 static void fill_result(struct trial *r, struct run_result *ret)
@@ -205,7 +203,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     r.cluster = cluster_new(r.world, o->seed, &r.scale.sizes);
     r.cluster->user = &r;
     r.cluster->on_session_ended = on_session_ended;
-    r.cluster->on_frontend_dead = on_frontend_dead;
+    r.cluster->on_session = on_session;
     if (!r.cluster->broken)
         r.checks = checks_new(r.cluster);
     workload_start(&r);
@@ -217,8 +215,8 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     if (!r.cluster->broken)
         finish(&r);
     fill_result(&r, ret);
-    r.cluster->on_frontend_dead = NULL;
-    workload_bury(&r);
+    r.cluster->on_session_ended = NULL;
+    workload_free(&r);
     checks_free(r.checks);
     cluster_free(r.cluster);
     sim_world_free(r.world);

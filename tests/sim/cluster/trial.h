@@ -7,9 +7,6 @@
 #include "tests/sim/cluster/history.h"
 #include "tests/sim/cluster/run.h"
 
-#define CLIENTS_MAX 12u
-#define CELLS_PER_BLOCK (BLOCK_SIZE / CELL_BYTES)
-
 /* How large the run is, drawn first. Most runs are small, so that there can be many. */
 struct scale {
     bool large;
@@ -19,20 +16,7 @@ struct scale {
     uint64_t fault_ns;          /* faults and requests last this long */
 };
 
-struct trial;
-
-struct client {
-    struct trial *run;
-    unsigned index;
-    bool busy;
-    struct frontend *frontend; /* of the request under way */
-    uint32_t session;
-    struct export_request *request;
-    uint32_t first, n; /* cells */
-    uint32_t write;    /* its number in the history */
-    bool is_write;
-    uint64_t began;
-};
+struct workload;
 
 struct trial {
     struct sim_world *world;
@@ -42,15 +26,13 @@ struct trial {
     struct scale scale;
     const struct run_options *options;
     struct faults *faults;
-    uint32_t n_clients;
-    struct client client[CLIENTS_MAX];
-    uint32_t n_cells, hot_cells;
-    uint64_t gap_ns; /* at most so long from an answer to its client's next request */
+    struct workload *workload;
+    uint32_t n_clients; /* connections that ask; may be made smaller between workload_draw() and workload_start() */
+    uint32_t n_cells;
     bool faults_over, reading_all;
     bool unavailable;       /* liveness can't be asked for: see run_result */
     bool may_be_full;       /* some replica's disk is full, or was until a moment ago: ENOSPC is an answer */
     bool may_be_unreadable; /* more than replication can survive was damaged: EIO is an answer */
-    uint32_t final_next; /* next cell of the final read */
     uint64_t longest_wait_ns, lost;
 };
 
@@ -63,13 +45,13 @@ static inline uint64_t draw(struct trial *r, uint64_t min, uint64_t max)
 
 void workload_draw(struct trial *r);
 void workload_start(struct trial *r);
-void workload_frontend_dead(struct trial *r, struct frontend *f);
+void workload_session_ended(struct trial *r, uint32_t session);
+/* No request is under way, no front end is stopping. */
 bool workload_is_idle(const struct trial *r);
 /* After the faults: every cell is read once more, by whoever is free. */
 void workload_read_all(struct trial *r);
 bool workload_all_read(const struct trial *r);
-/* What requests are left is out of reach of everybody. */
-void workload_bury(struct trial *r);
+void workload_free(struct trial *r);
 
 /* ---- faults.c ---- */
 
