@@ -1,7 +1,6 @@
 /* A replica whose WAL or disk failed again and again: it stays up only to say so (store.md §2 "Errors"), instead of restarting for ever. */
 #include "replica/replica_internal.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -74,14 +73,11 @@ static void on_accept(struct listener *l, struct conn *c)
 
 int replica_open_failed(struct reactor *r, const struct superblock *sb, const char *listen_address, int pid, const char *why)
 {
-    struct failed *f = calloc(1, sizeof *f);
-    if (!f)
-        return -ENOMEM;
-    f->superblock = *sb;
-    f->why = why;
-    f->pid = pid;
+    struct buf *b = buf_alloc_must(r->arena, sizeof(struct failed)); /* lives as long as the reactor */
+    struct failed *f = (void *)b->data;
+    *f = (struct failed){.superblock = *sb, .why = why, .pid = pid};
     int err = io_listen(r, listen_address, on_accept, f, &f->listener);
     if (err)
-        free(f);
+        buf_unref(b);
     return err;
 }
