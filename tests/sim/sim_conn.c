@@ -138,6 +138,9 @@ void sim_net_send(struct conn *c, const struct segment *segs, unsigned n)
     const struct sim_tap *tap = &s->reactor->world->tap;
     if (tap->sent && s->wire)
         tap->sent(tap->user, s->reactor->host->name, 2 * s->wire->id + s->side, s->wire->address, segs, n);
+    const struct sim_trace *trace = &s->reactor->world->trace;
+    if (trace->sent && s->wire)
+        trace->sent(trace->user, s->reactor->host->name, s->wire->host[1 - s->side]->name, segs, n);
     for (unsigned i = 0; i < n; i++) {
         const struct segment *g = &segs[i];
         if (!g->len)

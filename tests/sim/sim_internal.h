@@ -46,8 +46,7 @@ struct sim_world {
     struct list dirs;
     uint32_t n_reactors, n_hosts, n_disks;
     struct sim_net *net;
-    void (*trace)(void *user, uint64_t now_ns, const char *text);
-    void *trace_user;
+    struct sim_trace trace;
     struct sim_tap tap;
 };
 

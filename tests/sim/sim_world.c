@@ -202,7 +202,7 @@ void sim_note(struct sim_world *w, const struct sim_reactor *r, uint64_t a, uint
     sim_fold(w, r ? r->id : 0);
     sim_fold(w, a);
     sim_fold(w, b);
-    if (!w->trace)
+    if (!w->trace.event)
         return;
     char text[512];
     int n = r ? snprintf(text, sizeof text, "%s[%u] ", r->host->name, r->id) : 0;
@@ -210,7 +210,7 @@ void sim_note(struct sim_world *w, const struct sim_reactor *r, uint64_t a, uint
     va_start(ap, fmt);
     vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
     va_end(ap);
-    w->trace(w->trace_user, w->now_ns, text);
+    w->trace.event(w->trace.user, w->now_ns, (unsigned)a, text);
 }
 
 uint64_t sim_hash(const struct sim_world *w)
@@ -223,10 +223,9 @@ uint64_t sim_now(const struct sim_world *w)
     return w->now_ns;
 }
 
-void sim_set_trace(struct sim_world *w, void (*line)(void *user, uint64_t now_ns, const char *text), void *user)
+void sim_set_trace(struct sim_world *w, const struct sim_trace *trace)
 {
-    w->trace = line;
-    w->trace_user = user;
+    w->trace = trace ? *trace : (struct sim_trace){0};
 }
 
 /* ---- beginning and end ---- */

@@ -79,8 +79,14 @@ struct sim_tap {
     void *user;
 };
 void sim_set_tap(struct sim_world *w, const struct sim_tap *tap); /* copied */
-/* A readable line per event, for people. NULL: none. */
-void sim_set_trace(struct sim_world *w, void (*line)(void *user, uint64_t now_ns, const char *text), void *user);
+/* For people: a readable line per event (kind: which one, see sim_note()'s calls), and what processes send. It may change
+ * nothing either. NULL: nobody reads. */
+struct sim_trace {
+    void (*event)(void *user, uint64_t now_ns, unsigned kind, const char *text);
+    void (*sent)(void *user, const char *from, const char *to, const struct segment *segs, unsigned n);
+    void *user;
+};
+void sim_set_trace(struct sim_world *w, const struct sim_trace *trace); /* copied */
 
 /* ---- processes ---- */
 

@@ -18,12 +18,13 @@ struct arguments {
     uint8_t skip[SCHEDULE_MAX / 8];
 };
 
-enum { KEY_SHRINK = 256, KEY_SKIP, KEY_ONLY, KEY_FAULT_MS, KEY_CLIENTS, KEY_BEYOND, KEY_COMMIT, KEY_FRESH, KEY_HASH, KEY_KEEP_GOING, KEY_STATS };
+enum { KEY_SHRINK = 256, KEY_SKIP, KEY_ONLY, KEY_FAULT_MS, KEY_CLIENTS, KEY_BEYOND, KEY_COMMIT, KEY_FRESH, KEY_HASH, KEY_KEEP_GOING, KEY_STATS, KEY_EVENTS };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "One run:", 1},
     {"seed", 's', "N", 0, "Run this seed, and say what happened", 1},
     {"trace", 't', NULL, 0, "Print who sent what to whom, what became durable, what was chosen, faults and requests", 1},
+    {"events", KEY_EVENTS, NULL, 0, "The same with every event of the simulator: turns, disk operations, arriving bytes", 1},
     {"log", 'l', NULL, 0, "Print the daemons' log lines", 1},
     {"faults", 'f', NULL, 0, "Print each fault: when, its number, what", 1},
     {"shrink", KEY_SHRINK, NULL, 0, "Find a small schedule of faults with which it still fails", 1},
@@ -114,8 +115,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'j':
         a->hunt.jobs = (unsigned)parse_number(arg, 1, 64, "--jobs", state);
         return 0;
+    case KEY_EVENTS:
+        run->events = true;
+        /* fallthrough */
     case 't':
-        run->trace = true;
+        run->trace = run->say_faults = true;
         return 0;
     case 'l':
         run->log = true;

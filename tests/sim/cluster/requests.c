@@ -171,6 +171,7 @@ static void submit(struct request *q)
         assert(io->data);
         memset(io->data, io->type == NBD_CMD_WRITE ? SLACK : 0xee, io->length);
     }
+    trace_request(q->lane->workload->run->trace, q, TRACE_ASKED);
     nbd_client_submit(&q->lane->nbd, io);
 }
 
@@ -365,6 +366,7 @@ void request_replied(struct request *q)
     struct lane *l = q->lane;
     struct trial *r = l->workload->run;
     uint64_t now = sim_now(r->world);
+    trace_request(r->trace, q, TRACE_ANSWERED);
     if (q->probe)
         l->probing = false;
     if (now - q->began > r->longest_wait_ns)
@@ -381,6 +383,7 @@ void request_replied(struct request *q)
 
 void request_lost(struct request *q)
 {
+    trace_request(q->lane->workload->run->trace, q, TRACE_LOST);
     if (!q->probe)
         q->lane->workload->run->lost++;
     final_again(q);

@@ -11,24 +11,29 @@
 
 static bool is_broken(void *user)
 {
-    return ((struct trial *)user)->cluster->broken != NULL;
+    struct trial *r = user;
+    trace_look(r->trace);
+    return r->cluster->broken != NULL;
 }
 
 static bool all_idle(void *user)
 {
     struct trial *r = user;
+    trace_look(r->trace);
     return r->cluster->broken || workload_is_idle(r);
 }
 
 static bool all_read(void *user)
 {
     struct trial *r = user;
+    trace_look(r->trace);
     return r->cluster->broken || workload_all_read(r);
 }
 
 static bool is_level(void *user)
 {
     struct trial *r = user;
+    trace_look(r->trace);
     return r->cluster->broken || cluster_is_level(r->cluster);
 }
 
@@ -91,12 +96,6 @@ static void finish(struct trial *r)
 }
 
 /* ---- the run ---- */
-
-static void print_trace(void *user, uint64_t now_ns, const char *text)
-{
-    (void)user;
-    printf("%12.6f %s\n", (double)now_ns / 1e9, text);
-}
 
 static struct sim_world *logging;
 
@@ -192,8 +191,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     static bool log_on;
     log_on = o->log;
     log_set_sink(print_log, &log_on);
-    if (o->trace)
-        sim_set_trace(r.world, print_trace, NULL);
+    r.trace = trace_new(&r, o);
     draw_scale(&r);
     faults_draw(&r);
     workload_draw(&r);
@@ -222,5 +220,6 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     sim_world_free(r.world);
     faults_free(&r);
     history_free(r.history);
+    trace_free(r.trace);
     log_set_sink(NULL, NULL);
 }

@@ -7,7 +7,8 @@
 
 struct run_options {
     uint64_t seed;
-    bool trace;        /* a line per event on stdout */
+    bool trace;        /* told on stdout: messages, what became durable and chosen, faults, requests */
+    bool events;       /* and the simulator's own events */
     bool log;          /* the daemons' log lines on stdout */
     uint64_t fault_ns; /* how long faults and requests last; 0: drawn */
     uint32_t clients;  /* at most so many; 0: as drawn */

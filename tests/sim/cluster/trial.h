@@ -6,6 +6,7 @@
 #include "tests/sim/cluster/cluster.h"
 #include "tests/sim/cluster/history.h"
 #include "tests/sim/cluster/run.h"
+#include "tests/sim/cluster/trace.h"
 
 /* How large the run is, drawn first. Most runs are small, so that there can be many. */
 struct scale {
@@ -23,6 +24,7 @@ struct trial {
     struct cluster *cluster;
     struct history *history;
     struct checks *checks;
+    struct trace *trace;
     struct scale scale;
     const struct run_options *options;
     struct faults *faults;
