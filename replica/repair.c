@@ -67,6 +67,7 @@ static void ask(struct repair *rp, struct peer *p)
     struct replica *r = rp->group->replica;
     rp->peer = p;
     rp->cookie = r->next_cookie++;
+    rp->asked_ns = io_now(r->reactor);
     struct msg m = {.type = MSG_READ,
                     .cookie = rp->cookie,
                     .group = rp->group->id,
@@ -83,6 +84,8 @@ void repair_run(struct replica *r)
     {
         struct repair *rp = container_of(l, struct repair, link);
         unsigned n = peers_of_group(rp->group);
+        if (rp->cookie && io_now(r->reactor) - rp->asked_ns >= REPAIR_TIMEOUT_NS)
+            rp->cookie = 0; /* it hangs; what it says later is dropped */
         if (rp->cookie || rp->open || n == 0)
             continue;
         struct peer *p = peer_of_group(rp->group, rp->tries++ % n);
@@ -171,14 +174,14 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
     install_over(rp);
 }
 
-void repair_on_data(struct peer *p, const struct msg *m, struct buf *payload)
+void repair_on_answer(struct peer *p, const struct msg *m, struct buf *payload)
 {
     list_for_each(l, &p->replica->repairs)
     {
         struct repair *rp = container_of(l, struct repair, link);
         if (rp->cookie != m->cookie || rp->peer != p)
             continue;
-        bool answers = m->u.data.block == rp->block && m->u.data.nblocks == rp->nblocks;
+        bool answers = m->type == MSG_DATA && m->u.data.block == rp->block && m->u.data.nblocks == rp->nblocks;
         if (answers && m->u.data.status == DATA_OK)
             install(rp, m, payload);
         else

@@ -17,6 +17,7 @@
 #define REPAIRS_MAX 256u
 #define REPAIR_TRIES_MAX 64u
 #define REPAIR_RETRY_NS (500 * NS_PER_MS)
+#define REPAIR_TIMEOUT_NS (5 * NS_PER_S)
 #define GROUP_BLOCKS_MAX ((UINT64_C(1) << 32) * REGION_BLOCKS) /* what region numbers can name */
 #define READS_WAITING_MAX 4096u
 
@@ -88,6 +89,7 @@ struct repair {
     uint64_t block;
     uint32_t nblocks;
     uint64_t cookie; /* of the peer read under way; 0: none */
+    uint64_t asked_ns;
     struct peer *peer;
     unsigned tries;
     uint32_t open;   /* blocks handed to the store and not yet installed */
@@ -179,7 +181,8 @@ void catchup_donate(struct session *s, struct replica_group *g, const struct msg
 
 /* repair.c */
 void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks);
-void repair_on_data(struct peer *p, const struct msg *m, struct buf *payload);
+/* A DATA or a NACK: perhaps a repair's. */
+void repair_on_answer(struct peer *p, const struct msg *m, struct buf *payload);
 void repair_peer_changed(struct peer *p);
 void repair_run(struct replica *r);
 void repair_init(struct replica *r);
