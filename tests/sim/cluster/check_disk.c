@@ -74,7 +74,27 @@ static const uint8_t *extent_page(const struct ck_view *v, uint32_t slab, uint32
     return d ? sim_disk_page(d, (uint64_t)(slab % per) * SLAB_BYTES + page * BLOCK_SIZE, durable) : NULL;
 }
 
-static void owners_of_region(struct ck_view *v, const struct region_entry *e)
+static bool bit_of(const uint8_t *map, uint32_t i)
+{
+    return map[i / 8] >> (i % 8) & 1;
+}
+
+/* Another block of each slab at each checkpoint, of every fourth slab: what the root refers to is durable, or a newer entry (in the WAL) is being written over it. */
+static void slab_is_durable(struct ck_view *v, const struct root *r, const struct leaf *l, uint32_t s, uint64_t applied)
+{
+    uint32_t page = (uint32_t)(r->checkpoint * 7 + s) % SLAB_BLOCKS, i = s * SLAB_BLOCKS + page;
+    uint64_t block = l->header.number * LEAF_BLOCKS + i;
+    if (s % 4 != r->checkpoint % 4 || block >= v->ck->n_blocks || bit_of(l->zero, i) || bit_of(l->lost, i) || bit_of(l->bad, i))
+        return;
+    const struct ck_block *b = &v->ck->block[block];
+    if (v->ck->blocks_unknown || (b->n > 0 && b->version[b->n - 1].slot > applied))
+        return;
+    const uint8_t *data = extent_page(v, l->slab[s], page, true);
+    if (!data || crc32c(data, BLOCK_SIZE) != l->crc[i])
+        VIEW_FAIL(v, "checkpoint %llu is durable, and block %llu as of slot %llu is not", LLU(r->checkpoint), LLU(block), LLU(applied));
+}
+
+static void owners_of_region(struct ck_view *v, const struct root *r, const struct region_entry *e, uint64_t applied)
 {
     for (uint32_t l = 0; l < REGION_LEAVES; l++) {
         uint32_t slab = e->leaf_slab[l / LEAVES_PER_SLAB], page = (l % LEAVES_PER_SLAB) * 2 + (e->place >> l & 1);
@@ -86,15 +106,22 @@ static void owners_of_region(struct ck_view *v, const struct region_entry *e)
             continue;
         o->in_force |= 1u << page;
         const struct leaf *leaf = (const void *)extent_page(v, slab, page, true);
-        if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.number != (uint64_t)e->region * REGION_LEAVES + l)
+        if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.number != (uint64_t)e->region * REGION_LEAVES + l ||
+            leaf->header.crc != ck_page_crc((const uint8_t *)leaf)) {
+            if (!v->damaged)
+                VIEW_FAIL(v, "checkpoint %llu is durable, and its leaf %u is not", LLU(r->checkpoint), e->region * REGION_LEAVES + l);
             continue;
+        }
+        for (uint32_t s = 0; s < LEAF_SLABS; s++)
+            if (leaf->slab[s] <= UINT16_MAX && !v->damaged)
+                slab_is_durable(v, r, leaf, s, applied);
         for (uint32_t s = 0; s < LEAF_SLABS; s++)
             if (leaf->slab[s] <= UINT16_MAX)
                 *owner_of(v, leaf->slab[s]) = (struct ck_owner){.use = CK_DATA, .block = leaf->header.number * LEAF_BLOCKS + s * SLAB_BLOCKS};
     }
 }
 
-void ck_owners_load(struct ck_view *v, const struct root *r)
+void ck_owners_load(struct ck_view *v, const struct root *r, uint64_t applied)
 {
     if (v->n_owners)
         memset(v->owner, 0, v->n_owners * sizeof *v->owner);
@@ -103,7 +130,7 @@ void ck_owners_load(struct ck_view *v, const struct root *r)
         const struct regions_page *rp = (const void *)sim_disk_page(v->meta, (2 + 2 * page + bit) * BLOCK_SIZE, true);
         for (uint32_t i = 0; i < REGIONS_PER_PAGE; i++)
             if (rp->entry[i].group == SIM_GROUP)
-                owners_of_region(v, &rp->entry[i]);
+                owners_of_region(v, r, &rp->entry[i], applied);
     }
 }
 
@@ -191,11 +218,6 @@ static bool take_slab(struct audit *a, uint32_t slab, const char *what)
         return false;
     }
     return true;
-}
-
-static bool bit_of(const uint8_t *map, uint32_t i)
-{
-    return map[i / 8] >> (i % 8) & 1;
 }
 
 /* The block was written by an entry above the checkpoint: what is in its place may be that one's. */

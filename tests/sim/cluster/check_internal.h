@@ -188,8 +188,8 @@ void ck_message(struct checks *ck, const char *host, uint32_t conn, const struct
 uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at byte 12, taken as zero */
 const struct root *ck_root(struct sim_disk *meta, bool durable);
 const struct group_page *ck_group_page(struct sim_disk *meta, const struct root *r, bool durable);
-/* Notes what the root uses every slab for. */
-void ck_owners_load(struct ck_view *v, const struct root *r);
+/* Notes what the new durable root uses every slab for: leaves, and data (a sample of it), are durable too. */
+void ck_owners_load(struct ck_view *v, const struct root *r, uint64_t applied);
 void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len);
 void ck_audit_view(struct ck_view *v);
 

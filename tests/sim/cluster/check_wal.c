@@ -38,6 +38,49 @@ void ck_view_alive(struct ck_view *v)
     v->gone = v->gone || !uuid_equal(&sb.identity, &v->ck->cluster->config.replicas[v->index].identity);
 }
 
+static uint32_t batch_crc(const struct ck_view *v, const struct wal_batch *b)
+{
+    static const uint8_t zero[4];
+    const uint8_t *p = (const uint8_t *)b;
+    size_t at = offsetof(struct wal_batch, crc);
+    uint32_t crc = crc32c_extend(crc32c(v->salt, sizeof v->salt), p, at);
+    crc = crc32c_extend(crc, zero, 4);
+    return crc32c_extend(crc, p + at + 4, (size_t)b->desc_pages * BLOCK_SIZE - at - 4);
+}
+
+/* The batch with all its descriptor pages, if they are durable and what its header says. */
+static const struct wal_batch *whole_batch(const struct ck_view *v, uint64_t off)
+{
+    const struct wal_batch *b = (const void *)sim_disk_page(v->wal, off, true);
+    if (b->desc_pages == 0 || (uint64_t)b->desc_pages * BLOCK_SIZE > sizeof v->ck->desc || off + ((uint64_t)b->desc_pages + b->payload_pages) * BLOCK_SIZE > v->wal_bytes ||
+        b->desc_bytes > b->desc_pages * BLOCK_SIZE)
+        return NULL;
+    if (b->desc_pages > 1) {
+        uint32_t n = b->desc_pages;
+        for (uint32_t i = 0; i < n; i++)
+            memcpy(v->ck->desc + i * BLOCK_SIZE, sim_disk_page(v->wal, off + i * BLOCK_SIZE, true), BLOCK_SIZE);
+        b = (const void *)v->ck->desc;
+    }
+    return batch_crc(v, b) == b->crc ? b : NULL;
+}
+
+/* store.md §2 "Recovery" (3): a batch that a later one vouches for was durable; rot of it is no torn tail. Said of a START that stands where such a batch was. */
+static void vouched_for(struct ck_view *v, const struct wal_batch *start)
+{
+    uint64_t lsn = start->lsn, seq = start->seq;
+    if (lsn >= v->lsn || start->incarnation != v->incarnation + 1)
+        return;
+    for (uint64_t off = 0; off < v->wal_bytes; off += BLOCK_SIZE) {
+        const struct wal_batch *b = (const void *)sim_disk_page(v->wal, off, true);
+        if (b->magic != WAL_MAGIC || b->lsn <= lsn || b->incarnation != v->incarnation || b->durable_seq < seq || b->lsn % v->wal_bytes != off)
+            continue;
+        if ((b = whole_batch(v, off))) {
+            VIEW_FAIL(v, "rot is taken for a torn tail: its log is cut at batch %llu, and batch %llu says that %llu were durable", LLU(seq), LLU(b->seq), LLU(b->durable_seq));
+            return;
+        }
+    }
+}
+
 /* Damage in what was not read yet stops the reader: it goes on at the running incarnation's START. What it jumps over is taken for lost. */
 static bool resync(struct ck_view *v)
 {
@@ -53,6 +96,7 @@ static bool resync(struct ck_view *v)
     }
     if (!found || (best <= v->incarnation && !v->want_start) || best < v->incarnation)
         return false;
+    vouched_for(v, found);
     v->ck->stats.resyncs++;
     while (v->last > 0 && v->slot[v->last].lsn >= best_lsn)
         v->last--;
@@ -198,16 +242,6 @@ static void take_record(struct ck_view *v, const struct wal_batch *b, const stru
 
 /* ---- batches ---- */
 
-static uint32_t batch_crc(const struct ck_view *v, const struct wal_batch *b)
-{
-    static const uint8_t zero[4];
-    const uint8_t *p = (const uint8_t *)b;
-    size_t at = offsetof(struct wal_batch, crc);
-    uint32_t crc = crc32c_extend(crc32c(v->salt, sizeof v->salt), p, at);
-    crc = crc32c_extend(crc, zero, 4);
-    return crc32c_extend(crc, p + at + 4, (size_t)b->desc_pages * BLOCK_SIZE - at - 4);
-}
-
 /* The durable batch at v->lsn with all its descriptor pages, or NULL. */
 static const struct wal_batch *next_batch(struct ck_view *v)
 {
@@ -215,18 +249,9 @@ static const struct wal_batch *next_batch(struct ck_view *v)
     const struct wal_batch *b = (const void *)sim_disk_page(v->wal, off, true);
     if (b->magic != WAL_MAGIC || b->lsn != v->lsn || b->seq != v->seq || b->prev_lsn != v->prev_lsn || b->prev_crc != v->prev_crc || b->version != DISK_VERSION)
         return NULL;
-    if (b->desc_pages == 0 || (uint64_t)b->desc_pages * BLOCK_SIZE > sizeof v->ck->desc || off + ((uint64_t)b->desc_pages + b->payload_pages) * BLOCK_SIZE > v->wal_bytes ||
-        b->desc_bytes > b->desc_pages * BLOCK_SIZE)
-        return NULL;
     if (b->flags & WAL_START ? b->incarnation <= v->incarnation : b->incarnation != v->incarnation || b->start_lsn != v->start_lsn)
         return NULL;
-    if (b->desc_pages > 1) {
-        uint32_t n = b->desc_pages;
-        for (uint32_t i = 0; i < n; i++)
-            memcpy(v->ck->desc + i * BLOCK_SIZE, sim_disk_page(v->wal, off + i * BLOCK_SIZE, true), BLOCK_SIZE);
-        b = (const void *)v->ck->desc;
-    }
-    return batch_crc(v, b) == b->crc ? b : NULL;
+    return whole_batch(v, off);
 }
 
 static const struct wal_record *first_record(const struct wal_batch *b)
@@ -274,7 +299,7 @@ static void root_check(struct ck_view *v, const struct root *r)
     v->root_checkpoint = r->checkpoint;
     v->root_tail_lsn = r->tail_lsn;
     v->ck->stats.roots++;
-    ck_owners_load(v, r);
+    ck_owners_load(v, r, g ? g->applied.slot : 0);
     if (!v->created || v->damaged)
         return;
     if (!g) {
