@@ -246,6 +246,28 @@ static void on_roots(struct io_op *op)
     read_pages(o);
 }
 
+/* What is read of the superblock and of a root may be a write of a killed predecessor that is not durable yet. Built upon like that it would be gone with the next power
+ * cut, and what was built would refer to an extent that is not counted, or to a checkpoint that never was (store.md §2 "Recovery", step 4). */
+static void on_meta_flushed(struct io_op *op)
+{
+    struct opening *o = container_of(op, struct opening, op);
+    if (op->result < 0)
+        opening_done(o->store, (int)op->result, "meta: flushing it failed: %s", strerror((int)-op->result));
+    else
+        read_at(o, 0, 2 * BLOCK_SIZE, on_roots);
+}
+
+static void on_superblock_flushed(struct io_op *op)
+{
+    struct opening *o = container_of(op, struct opening, op);
+    if (op->result < 0) {
+        opening_done(o->store, (int)op->result, "superblock: flushing it failed: %s", strerror((int)-op->result));
+        return;
+    }
+    op->fn = on_meta_flushed;
+    dev_flush(o->store->meta, op);
+}
+
 void opening_begin(struct store *s)
 {
     struct opening *o = store_calloc(1, sizeof *o);
@@ -256,7 +278,8 @@ void opening_begin(struct store *s)
         abort();
     memset(s->root, 0, sizeof *s->root);
     s->opening = o;
-    read_at(o, 0, 2 * BLOCK_SIZE, on_roots);
+    o->op.fn = on_superblock_flushed;
+    dev_flush(s->superblock_dev, &o->op);
 }
 
 void opening_free(struct store *s)

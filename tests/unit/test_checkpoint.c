@@ -404,7 +404,7 @@ static void test_rot_of_newest_batch(void **state)
 static void test_rot_of_newest_root(void **state)
 {
     unsigned started = 0, refused = 0;
-    for (uint64_t seed = 9400; seed < 9424; seed++) {
+    for (uint64_t seed = 9400; seed < 9464; seed++) {
         struct store_test t;
         begin(&t, seed);
         history(&t);
