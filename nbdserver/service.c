@@ -42,7 +42,7 @@ static size_t render_status(void *user, char *buf, size_t cap)
                       (unsigned long long)((io_now(s->reactor) - s->started_ns) / NS_PER_MS), s->nbd.n_connections,
                       (unsigned long long)s->nbd.requests, (unsigned long long)s->nbd.errors, (unsigned long long)s->nbd.payload_bytes,
                       (unsigned long long)arena_used_bytes(s->reactor->arena));
-    if (rc < 0 || (size_t)rc >= cap)
+    if (rc < 0 || (size_t)rc + 2 > cap)
         return 0;
     n = (size_t)rc;
     for (uint32_t i = 0; i < s->n_volumes && cap - n > 64; i++) {
