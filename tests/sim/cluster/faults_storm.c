@@ -1,9 +1,17 @@
 /* A storm of take-overs: what brings logs apart.
  *
  * Independent faults seldom leave an unchosen tail on one replica, then an attachment that does not see it, then one that does. A storm tries such sequences by the
- * dozen: step by step what each front end sends to some of the replicas is late by more than a lease, the front end that serves dies and comes back at once, replicas
- * die and come back. Its steps follow from the number of the fault that began it. One storm at a time: two would only keep everybody from everything. */
+ * dozen. Most steps are random: what each front end sends to some of the replicas is late by more than a lease, the one that serves dies and comes back at once,
+ * replicas die and come back. The others go, with drawn times, along the path that the wrong rules of protocol.md fear:
+ *   TAIL:  the front end that serves reaches one replica alone, which gets what nobody else has;
+ *   ELUDE: it dies (or lives on, reaching that replica alone), and for a while its successor goes on without that replica;
+ *   MEET:  the successor dies too, and the next one reaches that replica and not all of the others;
+ *   FORGET: one replica does not hear from the front end that serves until its lease there is over;
+ *   RESTART: then another one restarts, and must remember that it gave a lease.
+ * Steps follow from the number of the fault that began the storm. One storm at a time: two would only keep everybody from everything. */
 #include "tests/sim/cluster/faults_internal.h"
+
+enum phase { PHASE_RANDOM, PHASE_TAIL, PHASE_ELUDE, PHASE_MEET, PHASE_FORGET, PHASE_RESTART, PHASES };
 
 static struct sim_link *link_to(struct faults *f, unsigned frontend, unsigned replica)
 {
@@ -15,17 +23,8 @@ static void end_late(struct fault_action *a)
     link_to(a->faults, a->a, a->b)->latency_ns = sim_config(a->faults->run->world)->latency_ns;
 }
 
-/* Which replicas a front end does not reach in time: most often none or one, so that somebody can go on. */
-static unsigned draw_mask(struct fault_rng *g)
+static void make_late(struct faults *f, unsigned frontend, unsigned mask, uint64_t late_ns, uint64_t for_ns)
 {
-    uint64_t x = fault_draw(g, 0, 9), who = fault_draw(g, 0, SIM_REPLICAS - 1);
-    return x < 4 ? 0 : x < 8 ? 1u << who : ((1u << SIM_REPLICAS) - 1) & ~(1u << who);
-}
-
-static void make_late(struct faults *f, struct fault_rng *g, unsigned frontend, uint64_t most_ns)
-{
-    unsigned mask = draw_mask(g);
-    uint64_t late_ns = fault_draw_log(g, 2 * NS_PER_MS, most_ns), for_ns = fault_draw_log(g, NS_PER_MS, most_ns);
     for (unsigned k = 0; k < SIM_REPLICAS; k++) {
         if (!(mask >> k & 1))
             continue;
@@ -34,30 +33,120 @@ static void make_late(struct faults *f, struct fault_rng *g, unsigned frontend, 
     }
 }
 
-static void crash_some(struct faults *f, struct fault_rng *g)
+static void restart(struct faults *f, struct fault_rng *g, unsigned replica)
 {
-    struct cluster *c = f->run->cluster;
-    uint64_t outage_ns = fault_draw_log(g, NS_PER_MS / 10, 50 * NS_PER_MS), who = fault_draw(g, 0, SIM_REPLICAS - 1);
     enum sim_crash how = fault_chance(g, 2) ? SIM_POWER : SIM_KILL;
-    if (fault_chance(g, 8))
-        faults_crash_node(f, &c->node[who], how, outage_ns);
-    if (fault_chance(g, 3))
-        return;
-    struct frontend *serving = cluster_serving(c, who);
+    faults_crash_node(f, &f->run->cluster->node[replica], how, fault_draw_log(g, NS_PER_MS / 10, 50 * NS_PER_MS));
+}
+
+static void crash_serving(struct faults *f, struct fault_rng *g)
+{
+    uint64_t outage_ns = fault_draw_log(g, NS_PER_MS / 10, 50 * NS_PER_MS);
+    enum sim_crash how = fault_chance(g, 2) ? SIM_POWER : SIM_KILL;
+    struct frontend *serving = cluster_serving(f->run->cluster, fault_draw(g, 0, 1));
     if (serving)
         faults_crash_frontend(f, serving, how, outage_ns);
+}
+
+static unsigned but(unsigned replica)
+{
+    return ((1u << SIM_REPLICAS) - 1) & ~(1u << replica);
+}
+
+/* Which replicas a front end does not reach in time: most often none or one, so that somebody can go on. */
+static unsigned draw_mask(struct fault_rng *g)
+{
+    uint64_t x = fault_draw(g, 0, 9);
+    unsigned who = (unsigned)fault_draw(g, 0, SIM_REPLICAS - 1);
+    return x < 4 ? 0 : x < 8 ? 1u << who : but(who);
+}
+
+static uint64_t random_step(struct faults *f, struct fault_rng *g, uint64_t most_ns)
+{
+    if (fault_chance(g, 8))
+        restart(f, g, (unsigned)fault_draw(g, 0, SIM_REPLICAS - 1));
+    if (!fault_chance(g, 3))
+        crash_serving(f, g);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        uint64_t late_ns = fault_draw_log(g, 2 * NS_PER_MS, most_ns);
+        make_late(f, i, draw_mask(g), late_ns, fault_draw_log(g, NS_PER_MS, most_ns));
+    }
+    return fault_draw_log(g, 2 * NS_PER_MS, most_ns);
+}
+
+/* The one that served dies, or lives on and reaches the victim alone. */
+static uint64_t elude(struct faults *f, struct fault_rng *g, unsigned victim, uint64_t most_ns)
+{
+    uint64_t ns = fault_draw_log(g, 40 * NS_PER_MS, most_ns);
+    struct frontend *old = cluster_serving(f->run->cluster, 0);
+    bool lives = fault_chance(g, 3);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        make_late(f, i, lives && old && old->index == i ? but(victim) : 1u << victim, most_ns, ns);
+    if (!lives)
+        crash_serving(f, g);
+    return ns;
+}
+
+static uint64_t forget(struct faults *f, struct fault_rng *g, unsigned victim, uint64_t lease_ns)
+{
+    struct frontend *serving = cluster_serving(f->run->cluster, 0);
+    if (!serving)
+        return NS_PER_MS;
+    make_late(f, serving->index, 1u << victim, 3 * lease_ns, 3 * lease_ns);
+    return lease_ns + fault_draw(g, 0, lease_ns);
+}
+
+/* Returns how long the step lasts. */
+static uint64_t take_step(struct faults *f, struct fault_rng *g, enum phase phase, unsigned victim)
+{
+    uint64_t lease_ns = f->run->cluster->config.lease_ms * NS_PER_MS, most_ns = 2 * lease_ns + 60 * NS_PER_MS, ns;
+    unsigned other = (victim + (unsigned)fault_draw(g, 1, SIM_REPLICAS - 1)) % SIM_REPLICAS;
+    switch (phase) {
+    case PHASE_TAIL:
+        ns = fault_draw_log(g, NS_PER_MS, 16 * NS_PER_MS);
+        for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+            make_late(f, i, but(victim), most_ns, ns);
+        return ns;
+    case PHASE_ELUDE:
+        return elude(f, g, victim, most_ns);
+    case PHASE_MEET:
+        if (fault_chance(g, 3))
+            restart(f, g, victim);
+        crash_serving(f, g);
+        ns = fault_draw_log(g, 40 * NS_PER_MS, most_ns);
+        for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+            make_late(f, i, 1u << other, most_ns, ns);
+        return ns;
+    case PHASE_FORGET:
+        return forget(f, g, victim, lease_ns);
+    case PHASE_RESTART:
+        restart(f, g, other);
+        return lease_ns;
+    default:
+        return random_step(f, g, most_ns);
+    }
+}
+
+static enum phase next_phase(struct fault_rng *g, enum phase phase)
+{
+    if (phase == PHASE_TAIL || phase == PHASE_ELUDE || phase == PHASE_FORGET)
+        return phase + 1;
+    uint64_t x = fault_draw(g, 0, 9);
+    return x < 5 ? PHASE_TAIL : x < 7 ? PHASE_FORGET : PHASE_RANDOM;
 }
 
 static void step(struct fault_action *a)
 {
     struct faults *f = a->faults;
     struct fault_rng g = {a->x};
-    uint64_t lease_ns = f->run->cluster->config.lease_ms * NS_PER_MS;
-    crash_some(f, &g);
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
-        make_late(f, &g, i, 2 * lease_ns + 50 * NS_PER_MS);
+    enum phase phase = a->b % PHASES;
+    unsigned victim = a->b / PHASES;
+    uint64_t ns = take_step(f, &g, phase, victim);
+    phase = next_phase(&g, phase);
+    if (phase == PHASE_TAIL || phase == PHASE_FORGET)
+        victim = (unsigned)fault_draw(&g, 0, SIM_REPLICAS - 1);
     if (a->a > 1)
-        fault_later(f, fault_draw_log(&g, 2 * NS_PER_MS, 2 * lease_ns + 50 * NS_PER_MS), step, a->a - 1, 0, g.state);
+        fault_later(f, ns, step, a->a - 1, victim * PHASES + phase, g.state);
     else
         f->storm = false;
 }
@@ -69,6 +158,6 @@ bool faults_storm(struct faults *f, struct fault_rng *g)
     if (f->storm)
         return false;
     f->storm = true;
-    fault_later(f, 0, step, steps, 0, g->state);
+    fault_later(f, 0, step, steps, PHASE_RANDOM, g->state);
     return true;
 }
