@@ -296,6 +296,12 @@ const uint8_t *sim_disk_page(const struct sim_disk *d, uint64_t off, bool durabl
     return durable ? (p ? contents(p->data) : zero_page) : page_current(p);
 }
 
+bool sim_disk_is_blank(const struct sim_disk *d, uint64_t off)
+{
+    const uint8_t *page = sim_disk_page(d, off, false);
+    return page == zero_page || is_zero(page);
+}
+
 /* Changes bytes of one page's contents, which may so far have been all zero. */
 static void contents_change(uint8_t **data, uint32_t in, const uint8_t *from, size_t len)
 {

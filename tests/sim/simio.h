@@ -188,6 +188,7 @@ void sim_disk_peek(const struct sim_disk *d, uint64_t off, void *to, size_t len)
 void sim_disk_peek_durable(const struct sim_disk *d, uint64_t off, void *to, size_t len);
 /* The same for the page that begins at off (a multiple of 4 KiB), without a copy: valid until something happens. */
 const uint8_t *sim_disk_page(const struct sim_disk *d, uint64_t off, bool durable);
+bool sim_disk_is_blank(const struct sim_disk *d, uint64_t off); /* a read of that page would give zeroes */
 void sim_disk_poke(struct sim_disk *d, uint64_t off, const void *from, size_t len);
 /* to becomes what a read of from would give, all durable: to try many endings of one history. Nothing of `to` may be in
  * flight. */

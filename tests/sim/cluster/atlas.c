@@ -145,15 +145,6 @@ bool atlas_wal_batch(struct node *n, struct fault_rng *g, struct spot *ret)
 
 /* ---- extents ---- */
 
-static bool is_blank(const uint8_t *page)
-{
-    const uint64_t *word = (const void *)page;
-    for (unsigned i = 0; i < BLOCK_SIZE / 8; i++)
-        if (word[i])
-            return false;
-    return true;
-}
-
 /* The next page, round and round over all extents from a drawn one on, that is a leaf or that is data. */
 static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, struct spot *ret)
 {
@@ -168,9 +159,10 @@ static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, stru
     for (uint64_t i = 0; i < all; i++) {
         uint64_t p = (first + i) % all;
         struct sim_disk *d = extent[p / pages];
-        const uint8_t *page = sim_disk_page(d, p % pages * BLOCK_SIZE, false);
-        const struct meta_header *h = (const void *)page;
-        if (is_blank(page) || (h->magic == META_MAGIC + META_LEAF) != leaf)
+        if (sim_disk_is_blank(d, p % pages * BLOCK_SIZE))
+            continue;
+        const struct meta_header *h = (const void *)sim_disk_page(d, p % pages * BLOCK_SIZE, false);
+        if ((h->magic == META_MAGIC + META_LEAF) != leaf)
             continue;
         *ret = (struct spot){.disk = d, .off = p % pages * BLOCK_SIZE, .len = BLOCK_SIZE};
         return true;
@@ -211,7 +203,7 @@ bool atlas_meta(struct node *n, struct fault_rng *g, struct spot *ret)
     uint64_t pages = sim_disk_size(meta) / BLOCK_SIZE, first = fault_chance(g, 3) ? fault_draw(g, 0, 1) : fault_draw(g, 0, pages - 1);
     for (uint64_t i = 0; i < pages; i++) {
         uint64_t p = (first + i) % pages;
-        if (is_blank(sim_disk_page(meta, p * BLOCK_SIZE, false)))
+        if (sim_disk_is_blank(meta, p * BLOCK_SIZE))
             continue;
         *ret = (struct spot){.disk = meta, .off = p * BLOCK_SIZE, .len = BLOCK_SIZE};
         return true;
