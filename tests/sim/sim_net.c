@@ -172,6 +172,8 @@ static void wire_reset(struct sim_wire *wire)
 {
     sim_note(wire->world, NULL, 72, wire->id, "connection %u is reset", wire->id);
     for (unsigned i = 0; i < 2; i++) {
+        if (wire->pipe[i].rst_queued)
+            continue; /* the one that is under way is the last, and must not be lost */
         pipe_purge(&wire->pipe[i]);
         sim_pipe_put(&wire->pipe[i], PIECE_RST, NULL);
     }

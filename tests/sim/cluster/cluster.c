@@ -488,8 +488,8 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
         f->cluster = c;
         f->index = i;
         snprintf(f->host, sizeof f->host, "fe%u", i + 1);
-        snprintf(f->nbd_address, sizeof f->nbd_address, "unix:%s-nbd", f->host);
-        snprintf(f->status_address, sizeof f->status_address, "unix:%s-status", f->host);
+        snprintf(f->nbd_address, sizeof f->nbd_address, "unix:fe%u-nbd", i + 1);
+        snprintf(f->status_address, sizeof f->status_address, "unix:fe%u-status", i + 1);
         cluster_start_frontend(f);
     }
     return c;

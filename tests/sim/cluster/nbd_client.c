@@ -486,11 +486,9 @@ static void lose_all(struct nbd_client *c)
 static void on_closed(struct conn *conn, int err)
 {
     struct nbd_client *c = conn->user;
-    /* "The server MUST handle all outstanding requests", and answer them. */
-    if (err == 0 && c->disc_sent && c->n_pending > 0 && c->state == NBD_CLIENT_READY)
-        c->handler->wrong(c, "after DISC the connection ended with requests unanswered");
+    uint32_t unanswered = c->n_pending;
     lose_all(c);
-    c->handler->down(c, err);
+    c->handler->down(c, err, unanswered);
 }
 
 static const struct conn_handler conn_callbacks = {.on_open = on_open, .on_data = on_data, .on_closed = on_closed};

@@ -58,7 +58,7 @@ struct nbd_client_handler {
     void (*refused)(struct nbd_client *c, uint32_t type); /* GO's error reply; the client closes by itself */
     void (*replied)(struct nbd_client *c, struct nbd_io *io);
     void (*lost)(struct nbd_client *c, struct nbd_io *io);
-    void (*down)(struct nbd_client *c, int err); /* the last callback; may connect again. err as in conn_handler; after DISC and all replies: 0 */
+    void (*down)(struct nbd_client *c, int err, uint32_t unanswered); /* the last callback; may connect again. err as in conn_handler; unanswered: how many were lost just now */
     void (*wrong)(struct nbd_client *c, const char *what);
 };
 

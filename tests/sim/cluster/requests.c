@@ -367,8 +367,6 @@ void request_replied(struct request *q)
     struct trial *r = l->workload->run;
     uint64_t now = sim_now(r->world);
     trace_request(r->trace, q, TRACE_ANSWERED);
-    if (q->probe)
-        l->probing = false;
     if (now - q->began > r->longest_wait_ns)
         r->longest_wait_ns = now - q->began;
     /* P7: a fenced attachment never resumes, and a connection dies with it. */

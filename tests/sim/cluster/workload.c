@@ -9,6 +9,7 @@
 #include "base/mark.h"
 
 #define WATCH_NS NS_PER_S
+#define PROBE_NS (4 * NS_PER_S)
 
 static void lane_event(void *user);
 
@@ -129,7 +130,7 @@ static void lane_connect(struct lane *l)
     l->serial++;
     l->since_ns = l->heard_ns = sim_now(r->world);
     l->seen_bytes = l->nbd.bytes_received;
-    l->probing = false;
+    l->probed_ns = 0;
     choose_options(l, &o);
     nbd_client_connect(&l->nbd, &o);
 }
@@ -221,13 +222,17 @@ static void on_lost(struct nbd_client *c, struct nbd_io *io)
     request_lost(container_of(io, struct request, io));
 }
 
-/* An orderly end of a connection in transmission has a reason: DISC, a fence, a stop, a crash. */
-static void on_down(struct nbd_client *c, int err)
+/* An orderly end of a connection in transmission has a reason: DISC (and then "the server MUST handle all outstanding requests"), a fence, a stop, a crash. */
+static void on_down(struct nbd_client *c, int err, uint32_t unanswered)
 {
     struct lane *l = c->user;
     struct trial *r = l->workload->run;
-    if (err == 0 && l->session != 0 && !c->disc_sent && !lane_may_be_shut(l))
-        lane_wrong(l, "the server closed the connection for no reason");
+    if (err == 0 && l->session != 0 && !lane_may_be_shut(l)) {
+        if (!c->disc_sent)
+            lane_wrong(l, "the server closed the connection for no reason");
+        else if (unanswered > 0)
+            lane_wrong(l, "after DISC the connection ended with %u requests unanswered", unanswered);
+    }
     l->session = 0;
     lane_plan(l, draw(r, 0, 3) ? draw(r, 0, 5 * NS_PER_MS) : draw(r, 0, 100 * NS_PER_MS));
 }
@@ -266,8 +271,8 @@ static void lane_watch(void *user)
     } else if (l->nbd.disc_sent) {
         if (now - l->heard_ns > l->patience_ns) /* nothing may be said any more, so nothing is learned */
             nbd_client_drop(&l->nbd);
-    } else if (quiet && l->nbd.n_pending > 0 && !l->probing && l->paused_serial != l->serial) {
-        l->probing = true;
+    } else if (quiet && l->nbd.n_pending > 0 && now - l->probed_ns > PROBE_NS && l->paused_serial != l->serial) {
+        l->probed_ns = now; /* once is not enough: the peer may lose power after it was received */
         request_make_probe(l);
     }
 }
@@ -358,7 +363,7 @@ void workload_start(struct trial *r)
         struct host *h = &w->host[i];
         h->workload = w;
         h->index = i;
-        snprintf(h->name, sizeof h->name, "client%u", i + 1);
+        snprintf(h->name, sizeof h->name, "client%u", (i + 1) % 100);
         host_start(h);
     }
     for (uint32_t i = 0; i < w->n_lanes; i++)

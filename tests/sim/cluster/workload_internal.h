@@ -40,7 +40,7 @@ struct lane {
     uint32_t session; /* see history.h */
     uint32_t serial;  /* counts connections, so that what was planned for an earlier one does not meet a later one */
     uint64_t since_ns, heard_ns, seen_bytes;
-    bool probing; /* a FLUSH is under way only to learn whether the other end is still there */
+    uint64_t probed_ns; /* when a FLUSH was sent only to learn whether the other end is still there */
     uint32_t burst;
     bool planned; /* lane_event() will come */
     uint64_t planned_ns;
