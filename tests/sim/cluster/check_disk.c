@@ -220,14 +220,11 @@ static bool take_slab(struct audit *a, uint32_t slab, const char *what)
     return true;
 }
 
-/* The block was written by an entry above the checkpoint: what is in its place may be that one's. */
-static bool is_newer(const struct audit *a, uint64_t block, uint32_t data_crc)
+/* The block was written by an entry above the checkpoint: what is in its place may be that one's, or torn by a crash or an error. */
+static bool is_newer(const struct ck_view *v, uint64_t block, uint64_t applied)
 {
-    const struct ck_block *b = &a->v->ck->block[block];
-    for (uint32_t i = b->n; i-- > 0 && b->version[i].slot > a->applied;)
-        if (b->version[i].crc == data_crc)
-            return true;
-    return false;
+    const struct ck_block *b = &v->ck->block[block];
+    return b->n > 0 && b->version[b->n - 1].slot > applied;
 }
 
 static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
@@ -248,7 +245,7 @@ static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
         return;
     const uint8_t *data = extent_page(a->v, slab, i % SLAB_BLOCKS, false);
     uint32_t data_crc = data ? crc32c(data, BLOCK_SIZE) : 0;
-    if (data_crc != crc && !is_newer(a, block, data_crc))
+    if (data_crc != crc && !is_newer(a->v, block, a->applied))
         VIEW_FAIL(a->v, "audit: block %llu does not match its checksum of slot %llu", LLU(block), LLU(a->applied));
 }
 

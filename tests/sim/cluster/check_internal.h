@@ -40,6 +40,9 @@ struct ck_ballot {
     struct ballot b;
     uint64_t session_slot; /* of its session start; 0: none proposed yet */
     bool session_chosen;
+    /* the proposer's log as far as it was sent under this ballot: hashes of the slots from first on; 0: not sent */
+    uint64_t first, n_sent, cap_sent;
+    uint64_t *sent;
 };
 
 /* A block's contents from a slot on. */
@@ -93,6 +96,9 @@ struct ck_view {
     struct ballot answered; /* highest ballot of its promises and acknowledgements */
     struct ballot ack;
     uint64_t ack_through;
+    uint64_t ack_checked; /* slots <= it were held against the log of ack's proposer */
+    struct log_pos opened; /* where its last stream begins, as asked for, under this ballot */
+    struct ballot opened_ballot;
     /* the newest durable root, as last looked at */
     uint64_t root_checkpoint, root_tail_lsn;
     struct ck_owner *owner; /* by slab: what that root uses it for */
@@ -118,6 +124,13 @@ struct ck_asked {
     uint32_t conn; /* of who answers */
 };
 
+/* The last OPEN of a connection. */
+struct ck_open {
+    uint32_t conn; /* of who answers */
+    struct ballot b;
+    struct log_pos at;
+};
+
 struct checks {
     struct cluster *cluster;
     struct checks_stats stats;
@@ -138,6 +151,7 @@ struct checks {
     } *by_crc; /* the lowest slot at which a block with this checksum was proposed */
     uint32_t n_by_crc, cap_by_crc;
     struct ck_asked asked[CK_ASKED];
+    struct ck_open open[CK_STREAMS];
     _Alignas(8) uint8_t desc[128u << 10];
 };
 
@@ -148,6 +162,8 @@ struct checks {
 bool ck_entry_parse(const uint8_t *p, size_t len, struct ck_entry *ret);
 struct ck_slot *ck_slot(struct checks *ck, uint64_t slot);
 uint32_t ck_ballot_index(struct checks *ck, const struct ballot *b);
+/* What this ballot's proposer sent for the slot; 0: nothing yet. */
+uint64_t ck_sent(const struct ck_ballot *b, uint64_t slot);
 /* NULL: nobody proposed it, or it was forgotten (slot <= names_floor). */
 struct ck_name *ck_name_find(struct checks *ck, const struct ck_entry *e);
 /* It is on its way under ballot b: notes it when it is new and b its own; complains when it can't be. */

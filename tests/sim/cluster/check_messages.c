@@ -145,6 +145,43 @@ static void on_promise(struct ck_view *v, const struct wire_header *h, const uin
     }
 }
 
+/* A stream begins where both logs hold an entry of the same ballot (A3); what stands at or below it is settled when the next acknowledgement says that it is durable. */
+static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
+{
+    struct ballot b = ballot_of(h);
+    const struct ck_open *o = &v->ck->open[conn % CK_STREAMS];
+    if (h->body_len < sizeof(struct wire_opened) || !bound(v, &b, "OPENED") || o->conn != conn || !ballot_equal(&o->b, &b))
+        return;
+    v->opened = o->at;
+    v->opened_ballot = b;
+    if (o->at.slot < v->commit && !v->damaged)
+        VIEW_FAIL(v, "its stream of ballot %llu is opened at slot %llu, and %llu are committed there", LLU(b.round), LLU(o->at.slot), LLU(v->commit));
+}
+
+/* The log through the acknowledged slot is the one of the ballot's proposer: as far as that was sent to anybody, and where the stream begins. */
+static void matches_proposer(struct ck_view *v, const struct ballot *b, uint64_t through)
+{
+    struct checks *ck = v->ck;
+    const struct ck_ballot *p = &ck->ballot[ck_ballot_index(ck, b)];
+    uint64_t s = v->ack_checked + 1 > p->first ? v->ack_checked + 1 : p->first;
+    for (; s <= through && s - p->first < p->n_sent; s++) {
+        uint64_t own = ck_view_hash(v, s), sent = p->sent[s - p->first];
+        if (sent && own && own != sent) {
+            VIEW_FAIL(v, "matching: it acknowledges slot %llu under ballot %llu, and holds in slot %llu something else than that ballot's proposer", LLU(through), LLU(b->round), LLU(s));
+            return;
+        }
+    }
+    v->ack_checked = through;
+    uint64_t m = v->opened.slot;
+    if (!ballot_equal(&v->opened_ballot, b) || m == 0 || m > through || m <= ck->names_floor || m <= v->agreed)
+        return;
+    v->opened.slot = 0; /* looked at */
+    uint32_t e = ck_ballot_index(ck, &v->opened.e);
+    for (const struct ck_name *n = ck_slot(ck, m)->names; n; n = n->next)
+        if (n->hash == ck_view_hash(v, m) && n->ballot != e)
+            VIEW_FAIL(v, "matching: its stream of ballot %llu was opened at slot %llu, where its log holds an entry of another ballot than was asked for", LLU(b->round), LLU(m));
+}
+
 static void on_accepted(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
 {
     struct checks *ck = v->ck;
@@ -163,8 +200,9 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
         if (!ck_view_agree(v, v->agreed + 1, "it acknowledges"))
             return;
     if (!ballot_equal(&v->ack, &b))
-        v->ack_through = 0;
+        v->ack_through = v->ack_checked = 0;
     v->ack = b;
+    matches_proposer(v, &b, a->through);
     if (a->through > v->ack_through) {
         v->ack_through = a->through;
         became_chosen(ck, &b);
@@ -236,6 +274,8 @@ static void from_replica(struct ck_view *v, uint32_t conn, const struct wire_hea
         on_promise(v, h, body);
         break;
     case MSG_OPENED:
+        on_opened(v, conn, h, body);
+        break;
     case MSG_MISMATCH:
         bound(v, &b, wire_type_name(h->type));
         break;
@@ -308,6 +348,10 @@ static void from_frontend(struct checks *ck, const char *host, uint32_t conn, co
     case MSG_BEAT:
         if (h->body_len >= sizeof(struct wire_beat))
             announced_is_chosen(ck, host, ((const struct wire_beat *)body)->commit.slot, "BEAT");
+        break;
+    case MSG_OPEN:
+        if (h->body_len >= sizeof(struct wire_open))
+            ck->open[(conn ^ 1) % CK_STREAMS] = (struct ck_open){.conn = conn ^ 1, .b = ballot_of(h), .at = ((const struct wire_open *)body)->at};
         break;
     case MSG_READ:
         on_read(ck, host, conn, h, body);

@@ -45,6 +45,34 @@ uint32_t ck_ballot_index(struct checks *ck, const struct ballot *b)
     return ck->last_ballot = ck->n_ballots++;
 }
 
+uint64_t ck_sent(const struct ck_ballot *b, uint64_t slot)
+{
+    return slot >= b->first && slot - b->first < b->n_sent ? b->sent[slot - b->first] : 0;
+}
+
+/* One ballot, one log (protocol.md "Ballot"): what was sent once for a slot is sent to everybody. Streams begin at different slots. */
+static void note_sent(struct checks *ck, struct ck_ballot *b, uint64_t slot, uint64_t hash)
+{
+    uint64_t was = ck_sent(b, slot);
+    if (was && was != hash)
+        CK_FAIL(ck, "ballot %llu sends two different values for slot %llu", LLU(b->b.round), LLU(slot));
+    if (was)
+        return;
+    uint64_t first = b->n_sent == 0 || slot < b->first ? slot : b->first, end = b->n_sent == 0 ? slot + 1 : b->first + b->n_sent;
+    uint64_t n = (slot + 1 > end ? slot + 1 : end) - first, shift = b->n_sent ? b->first - first : 0;
+    if (n > b->cap_sent) {
+        b->cap_sent = 2 * n + 64;
+        b->sent = realloc(b->sent, b->cap_sent * sizeof *b->sent);
+        assert(b->sent);
+    }
+    memmove(b->sent + shift, b->sent, b->n_sent * sizeof *b->sent);
+    memset(b->sent, 0, shift * sizeof *b->sent);
+    memset(b->sent + shift + b->n_sent, 0, (n - shift - b->n_sent) * sizeof *b->sent);
+    b->first = first;
+    b->n_sent = n;
+    b->sent[slot - first] = hash;
+}
+
 /* ---- entries and their names ---- */
 
 static uint64_t hash_bytes(const uint8_t *p, uint32_t bytes)
@@ -148,6 +176,7 @@ static void name_new(struct checks *ck, const struct ck_entry *e)
 void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballot *b)
 {
     struct ck_name *n = ck_name_find(ck, e);
+    note_sent(ck, &ck->ballot[ck_ballot_index(ck, b)], e->f.slot, e->hash);
     if (n && n->hash != e->hash) {
         CK_FAIL(ck, "slot %llu was proposed twice under ballot %llu, with different contents", LLU(e->f.slot), LLU(e->e.round));
         return;
@@ -270,6 +299,8 @@ void ck_slots_free(struct checks *ck)
     for (uint64_t b = 0; b < ck->n_blocks; b++)
         free(ck->block[b].version);
     free(ck->block);
+    for (uint32_t i = 0; i < ck->n_ballots; i++)
+        free(ck->ballot[i].sent);
     free(ck->ballot);
     free(ck->by_crc);
 }

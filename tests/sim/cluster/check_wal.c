@@ -221,6 +221,8 @@ static void take_record(struct ck_view *v, const struct wal_batch *b, const stru
         if (s->slot <= v->commit && !v->damaged)
             VIEW_FAIL(v, "slot %llu is cut, and %llu are committed there", LLU(s->slot), LLU(v->commit));
         v->last = s->slot - 1;
+        if (v->ack_checked > v->last)
+            v->ack_checked = v->last;
         if (v->agreed > v->last)
             v->agreed = v->last;
         break;
@@ -320,7 +322,7 @@ static void root_check(struct ck_view *v, const struct root *r)
         }
 }
 
-void ck_look_at_root(struct ck_view *v)
+static void look_at_root(struct ck_view *v)
 {
     const struct root *r = ck_root(v->meta, true);
     if (r && r->checkpoint > v->root_checkpoint)
@@ -351,7 +353,15 @@ void ck_view_advance(struct ck_view *v)
             return;
     }
     if (any)
-        ck_look_at_root(v);
+        look_at_root(v);
+}
+
+/* What the root says is held against the whole of the log that is durable. */
+void ck_look_at_root(struct ck_view *v)
+{
+    ck_view_advance(v);
+    if (!v->gone && !v->ck->cluster->broken)
+        look_at_root(v);
 }
 
 void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len)
@@ -362,7 +372,6 @@ void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len)
     uint64_t end = b->lsn + ((uint64_t)b->desc_pages + b->payload_pages) * BLOCK_SIZE;
     if (end <= v->root_tail_lsn + v->wal_bytes)
         return;
-    ck_view_advance(v);
     ck_look_at_root(v);
     if (end > v->root_tail_lsn + v->wal_bytes)
         VIEW_FAIL(v, "the WAL batch at LSN %llu overwrites what the durable root (tail %llu) still needs", LLU(b->lsn), LLU(v->root_tail_lsn));
