@@ -376,6 +376,7 @@ static bool write_meta(struct store *s)
         (bit ? bit_set : bit_clear)(c->root->place, page);
         w->buf = buf_alloc_must(s->reactor->arena, BLOCK_SIZE);
         fill_page(s, page, w->buf->data);
+        s->meta_crc[page] = ((const struct meta_header *)(const void *)w->buf->data)->crc;
         w->iov[0] = (struct iovec){w->buf->data, BLOCK_SIZE};
         dev_write(s->meta, w->iov, 1, meta_place(page, bit), 0, &w->op);
     }
@@ -391,6 +392,7 @@ static void write_root(struct store *s)
 {
     struct root *r = s->cycle.root;
     struct write_op *w = idle_op(s, on_meta);
+    r->meta_crc = crc32c(s->meta_crc, s->n_meta_pages * sizeof s->meta_crc[0]);
     root_seal(r);
     w->iov[0] = (struct iovec){r, sizeof *r};
     dev_write(s->meta, w->iov, 1, (r->checkpoint & 1) * BLOCK_SIZE, IO_DURABLE, &w->op);

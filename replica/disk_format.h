@@ -15,7 +15,7 @@
 
 #include "base/msg.h"
 
-#define DISK_VERSION 1u
+#define DISK_VERSION 2u
 #define SLAB_BYTES (64u << 10)
 #define SLAB_BLOCKS (SLAB_BYTES / BLOCK_SIZE)
 #define LEAF_BLOCKS 512u
@@ -75,7 +75,9 @@ struct root {
     uint32_t n_groups;
     uint32_t bitmap_page0, n_bitmap_pages;
     uint32_t regions_page0, n_region_pages;
-    uint64_t reserved[4];
+    uint32_t meta_crc; /* of the CRCs of all logical pages in force, in their order: a write of one that never came to its place is seen */
+    uint32_t reserved32;
+    uint64_t reserved[3];
     uint8_t place[META_PAGES_MAX / 8];
     uint8_t pad[1928];
 };
@@ -132,12 +134,14 @@ struct region_entry {
     uint32_t present; /* bit l: leaf l exists */
     uint32_t place;   /* bit l: which of its two places is in force */
     uint8_t mapped[REGION_SLABS / 8];
+    uint32_t leaf_crc[REGION_LEAVES]; /* the header's CRC of each leaf in force: an older one that still stands there is not believed */
 };
-static_assert(sizeof(struct region_entry) == 168, "region_entry has no padding");
-#define REGIONS_PER_PAGE 24u
+static_assert(sizeof(struct region_entry) == 296, "region_entry has no padding");
+#define REGIONS_PER_PAGE 13u
 struct regions_page {
     struct meta_header header;
     struct region_entry entry[REGIONS_PER_PAGE];
+    uint8_t pad[184];
 };
 static_assert(sizeof(struct regions_page) == BLOCK_SIZE, "regions_page is one page");
 

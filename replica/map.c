@@ -166,6 +166,8 @@ static bool leaf_ok(const struct store *s, const struct cached_leaf *c)
     uint64_t newest = s->root->checkpoint + (s->cycle.state != CYCLE_IDLE);
     if (!page_ok(&p->header, META_LEAF, r->entry->group, leaf_number(r, c->number), newest))
         return false;
+    if (p->header.crc != r->entry->leaf_crc[c->number]) /* good, but not the newest: the write of that one went elsewhere */
+        return false;
     if (p->header.reserved[0] != leaf_own_place(s, r, c->number, r->entry->place >> c->number & 1))
         return false;
     for (unsigned i = 0; i < LEAF_SLABS; i++)

@@ -15,6 +15,7 @@ struct formatting {
     struct iovec iov;
     uint8_t *buffer; /* 4 KiB-aligned, 2 * CHUNK_PAGES pages */
     uint32_t page, n_pages;
+    uint32_t meta_crc[META_PAGES_MAX];
     void (*done)(void *user, int err);
     void *user;
 };
@@ -53,6 +54,7 @@ static void on_flushed(struct io_op *op)
         finish(f, (int)op->result);
         return;
     }
+    f->root.meta_crc = crc32c(f->meta_crc, f->n_pages * sizeof f->meta_crc[0]);
     root_seal(&f->root);
     memcpy(f->buffer, &f->root, sizeof f->root);
     f->iov = (struct iovec){f->buffer, BLOCK_SIZE};
@@ -87,8 +89,9 @@ static void write_pages(struct formatting *f)
         enum meta_kind kind = page < GROUPS_MAX              ? META_GROUP
                               : page < f->root.regions_page0 ? META_BITMAP
                                                              : META_REGIONS;
-        page_seal((struct meta_header *)(void *)(f->buffer + 2 * (size_t)i * BLOCK_SIZE), kind, f->root.checkpoint, 0,
-                  page);
+        struct meta_header *h = (void *)(f->buffer + 2 * (size_t)i * BLOCK_SIZE);
+        page_seal(h, kind, f->root.checkpoint, 0, page);
+        f->meta_crc[page] = h->crc;
     }
     f->iov = (struct iovec){f->buffer, 2 * (size_t)n * BLOCK_SIZE};
     f->op.fn = on_pages;

@@ -308,6 +308,7 @@ struct store {
     /* meta pages */
     uint8_t meta_dirty[META_PAGES_MAX / 8];
     uint32_t n_meta_pages; /* that are in use */
+    uint32_t meta_crc[META_PAGES_MAX]; /* the header's of each logical page in force, or about to be with the next root */
 
     /* slabs */
     uint8_t *used, *pending; /* bitmaps: in use (pending ones too); to become free with the next root */

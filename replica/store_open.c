@@ -158,6 +158,7 @@ static const char *take_page(struct store *s, uint32_t page, const uint8_t *p)
     enum meta_kind kind = page < GROUPS_MAX ? META_GROUP : page < r->regions_page0 ? META_BITMAP : META_REGIONS;
     if (!page_ok(h, kind, 0, page, r->checkpoint))
         return "is damaged";
+    s->meta_crc[page] = h->crc;
     if (kind == META_GROUP)
         return take_group(s, page, (const void *)p);
     if (kind == META_REGIONS)
@@ -200,7 +201,11 @@ static void read_pages(struct opening *o)
 {
     struct store *s = o->store;
     if (o->page >= s->n_meta_pages) {
-        if (o->n_groups != s->root->n_groups)
+        if (crc32c(s->meta_crc, s->n_meta_pages * sizeof s->meta_crc[0]) != s->root->meta_crc)
+            opening_done(s, -EBADMSG,
+                         "meta: a page of checkpoint %llu was never written to its place: make the replica anew from its peers",
+                         (unsigned long long)s->root->checkpoint);
+        else if (o->n_groups != s->root->n_groups)
             opening_done(s, -EBADMSG,
                          "meta: checkpoint %llu has %u groups instead of %u: make the replica anew from its peers",
                          (unsigned long long)s->root->checkpoint, o->n_groups, s->root->n_groups);

@@ -438,6 +438,7 @@ static void on_leaf_written(struct io_op *op)
         return;
     }
     b->region->entry->place ^= UINT32_C(1) << b->number;
+    b->region->entry->leaf_crc[b->number] = b->wait.leaf->page->header.crc;
     b->wait.leaf->rotten = false;
     region_dirty(s, b->region);
     leaf_unpin(s, b->wait.leaf);

@@ -203,7 +203,7 @@ void t_init(struct store_test *t, uint64_t seed)
     t->wal_bytes = 4u << 20;
     t->extent_bytes = 8u << 20;
     t->n_extents = 2;
-    t->meta_pages = GROUPS_MAX + 16;
+    t->meta_pages = GROUPS_MAX + 28;
     t->capacity_bytes = t->n_extents * t->extent_bytes;
     t->options = (struct store_options){.overlay_bytes = 8u << 20, .leaf_cache_bytes = 16u << 10};
     t->crash_how = SIM_POWER;

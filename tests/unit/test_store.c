@@ -629,6 +629,85 @@ static void test_misdirected_leaf(void **state)
     }
 }
 
+/* Two checkpoints, after which a page that each of them writes stands where it stood before. */
+static void two_checkpoints(struct store_test *t)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        t_append(t, 0, ENTRY_ZERO, 100 + i, 1);
+        t_commit_all(t);
+        t_checkpoint(t);
+    }
+}
+
+/* A write that never came to its place leaves a page there that is good in itself, and older than the one that is in force. */
+static void test_stale_leaf(void **state)
+{
+    struct store_test t;
+    uint64_t off, again;
+    uint8_t page[BLOCK_SIZE];
+    with_data(&t, 31);
+    t_start_ok(&t);
+    two_checkpoints(&t);
+    struct sim_disk *d = t_find_leaf(&t, 0, 100, &off);
+    sim_disk_peek(d, off, page, sizeof page);
+    t_append(&t, 0, ENTRY_WRITE, 100, 1);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    two_checkpoints(&t);
+    t_append(&t, 0, ENTRY_WRITE, 102, 1);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    t_find_leaf(&t, 0, 100, &again);
+    assert_int_equal(off, again);
+    t_crash(&t, SIM_POWER);
+    sim_disk_poke(d, off, page, sizeof page);
+    assert_int_equal(t_start(&t), 0);
+    struct store_read r;
+    t_read_now(&t, 0, 100, 1, &r);
+    assert_int_equal(r.err, -EBADMSG);
+    buf_unref(r.buf);
+    t_stop(&t);
+    t_free(&t);
+}
+
+static void test_stale_meta_is_refused(void **state)
+{
+    struct store_test t;
+    struct t_audit a;
+    with_data(&t, 32);
+    t_start_ok(&t);
+    two_checkpoints(&t);
+    t_audit(&t, &a);
+    const uint32_t pages[] = {0, a.root.bitmap_page0, a.root.regions_page0};
+    uint8_t was[ARRAY_LEN(pages)][BLOCK_SIZE];
+    for (unsigned i = 0; i < ARRAY_LEN(pages); i++)
+        sim_disk_peek(t.meta, meta_place(pages[i], bit_get(a.root.place, pages[i])), was[i], BLOCK_SIZE);
+    for (unsigned i = 0; i < 6; i++) {
+        t_append(&t, 0, ENTRY_WRITE, 2000 + 600 * i, 1); /* a slab more, a region more */
+        t_commit_all(&t);
+        t_checkpoint(&t);
+    }
+    t_audit(&t, &a);
+    t_crash(&t, SIM_POWER);
+    unsigned tried = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(pages); i++) {
+        uint64_t off = meta_place(pages[i], bit_get(a.root.place, pages[i]));
+        uint8_t is[BLOCK_SIZE];
+        sim_disk_peek(t.meta, off, is, BLOCK_SIZE);
+        if (memcmp(is, was[i], BLOCK_SIZE) == 0)
+            continue;
+        sim_disk_poke(t.meta, off, was[i], BLOCK_SIZE);
+        assert_int_equal(t_start(&t), -EBADMSG);
+        t_crash(&t, SIM_KILL);
+        sim_disk_poke(t.meta, off, is, BLOCK_SIZE);
+        tried++;
+    }
+    assert_int_equal(tried, ARRAY_LEN(pages));
+    t_start_ok(&t);
+    t_stop(&t);
+    t_free(&t);
+}
+
 static void test_rotten_meta_is_refused(void **state)
 {
     struct store_test t;
@@ -736,6 +815,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_unreadable_block),
         cmocka_unit_test(test_rotten_leaf),
         cmocka_unit_test(test_misdirected_leaf),
+        cmocka_unit_test(test_stale_leaf),
+        cmocka_unit_test(test_stale_meta_is_refused),
         cmocka_unit_test(test_rotten_meta_is_refused),
         cmocka_unit_test(test_relocation),
         cmocka_unit_test(test_fatal_errors),

@@ -369,7 +369,7 @@ static void plan(struct faults *f)
 /* What cannot be scheduled: it follows from other faults. */
 static bool is_drawn(unsigned kind)
 {
-    return kind != FAULT_RESTART_AFTER_ERROR && kind != FAULT_REFUSED_START && kind != FAULT_MISDIRECTED_DATA;
+    return kind != FAULT_RESTART_AFTER_ERROR && kind != FAULT_REFUSED_START;
 }
 
 static void draw_weights(struct faults *f)
