@@ -20,6 +20,7 @@ struct cluster_sizes {
     uint64_t volume_bytes, wal_bytes, extent_bytes;
     uint64_t overlay_bytes, leaf_cache_bytes, checkpoint_idle_ns; /* store_options */
     uint64_t retain_bytes;                                        /* of front ends */
+    uint32_t lease_ms;                                            /* 0: drawn */
 };
 
 /* One replica's host: its directory and disks live on, processes come and go. */

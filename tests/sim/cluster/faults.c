@@ -385,6 +385,10 @@ static void draw_weights(struct faults *f)
             f->weight[k] = k == FAULT_STORM;
         f->total += f->weight[k];
     }
+    if (storm) { /* many attachments, each with writes under way when it ends */
+        f->run->scale.sizes.lease_ms = (uint32_t)fault_draw(&g, 20, 80);
+        f->run->scale.requests *= 4;
+    }
     uint64_t mean = fault_draw_log(&g, 5 * NS_PER_MS, NS_PER_S);
     f->gap_ns = (struct sim_range){mean / 10, 2 * mean};
 }

@@ -103,7 +103,7 @@ static uint64_t take_step(struct faults *f, struct fault_rng *g, enum phase phas
     unsigned other = (victim + (unsigned)fault_draw(g, 1, SIM_REPLICAS - 1)) % SIM_REPLICAS;
     switch (phase) {
     case PHASE_TAIL:
-        ns = fault_draw_log(g, NS_PER_MS, 16 * NS_PER_MS);
+        ns = fault_draw_log(g, 4 * NS_PER_MS, 64 * NS_PER_MS);
         for (unsigned i = 0; i < SIM_FRONTENDS; i++)
             make_late(f, i, but(victim), most_ns, ns);
         return ns;
