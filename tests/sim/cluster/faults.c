@@ -376,7 +376,7 @@ static void draw_weights(struct faults *f)
 {
     struct fault_rng g = stream(f, UINT64_MAX);
     uint64_t on_of_ten = fault_draw(&g, 1, 8);
-    bool storm = fault_chance(&g, 4); /* and nothing else */
+    bool storm = fault_chance(&g, 4) || f->run->options->storms; /* and nothing else */
     for (unsigned k = 0; k < FAULT_KINDS; k++) {
         uint64_t on = fault_draw(&g, 0, 9), extreme = fault_draw(&g, 0, 9);
         uint64_t weight = extreme == 0 ? fault_draw(&g, 20, 100) : fault_draw(&g, 1, 10);

@@ -147,6 +147,8 @@ static void print_end(struct shrinking *s)
     printf("\nqbd-sim --seed %llu", (unsigned long long)s->o.seed);
     if (s->o.beyond)
         printf(" --beyond");
+    if (s->o.storms)
+        printf(" --storms");
     if (s->o.fault_ns)
         printf(" --fault-ms %llu", (unsigned long long)(s->o.fault_ns / NS_PER_MS));
     if (s->o.clients)
