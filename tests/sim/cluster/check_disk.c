@@ -1,4 +1,5 @@
-/* A replica's maps and extents: an own reader of meta, leaves and slabs (docs/formats.md "Disk"), what may be written to extents, and the audit at a run's end. */
+/* A replica's maps and extents: an own reader of meta, leaves and slabs (docs/formats.md "Disk"), what may be written
+ * to extents, and the audit at a run's end. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -18,17 +19,20 @@ const struct root *ck_root(struct sim_disk *meta, bool durable)
     const struct root *best = NULL;
     for (unsigned i = 0; i < 2; i++) {
         const struct root *r = (const void *)sim_disk_page(meta, i * BLOCK_SIZE, durable);
-        if (r->magic == META_MAGIC + META_ROOT && (!best || r->checkpoint > best->checkpoint) && r->crc == ck_page_crc((const uint8_t *)r))
+        if (r->magic == META_MAGIC + META_ROOT && (!best || r->checkpoint > best->checkpoint) &&
+            r->crc == ck_page_crc((const uint8_t *)r))
             best = r;
     }
     return best;
 }
 
 /* The logical page that is in force, or NULL when it is damaged. */
-static const struct meta_header *meta_page(struct sim_disk *meta, const struct root *r, uint32_t page, enum meta_kind kind, bool durable)
+static const struct meta_header *meta_page(struct sim_disk *meta, const struct root *r, uint32_t page,
+                                           enum meta_kind kind, bool durable)
 {
     uint64_t bit = r->place[page / 8] >> (page % 8) & 1;
-    const struct meta_header *h = (const void *)sim_disk_page(meta, (2 + 2 * (uint64_t)page + bit) * BLOCK_SIZE, durable);
+    const struct meta_header *h =
+        (const void *)sim_disk_page(meta, (2 + 2 * (uint64_t)page + bit) * BLOCK_SIZE, durable);
     bool good = h->magic == META_MAGIC + kind && h->number == page && h->crc == ck_page_crc((const uint8_t *)h);
     return good ? h : NULL;
 }
@@ -79,19 +83,22 @@ static bool bit_of(const uint8_t *map, uint32_t i)
     return map[i / 8] >> (i % 8) & 1;
 }
 
-/* Another block of each slab at each checkpoint, of every fourth slab: what the root refers to is durable, or a newer entry (in the WAL) is being written over it. */
+/* Another block of each slab at each checkpoint, of every fourth slab: what the root refers to is durable, or a newer
+ * entry (in the WAL) is being written over it. */
 static void slab_is_durable(struct ck_view *v, const struct root *r, const struct leaf *l, uint32_t s, uint64_t applied)
 {
     uint32_t page = (uint32_t)(r->checkpoint * 7 + s) % SLAB_BLOCKS, i = s * SLAB_BLOCKS + page;
     uint64_t block = l->header.number * LEAF_BLOCKS + i;
-    if (s % 4 != r->checkpoint % 4 || block >= v->ck->n_blocks || bit_of(l->zero, i) || bit_of(l->lost, i) || bit_of(l->bad, i))
+    if (s % 4 != r->checkpoint % 4 || block >= v->ck->n_blocks || bit_of(l->zero, i) || bit_of(l->lost, i) ||
+        bit_of(l->bad, i))
         return;
     const struct ck_block *b = &v->ck->block[block];
     if (v->ck->blocks_unknown || (b->n > 0 && b->version[b->n - 1].slot > applied))
         return;
     const uint8_t *data = extent_page(v, l->slab[s], page, true);
     if (!data || crc32c(data, BLOCK_SIZE) != l->crc[i])
-        VIEW_FAIL(v, "checkpoint %llu is durable, and block %llu as of slot %llu is not", LLU(r->checkpoint), LLU(block), LLU(applied));
+        VIEW_FAIL(v, "checkpoint %llu is durable, and block %llu as of slot %llu is not", LLU(r->checkpoint),
+                  LLU(block), LLU(applied));
 }
 
 static void owners_of_region(struct ck_view *v, const struct root *r, const struct region_entry *e, uint64_t applied)
@@ -106,10 +113,12 @@ static void owners_of_region(struct ck_view *v, const struct root *r, const stru
             continue;
         o->in_force |= 1u << page;
         const struct leaf *leaf = (const void *)extent_page(v, slab, page, true);
-        if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.number != (uint64_t)e->region * REGION_LEAVES + l ||
+        if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF ||
+            leaf->header.number != (uint64_t)e->region * REGION_LEAVES + l || leaf->header.crc != e->leaf_crc[l] ||
             leaf->header.crc != ck_page_crc((const uint8_t *)leaf)) {
             if (!v->damaged)
-                VIEW_FAIL(v, "checkpoint %llu is durable, and its leaf %u is not", LLU(r->checkpoint), e->region * REGION_LEAVES + l);
+                VIEW_FAIL(v, "checkpoint %llu is durable, and its leaf %u is not", LLU(r->checkpoint),
+                          e->region * REGION_LEAVES + l);
             continue;
         }
         for (uint32_t s = 0; s < LEAF_SLABS; s++)
@@ -117,7 +126,8 @@ static void owners_of_region(struct ck_view *v, const struct root *r, const stru
                 slab_is_durable(v, r, leaf, s, applied);
         for (uint32_t s = 0; s < LEAF_SLABS; s++)
             if (leaf->slab[s] <= UINT16_MAX)
-                *owner_of(v, leaf->slab[s]) = (struct ck_owner){.use = CK_DATA, .block = leaf->header.number * LEAF_BLOCKS + s * SLAB_BLOCKS};
+                *owner_of(v, leaf->slab[s]) =
+                    (struct ck_owner){.use = CK_DATA, .block = leaf->header.number * LEAF_BLOCKS + s * SLAB_BLOCKS};
     }
 }
 
@@ -134,8 +144,8 @@ void ck_owners_load(struct ck_view *v, const struct root *r, uint64_t applied)
     }
 }
 
-/* What is about to be written into a page that the durable root refers to, or NULL when that may be. Data blocks of the same place may: their newer contents are in
- * the WAL. */
+/* What is about to be written into a page that the durable root refers to, or NULL when that may be. Data blocks of the
+ * same place may: their newer contents are in the WAL. */
 static const char *overwrites(const struct ck_view *v, uint32_t slab, uint32_t page, bool leaf, uint32_t crc)
 {
     const struct ck_owner *o = slab < v->n_owners ? &v->owner[slab] : NULL;
@@ -155,7 +165,8 @@ static const char *overwrites(const struct ck_view *v, uint32_t slab, uint32_t p
     return "another block's data";
 }
 
-/* Blocks reach the extents only from entries that are committed, and durably known to be; and no page that the root in force refers to is used for something else. */
+/* Blocks reach the extents only from entries that are committed, and durably known to be; and no page that the root in
+ * force refers to is used for something else. */
 void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len)
 {
     struct checks *ck = v->ck;
@@ -164,12 +175,15 @@ void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off
     for (uint64_t i = 0; i < len; i += BLOCK_SIZE) {
         const struct meta_header *h = (const void *)(data + i);
         bool leaf = h->magic == META_MAGIC + META_LEAF;
-        uint32_t crc = leaf ? 0 : crc32c(data + i, BLOCK_SIZE), slab = extent * per + (uint32_t)((off + i) / SLAB_BYTES), page = (uint32_t)((off + i) / BLOCK_SIZE % SLAB_BLOCKS);
+        uint32_t crc = leaf ? 0 : crc32c(data + i, BLOCK_SIZE),
+                 slab = extent * per + (uint32_t)((off + i) / SLAB_BYTES),
+                 page = (uint32_t)((off + i) / BLOCK_SIZE % SLAB_BLOCKS);
         if (overwrites(v, slab, page, leaf, crc) && !v->damaged) {
             ck_look_at_root(v);
             const char *what = overwrites(v, slab, page, leaf, crc);
             if (what)
-                VIEW_FAIL(v, "writes to page %u of slab %u over %s of the durable checkpoint %llu", page, slab, what, LLU(v->root_checkpoint));
+                VIEW_FAIL(v, "writes to page %u of slab %u over %s of the durable checkpoint %llu", page, slab, what,
+                          LLU(v->root_checkpoint));
         }
         ck->stats.extent_blocks++;
         if (leaf || crc == CRC32C_ZERO_BLOCK)
@@ -182,7 +196,8 @@ void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off
         if (slot == 0)
             VIEW_FAIL(v, "writes a block to its extents that no front end ever sent (checksum %08x)", crc);
         else if (slot > v->commit && !v->damaged)
-            VIEW_FAIL(v, "writes a block of slot %u to its extents, and its durable commit is %llu", slot, LLU(v->commit));
+            VIEW_FAIL(v, "writes a block of slot %u to its extents, and its durable commit is %llu", slot,
+                      LLU(v->commit));
         if (ck->cluster->broken)
             return;
     }
@@ -220,7 +235,8 @@ static bool take_slab(struct audit *a, uint32_t slab, const char *what)
     return true;
 }
 
-/* The block was written by an entry above the checkpoint: what is in its place may be that one's, or torn by a crash or an error. */
+/* The block was written by an entry above the checkpoint: what is in its place may be that one's, or torn by a crash or
+ * an error. */
 static bool is_newer(const struct ck_view *v, uint64_t block, uint64_t applied)
 {
     const struct ck_block *b = &v->ck->block[block];
@@ -238,7 +254,8 @@ static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
     uint32_t crc = zero ? CRC32C_ZERO_BLOCK : l->crc[i], want;
     ck->stats.audited_blocks++;
     if (ck_block_at(ck, block, a->applied, &want) == CK_KNOWN && crc != want && !(zero && a->v->damaged)) {
-        VIEW_FAIL(a->v, "audit: block %llu has checksum %08x at slot %llu, and the front end's is %08x", LLU(block), crc, LLU(a->applied), want);
+        VIEW_FAIL(a->v, "audit: block %llu has checksum %08x at slot %llu, and the front end's is %08x", LLU(block),
+                  crc, LLU(a->applied), want);
         return;
     }
     if (zero || a->v->damaged)
@@ -252,9 +269,11 @@ static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
 static void audit_leaf(struct audit *a, const struct region_entry *e, uint32_t l)
 {
     uint32_t bit = e->place >> l & 1, number = e->region * REGION_LEAVES + l;
-    const struct leaf *leaf = (const void *)extent_page(a->v, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit, false);
-    if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF || leaf->header.crc != ck_page_crc((const uint8_t *)leaf) || leaf->header.group != e->group ||
-        leaf->header.number != number) {
+    const struct leaf *leaf =
+        (const void *)extent_page(a->v, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit, false);
+    if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF ||
+        leaf->header.crc != ck_page_crc((const uint8_t *)leaf) || leaf->header.group != e->group ||
+        leaf->header.number != number || leaf->header.crc != e->leaf_crc[l]) {
         if (!a->v->damaged)
             VIEW_FAIL(a->v, "audit: leaf %u is damaged", number);
         return;
@@ -288,8 +307,8 @@ static void audit_bitmap(struct audit *a)
     if (a->v->ck->cluster->node[a->v->index].io_failed)
         return; /* what could not be written or read is set aside */
     for (uint32_t s = 0; s < a->n_slabs; s++) {
-        const struct bitmap_page *m =
-            (const void *)meta_page(a->v->meta, a->root, a->root->bitmap_page0 + s / (uint32_t)BITMAP_BITS, META_BITMAP, false);
+        const struct bitmap_page *m = (const void *)meta_page(
+            a->v->meta, a->root, a->root->bitmap_page0 + s / (uint32_t)BITMAP_BITS, META_BITMAP, false);
         uint32_t bit = s % (uint32_t)BITMAP_BITS, n = 0;
         for (; m && bit + n < BITMAP_BITS && s + n < a->n_slabs; n++)
             if (bit_of(m->used, bit + n) && !a->seen[s + n]) {
@@ -300,6 +319,22 @@ static void audit_bitmap(struct audit *a)
     }
 }
 
+/* Is each page of the checkpoint the one that was written last? */
+static bool is_newest(struct ck_view *v, const struct root *r)
+{
+    uint32_t n = r->regions_page0 + r->n_region_pages, *crc = calloc(n, sizeof *crc);
+    assert(crc);
+    for (uint32_t p = 0; p < n; p++) {
+        uint64_t bit = r->place[p / 8] >> (p % 8) & 1;
+        const struct meta_header *h =
+            (const void *)sim_disk_page(v->meta, (2 + 2 * (uint64_t)p + bit) * BLOCK_SIZE, false);
+        crc[p] = h->crc;
+    }
+    bool newest = crc32c(crc, n * sizeof *crc) == r->meta_crc;
+    free(crc);
+    return newest;
+}
+
 void ck_audit_view(struct ck_view *v)
 {
     struct audit a = {.v = v, .root = ck_root(v->meta, false)};
@@ -307,6 +342,11 @@ void ck_audit_view(struct ck_view *v)
     if (!a.root || !g) {
         if (!v->damaged && (!a.root || v->root_checkpoint > 1))
             VIEW_FAIL(v, "audit: %s", a.root ? "no checkpoint of the group" : "no valid root");
+        return;
+    }
+    if (!is_newest(v, a.root)) {
+        if (!v->damaged)
+            VIEW_FAIL(v, "audit: %s", "a page of the checkpoint is not the one that was written last");
         return;
     }
     a.applied = g->applied.slot;
@@ -320,7 +360,8 @@ void ck_audit_view(struct ck_view *v)
     assert(a.seen);
     bool whole = true;
     for (uint32_t p = 0; p < a.root->n_region_pages && !v->ck->cluster->broken; p++) {
-        const struct regions_page *rp = (const void *)meta_page(v->meta, a.root, a.root->regions_page0 + p, META_REGIONS, false);
+        const struct regions_page *rp =
+            (const void *)meta_page(v->meta, a.root, a.root->regions_page0 + p, META_REGIONS, false);
         whole = whole && rp;
         for (uint32_t i = 0; rp && i < REGIONS_PER_PAGE; i++)
             if (rp->entry[i].group)

@@ -1,5 +1,5 @@
-/* What the checkers' files share: checks.c (watching), check_messages.c (rules on messages), check_slots.c (what is proposed and chosen), check_wal.c (what is
- * durable in the logs), check_disk.c (maps and extents), check_memory.c. */
+/* What the checkers' files share: checks.c (watching), check_messages.c (rules on messages), check_slots.c (what is
+ * proposed and chosen), check_wal.c (what is durable in the logs), check_disk.c (maps and extents), check_memory.c. */
 #ifndef QBD_TESTS_SIM_CLUSTER_CHECK_INTERNAL_H
 #define QBD_TESTS_SIM_CLUSTER_CHECK_INTERNAL_H
 
@@ -96,7 +96,7 @@ struct ck_view {
     struct ballot answered; /* highest ballot of its promises and acknowledgements */
     struct ballot ack;
     uint64_t ack_through;
-    uint64_t ack_checked; /* slots <= it were held against the log of ack's proposer */
+    uint64_t ack_checked;  /* slots <= it were held against the log of ack's proposer */
     struct log_pos opened; /* where its last stream begins, as asked for, under this ballot */
     struct ballot opened_ballot;
     /* the newest durable root, as last looked at */
@@ -105,8 +105,8 @@ struct ck_view {
     uint32_t n_owners;
     unsigned starts;
     bool want_start; /* a process runs whose START batch was not seen yet */
-    bool damaged; /* what was durable may be lost: what is missing proves nothing */
-    bool gone; /* its disk is another one now, of no member of the group */
+    bool damaged;    /* what was durable may be lost: what is missing proves nothing */
+    bool gone;       /* its disk is another one now, of no member of the group */
 };
 
 struct ck_stream {
@@ -148,7 +148,7 @@ struct checks {
     bool blocks_unknown; /* a chosen value could not be seen: what the blocks are is not known any more */
     struct {
         uint32_t crc, slot;
-    } *by_crc; /* the lowest slot at which a block with this checksum was proposed */
+    } * by_crc; /* the lowest slot at which a block with this checksum was proposed */
     uint32_t n_by_crc, cap_by_crc;
     struct ck_asked asked[CK_ASKED];
     struct ck_open open[CK_STREAMS];

@@ -1,5 +1,5 @@
-/* What only the processes' memory shows: bounds that were configured, the modules' own invariants, how far WAL space is free, and what front ends believe of their
- * leases beside what replicas granted. Sampled. */
+/* What only the processes' memory shows: bounds that were configured, the modules' own invariants, how far WAL space is
+ * free, and what front ends believe of their leases beside what replicas granted. Sampled. */
 #include "consensus/proposer.h"
 #include "nbdserver/volume_internal.h"
 #include "replica/replica_internal.h"
@@ -7,7 +7,8 @@
 #include "replica/wal_internal.h"
 #include "tests/sim/cluster/check_internal.h"
 
-/* Beyond overlay_bytes, where streams are held back: the entries in flight on three streams and in catch-up by then, and maps. */
+/* Beyond overlay_bytes, where streams are held back: the entries in flight on three streams and in catch-up by then,
+ * and maps. */
 #define OVERLAY_SLACK (16 * SIM_MIB)
 /* Beyond retain_bytes: what has a slot and is not chosen, and one entry more. */
 #define RETAIN_SLACK (PROPOSER_INFLIGHT_BYTES + 2 * SIM_MIB)
@@ -17,7 +18,8 @@ static void sample_node(struct checks *ck, const struct node *n)
     struct store_stats st;
     struct reactor *r = sim_reactor_io(n->reactor);
     if (arena_used_bytes(r->arena) > arena_limit_bytes(r->arena))
-        CK_FAIL(ck, "%s: its buffers hold %llu bytes, and %llu are its limit", n->host, LLU(arena_used_bytes(r->arena)), LLU(arena_limit_bytes(r->arena)));
+        CK_FAIL(ck, "%s: its buffers hold %llu bytes, and %llu are its limit", n->host, LLU(arena_used_bytes(r->arena)),
+                LLU(arena_limit_bytes(r->arena)));
     if (!n->ready || !n->replica)
         return;
     const struct store *s = n->replica->store;
@@ -40,11 +42,13 @@ static void sample_frontend(struct checks *ck, const struct frontend *f)
 {
     struct reactor *r = sim_reactor_io(f->reactor);
     if (arena_used_bytes(r->arena) > arena_limit_bytes(r->arena))
-        CK_FAIL(ck, "%s: its buffers hold %llu bytes, and %llu are its limit", f->host, LLU(arena_used_bytes(r->arena)), LLU(arena_limit_bytes(r->arena)));
+        CK_FAIL(ck, "%s: its buffers hold %llu bytes, and %llu are its limit", f->host, LLU(arena_used_bytes(r->arena)),
+                LLU(arena_limit_bytes(r->arena)));
     for (uint32_t i = 0; f->volume && i < f->volume->n_groups; i++) {
         const struct proposer *p = f->volume->group[i].proposer;
         if (p->retained_bytes > p->params.retain_bytes + RETAIN_SLACK)
-            CK_FAIL(ck, "%s: it retains %llu bytes of entries, and is told to keep %llu", f->host, LLU(p->retained_bytes), LLU(p->params.retain_bytes));
+            CK_FAIL(ck, "%s: it retains %llu bytes of entries, and is told to keep %llu", f->host,
+                    LLU(p->retained_bytes), LLU(p->params.retain_bytes));
         if (p->next > p->floor && p->next - p->floor > p->params.ring_slots)
             CK_FAIL(ck, "%s: its ring of %u slots holds %llu", f->host, p->params.ring_slots, LLU(p->next - p->floor));
         proposer_check(p);
@@ -70,7 +74,8 @@ void ck_sample_tail(struct ck_view *v)
         return;
     ck_look_at_root(v);
     if (w->tail.lsn > v->root_tail_lsn)
-        CK_FAIL(v->ck, "%s: WAL space below LSN %llu is free to be used again, and the durable root's tail is %llu", v->node->host, LLU(w->tail.lsn), LLU(v->root_tail_lsn));
+        CK_FAIL(v->ck, "%s: WAL space below LSN %llu is free to be used again, and the durable root's tail is %llu",
+                v->node->host, LLU(w->tail.lsn), LLU(v->root_tail_lsn));
 }
 
 /* ---- leases (A8, P8), in the world's time ---- */
@@ -90,7 +95,8 @@ static uint64_t true_ns(const struct sim_reactor *r, uint64_t until_ns)
 static uint64_t kept_ns(const struct checks *ck, unsigned i, const struct uuid *proposer)
 {
     const struct node *n = &ck->cluster->node[i];
-    const struct replica_group *g = n->reactor && n->ready && n->replica ? replica_find_group(n->replica, SIM_GROUP) : NULL;
+    const struct replica_group *g =
+        n->reactor && n->ready && n->replica ? replica_find_group(n->replica, SIM_GROUP) : NULL;
     if (!g || ck->view[i].gone)
         return UINT64_MAX;
     const struct acceptor *a = &g->acceptor;
@@ -113,7 +119,9 @@ static void sample_lease(struct checks *ck, const struct frontend *f)
             backed++;
     }
     if (backed < SIM_REPLICAS / 2 + 1)
-        CK_FAIL(ck, "leases: %s believes that it can read under ballot %llu, for longer than a majority keeps others away", f->host, LLU(p->ballot.round));
+        CK_FAIL(ck,
+                "leases: %s believes that it can read under ballot %llu, for longer than a majority keeps others away",
+                f->host, LLU(p->ballot.round));
 }
 
 void ck_sample_leases(struct checks *ck)

@@ -1,5 +1,6 @@
-/* Rules on messages, each judged at the moment when its sender hands it over: what must be durable by then, what it may not contradict, and what becomes chosen by
- * it. A slot is chosen when a majority acknowledged, under one ballot, a slot at or above that ballot's session start (P5). */
+/* Rules on messages, each judged at the moment when its sender hands it over: what must be durable by then, what it may
+ * not contradict, and what becomes chosen by it. A slot is chosen when a majority acknowledged, under one ballot, a
+ * slot at or above that ballot's session start (P5). */
 #include <stdio.h>
 
 #include "nbdserver/volume_internal.h"
@@ -35,7 +36,8 @@ static void session_begins(struct checks *ck, struct ck_ballot *b)
         uint64_t watermark;
         if (p && p->state == PROPOSER_SERVING && !uuid_equal(&p->ballot.proposer, &b->b.proposer) &&
             proposer_can_read(p, io_now(sim_reactor_io(f->reactor)), &watermark))
-            CK_FAIL(ck, "leases: the session of ballot %llu begins while %s can still read under ballot %llu", LLU(b->b.round), f->host, LLU(p->ballot.round));
+            CK_FAIL(ck, "leases: the session of ballot %llu begins while %s can still read under ballot %llu",
+                    LLU(b->b.round), f->host, LLU(p->ballot.round));
     }
 }
 
@@ -74,7 +76,8 @@ static void became_chosen(struct checks *ck, const struct ballot *ballot)
         for (unsigned i = 0; i < SIM_REPLICAS; i++) {
             uint64_t h = through[i] >= n ? ck_view_hash(&ck->view[i], slot) : 0;
             if (h && hash && h != hash) {
-                CK_FAIL(ck, "agreement: a majority acknowledged slot %llu under ballot %llu with different values", LLU(slot), LLU(ballot->round));
+                CK_FAIL(ck, "agreement: a majority acknowledged slot %llu under ballot %llu with different values",
+                        LLU(slot), LLU(ballot->round));
                 return;
             }
             hash = h ? h : hash;
@@ -97,12 +100,14 @@ static void became_chosen(struct checks *ck, const struct ballot *ballot)
 static bool bound(struct ck_view *v, const struct ballot *b, const char *what)
 {
     if (ballot_compare(b, &v->answered) < 0) {
-        VIEW_FAIL(v, "promises regress: it sends %s under ballot %llu after an answer under ballot %llu", what, LLU(b->round), LLU(v->answered.round));
+        VIEW_FAIL(v, "promises regress: it sends %s under ballot %llu after an answer under ballot %llu", what,
+                  LLU(b->round), LLU(v->answered.round));
         return false;
     }
     v->answered = *b;
     if (ballot_compare(&v->promised, b) < 0 && !v->damaged) {
-        VIEW_FAIL(v, "durability: it sends %s under ballot %llu, and the promise that is durable is %llu", what, LLU(b->round), LLU(v->promised.round));
+        VIEW_FAIL(v, "durability: it sends %s under ballot %llu, and the promise that is durable is %llu", what,
+                  LLU(b->round), LLU(v->promised.round));
         return false;
     }
     return true;
@@ -111,13 +116,15 @@ static bool bound(struct ck_view *v, const struct ballot *b, const char *what)
 static void lease_is_durable(struct ck_view *v, uint64_t lease_ns, const char *what)
 {
     if (lease_ns > v->max_lease_ns && !v->damaged)
-        VIEW_FAIL(v, "durability: its %s grants a lease of %llu ns, and the largest one that is durable is %llu", what, LLU(lease_ns), LLU(v->max_lease_ns));
+        VIEW_FAIL(v, "durability: its %s grants a lease of %llu ns, and the largest one that is durable is %llu", what,
+                  LLU(lease_ns), LLU(v->max_lease_ns));
 }
 
 static void committed_is_chosen(struct ck_view *v, uint64_t slot, const char *what)
 {
     if (slot > v->ck->chosen_through)
-        VIEW_FAIL(v, "agreement: its %s says that slot %llu is committed, and %llu are chosen", what, LLU(slot), LLU(v->ck->chosen_through));
+        VIEW_FAIL(v, "agreement: its %s says that slot %llu is committed, and %llu are chosen", what, LLU(slot),
+                  LLU(v->ck->chosen_through));
 }
 
 /* Every run of the log that it lists was durable in its log at some time (A1). */
@@ -139,26 +146,33 @@ static void on_promise(struct ck_view *v, const struct wire_header *h, const uin
         while (n && n->ballot != e)
             n = n->next;
         if (!v->damaged && (!n || !(n->durable >> v->index & 1))) {
-            VIEW_FAIL(v, "durability: its PROMISE of ballot %llu lists slot %llu of ballot %llu, which was never durable there", LLU(b.round), LLU(run[i].last), LLU(run[i].e.round));
+            VIEW_FAIL(
+                v,
+                "durability: its PROMISE of ballot %llu lists slot %llu of ballot %llu, which was never durable there",
+                LLU(b.round), LLU(run[i].last), LLU(run[i].e.round));
             return;
         }
     }
 }
 
-/* A stream begins where both logs hold an entry of the same ballot (A3); what stands at or below it is settled when the next acknowledgement says that it is durable. */
+/* A stream begins where both logs hold an entry of the same ballot (A3); what stands at or below it is settled when the
+ * next acknowledgement says that it is durable. */
 static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     struct ballot b = ballot_of(h);
     const struct ck_open *o = &v->ck->open[conn % CK_STREAMS];
-    if (h->body_len < sizeof(struct wire_opened) || !bound(v, &b, "OPENED") || o->conn != conn || !ballot_equal(&o->b, &b))
+    if (h->body_len < sizeof(struct wire_opened) || !bound(v, &b, "OPENED") || o->conn != conn ||
+        !ballot_equal(&o->b, &b))
         return;
     v->opened = o->at;
     v->opened_ballot = b;
     if (o->at.slot < v->commit && !v->damaged)
-        VIEW_FAIL(v, "its stream of ballot %llu is opened at slot %llu, and %llu are committed there", LLU(b.round), LLU(o->at.slot), LLU(v->commit));
+        VIEW_FAIL(v, "its stream of ballot %llu is opened at slot %llu, and %llu are committed there", LLU(b.round),
+                  LLU(o->at.slot), LLU(v->commit));
 }
 
-/* The log through the acknowledged slot is the one of the ballot's proposer: as far as that was sent to anybody, and where the stream begins. */
+/* The log through the acknowledged slot is the one of the ballot's proposer: as far as that was sent to anybody, and
+ * where the stream begins. */
 static void matches_proposer(struct ck_view *v, const struct ballot *b, uint64_t through)
 {
     struct checks *ck = v->ck;
@@ -167,7 +181,10 @@ static void matches_proposer(struct ck_view *v, const struct ballot *b, uint64_t
     for (; s <= through && s - p->first < p->n_sent; s++) {
         uint64_t own = ck_view_hash(v, s), sent = p->sent[s - p->first];
         if (sent && own && own != sent) {
-            VIEW_FAIL(v, "matching: it acknowledges slot %llu under ballot %llu, and holds in slot %llu something else than that ballot's proposer", LLU(through), LLU(b->round), LLU(s));
+            VIEW_FAIL(v,
+                      "matching: it acknowledges slot %llu under ballot %llu, and holds in slot %llu something else "
+                      "than that ballot's proposer",
+                      LLU(through), LLU(b->round), LLU(s));
             return;
         }
     }
@@ -179,7 +196,10 @@ static void matches_proposer(struct ck_view *v, const struct ballot *b, uint64_t
     uint32_t e = ck_ballot_index(ck, &v->opened.e);
     for (const struct ck_name *n = ck_slot(ck, m)->names; n; n = n->next)
         if (n->hash == ck_view_hash(v, m) && n->ballot != e)
-            VIEW_FAIL(v, "matching: its stream of ballot %llu was opened at slot %llu, where its log holds an entry of another ballot than was asked for", LLU(b->round), LLU(m));
+            VIEW_FAIL(v,
+                      "matching: its stream of ballot %llu was opened at slot %llu, where its log holds an entry of "
+                      "another ballot than was asked for",
+                      LLU(b->round), LLU(m));
 }
 
 static void on_accepted(struct ck_view *v, const struct wire_header *h, const uint8_t *body)
@@ -191,7 +211,8 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
         return;
     ck->stats.acknowledged++;
     if (a->through > v->last && !v->damaged) {
-        VIEW_FAIL(v, "durability: it acknowledges slot %llu under ballot %llu, and its durable log ends at %llu", LLU(a->through), LLU(b.round), LLU(v->last));
+        VIEW_FAIL(v, "durability: it acknowledges slot %llu under ballot %llu, and its durable log ends at %llu",
+                  LLU(a->through), LLU(b.round), LLU(v->last));
         return;
     }
     /* What was chosen under this ballot or a lower one is in every log that this ballot's proposer made. */
@@ -230,18 +251,21 @@ static void on_data(struct ck_view *v, uint32_t conn, const struct wire_header *
 {
     struct checks *ck = v->ck;
     const struct wire_data *d = (const void *)body;
-    if (h->body_len < sizeof *d || d->status != DATA_OK || d->nblocks > ENTRY_MAX_BLOCKS || h->body_len < sizeof *d + d->nblocks * 4)
+    if (h->body_len < sizeof *d || d->status != DATA_OK || d->nblocks > ENTRY_MAX_BLOCKS ||
+        h->body_len < sizeof *d + d->nblocks * 4)
         return;
     committed_is_chosen(v, d->applied, "DATA");
     const struct ck_asked *asked = asked_of(ck, conn, h->cookie);
     if (asked->conn == conn && asked->cookie == h->cookie && d->applied < asked->watermark)
-        VIEW_FAIL(v, "reads: it answers with the image of slot %llu, and was asked for %llu", LLU(d->applied), LLU(asked->watermark));
+        VIEW_FAIL(v, "reads: it answers with the image of slot %llu, and was asked for %llu", LLU(d->applied),
+                  LLU(asked->watermark));
     const uint32_t *crc = (const void *)(d + 1);
     for (uint32_t i = 0; i < d->nblocks && !ck->cluster->broken; i++) {
         uint32_t want;
         ck->stats.data_blocks++;
         if (ck_block_at(ck, d->block + i, d->applied, &want) == CK_KNOWN && crc[i] != want)
-            VIEW_FAIL(v, "applied state: block %llu has checksum %08x at slot %llu, and the chosen log makes it %08x", LLU(d->block + i), crc[i], LLU(d->applied), want);
+            VIEW_FAIL(v, "applied state: block %llu has checksum %08x at slot %llu, and the chosen log makes it %08x",
+                      LLU(d->block + i), crc[i], LLU(d->applied), want);
     }
 }
 
@@ -295,7 +319,8 @@ static void from_replica(struct ck_view *v, uint32_t conn, const struct wire_hea
         on_handed_out(v, h, body, true);
         break;
     case MSG_CREATED:
-        if (h->body_len >= sizeof(struct wire_created) && ((const struct wire_created *)body)->error == 0 && !v->created)
+        if (h->body_len >= sizeof(struct wire_created) && ((const struct wire_created *)body)->error == 0 &&
+            !v->created)
             VIEW_FAIL(v, "durability: it says %s, and the group is not durable there", "CREATED");
         break;
     default:
@@ -309,37 +334,47 @@ static void from_replica(struct ck_view *v, uint32_t conn, const struct wire_hea
 static void announced_is_chosen(struct checks *ck, const char *host, uint64_t slot, const char *what)
 {
     if (slot > ck->chosen_through)
-        CK_FAIL(ck, "agreement: %s announces in %s that slot %llu is committed, and %llu are chosen", host, what, LLU(slot), LLU(ck->chosen_through));
+        CK_FAIL(ck, "agreement: %s announces in %s that slot %llu is committed, and %llu are chosen", host, what,
+                LLU(slot), LLU(ck->chosen_through));
 }
 
 static void on_accept(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
 {
     struct ballot b = ballot_of(h);
     struct ck_entry e;
-    if (h->body_len < sizeof(struct wire_accept) || !ck_entry_parse(body + sizeof(struct wire_accept), h->body_len - sizeof(struct wire_accept), &e))
+    if (h->body_len < sizeof(struct wire_accept) ||
+        !ck_entry_parse(body + sizeof(struct wire_accept), h->body_len - sizeof(struct wire_accept), &e))
         return;
     ck->stats.accepts++;
     announced_is_chosen(ck, host, ((const struct wire_accept *)body)->commit, "ACCEPT");
     ck_proposed(ck, &e, &b);
 }
 
-/* P8: a read leaves under a quorum's leases, so that no other session has begun; it asks for all that its own session may have acknowledged before. */
-static void on_read(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body)
+/* P8: a read leaves under a quorum's leases, so that no other session has begun; it asks for all that its own session
+ * may have acknowledged before. */
+static void on_read(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h,
+                    const uint8_t *body)
 {
     const struct wire_read *r = (const void *)body;
     struct ballot b = ballot_of(h);
     if (h->body_len < sizeof *r || r->peer)
         return;
     announced_is_chosen(ck, host, r->watermark, "READ");
-    *asked_of(ck, conn ^ 1, h->cookie) = (struct ck_asked){.cookie = h->cookie, .watermark = r->watermark, .conn = conn ^ 1};
+    *asked_of(ck, conn ^ 1, h->cookie) =
+        (struct ck_asked){.cookie = h->cookie, .watermark = r->watermark, .conn = conn ^ 1};
     const struct ck_ballot *own = &ck->ballot[ck_ballot_index(ck, &b)];
     if (!own->session_chosen || r->watermark < own->session_slot)
-        CK_FAIL(ck, "reads: %s reads at watermark %llu under ballot %llu, whose session start %llu is not chosen below it", host, LLU(r->watermark), LLU(b.round), LLU(own->session_slot));
-    if (ballot_compare(&ck->serving, &b) > 0 && !uuid_equal(&ck->serving.proposer, &b.proposer) && sim_now(ck->cluster->world) >= ck->forced_until_ns)
-        CK_FAIL(ck, "leases: %s reads under ballot %llu, and a session of ballot %llu has begun", host, LLU(b.round), LLU(ck->serving.round));
+        CK_FAIL(ck,
+                "reads: %s reads at watermark %llu under ballot %llu, whose session start %llu is not chosen below it",
+                host, LLU(r->watermark), LLU(b.round), LLU(own->session_slot));
+    if (ballot_compare(&ck->serving, &b) > 0 && !uuid_equal(&ck->serving.proposer, &b.proposer) &&
+        sim_now(ck->cluster->world) >= ck->forced_until_ns)
+        CK_FAIL(ck, "leases: %s reads under ballot %llu, and a session of ballot %llu has begun", host, LLU(b.round),
+                LLU(ck->serving.round));
 }
 
-static void from_frontend(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body)
+static void from_frontend(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h,
+                          const uint8_t *body)
 {
     switch (h->type) {
     case MSG_ACCEPT:
@@ -351,12 +386,14 @@ static void from_frontend(struct checks *ck, const char *host, uint32_t conn, co
         break;
     case MSG_OPEN:
         if (h->body_len >= sizeof(struct wire_open))
-            ck->open[(conn ^ 1) % CK_STREAMS] = (struct ck_open){.conn = conn ^ 1, .b = ballot_of(h), .at = ((const struct wire_open *)body)->at};
+            ck->open[(conn ^ 1) % CK_STREAMS] =
+                (struct ck_open){.conn = conn ^ 1, .b = ballot_of(h), .at = ((const struct wire_open *)body)->at};
         break;
     case MSG_READ:
         on_read(ck, host, conn, h, body);
         break;
-    case MSG_FORCE: { /* whoever forces vouches that the holder is gone; it may think otherwise for as long as its leases last */
+    case MSG_FORCE: { /* whoever forces vouches that the holder is gone; it may think otherwise for as long as its
+                         leases last */
         uint64_t ns = h->body_len >= sizeof(struct wire_force) ? ((const struct wire_force *)body)->expiry_ns : 0;
         uint64_t until = sim_now(ck->cluster->world) + ns + 3 * NS_PER_MS * ck->cluster->config.lease_ms;
         if (until > ck->forced_until_ns)

@@ -1,7 +1,8 @@
 /* What was proposed and what is chosen: names, slots, and the volume's blocks as the chosen log makes them.
  *
- * What always holds: slots 1..chosen_through have their chosen value, each exactly one; the blocks are the image at chosen_through, with the versions before it as
- * far back as BLOCK_VERSIONS. Names far below what every replica has agreed to are forgotten; the chosen values' hashes stay. */
+ * What always holds: slots 1..chosen_through have their chosen value, each exactly one; the blocks are the image at
+ * chosen_through, with the versions before it as far back as BLOCK_VERSIONS. Names far below what every replica has
+ * agreed to are forgotten; the chosen values' hashes stay. */
 #include <stdlib.h>
 
 #include "base/crc32c.h"
@@ -50,7 +51,8 @@ uint64_t ck_sent(const struct ck_ballot *b, uint64_t slot)
     return slot >= b->first && slot - b->first < b->n_sent ? b->sent[slot - b->first] : 0;
 }
 
-/* One ballot, one log (protocol.md "Ballot"): what was sent once for a slot is sent to everybody. Streams begin at different slots. */
+/* One ballot, one log (protocol.md "Ballot"): what was sent once for a slot is sent to everybody. Streams begin at
+ * different slots. */
 static void note_sent(struct checks *ck, struct ck_ballot *b, uint64_t slot, uint64_t hash)
 {
     uint64_t was = ck_sent(b, slot);
@@ -58,7 +60,8 @@ static void note_sent(struct checks *ck, struct ck_ballot *b, uint64_t slot, uin
         CK_FAIL(ck, "ballot %llu sends two different values for slot %llu", LLU(b->b.round), LLU(slot));
     if (was)
         return;
-    uint64_t first = b->n_sent == 0 || slot < b->first ? slot : b->first, end = b->n_sent == 0 ? slot + 1 : b->first + b->n_sent;
+    uint64_t first = b->n_sent == 0 || slot < b->first ? slot : b->first,
+             end = b->n_sent == 0 ? slot + 1 : b->first + b->n_sent;
     uint64_t n = (slot + 1 > end ? slot + 1 : end) - first, shift = b->n_sent ? b->first - first : 0;
     if (n > b->cap_sent) {
         b->cap_sent = 2 * n + 64;
@@ -178,16 +181,19 @@ void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballo
     struct ck_name *n = ck_name_find(ck, e);
     note_sent(ck, &ck->ballot[ck_ballot_index(ck, b)], e->f.slot, e->hash);
     if (n && n->hash != e->hash) {
-        CK_FAIL(ck, "slot %llu was proposed twice under ballot %llu, with different contents", LLU(e->f.slot), LLU(e->e.round));
+        CK_FAIL(ck, "slot %llu was proposed twice under ballot %llu, with different contents", LLU(e->f.slot),
+                LLU(e->e.round));
         return;
     }
     if (n || e->f.slot <= ck->names_floor)
         return;
     if (!ballot_equal(&e->e, b))
-        CK_FAIL(ck, "slot %llu is proposed again under ballot %llu as of ballot %llu, whose proposer never proposed it", LLU(e->f.slot), LLU(b->round), LLU(e->e.round));
+        CK_FAIL(ck, "slot %llu is proposed again under ballot %llu as of ballot %llu, whose proposer never proposed it",
+                LLU(e->f.slot), LLU(b->round), LLU(e->e.round));
     else if (e->f.slot <= ck->chosen_through && ck_slot(ck, e->f.slot)->chosen_ballot != ck_ballot_index(ck, b) &&
              ballot_compare(&ck->ballot[ck_slot(ck, e->f.slot)->chosen_ballot].b, b) < 0)
-        CK_FAIL(ck, "agreement: slot %llu is chosen, and ballot %llu proposes something new for it", LLU(e->f.slot), LLU(b->round));
+        CK_FAIL(ck, "agreement: slot %llu is chosen, and ballot %llu proposes something new for it", LLU(e->f.slot),
+                LLU(b->round));
     else
         name_new(ck, e);
 }
@@ -196,9 +202,11 @@ struct ck_name *ck_seen(struct checks *ck, const struct ck_entry *e, const char 
 {
     struct ck_name *n = ck_name_find(ck, e);
     if (!n && e->f.slot > ck->names_floor)
-        CK_FAIL(ck, "%s %s slot %llu of ballot %llu, which nobody proposed", who, what, LLU(e->f.slot), LLU(e->e.round));
+        CK_FAIL(ck, "%s %s slot %llu of ballot %llu, which nobody proposed", who, what, LLU(e->f.slot),
+                LLU(e->e.round));
     else if (n && n->hash != e->hash)
-        CK_FAIL(ck, "%s %s slot %llu of ballot %llu with other contents than it was proposed with", who, what, LLU(e->f.slot), LLU(e->e.round));
+        CK_FAIL(ck, "%s %s slot %llu of ballot %llu with other contents than it was proposed with", who, what,
+                LLU(e->f.slot), LLU(e->e.round));
     return n;
 }
 

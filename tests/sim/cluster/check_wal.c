@@ -1,8 +1,10 @@
-/* A replica's log as its disk shows it: an own reader of the WAL (docs/formats.md "The write-ahead log"), which follows what is durable batch by batch.
+/* A replica's log as its disk shows it: an own reader of the WAL (docs/formats.md "The write-ahead log"), which follows
+ * what is durable batch by batch.
  *
- * What always holds: every batch below v->lsn was durable as a whole when it was read (header, descriptors, every payload block against its checksum), chained to
- * the one before it, of an incarnation that never falls. v->slot and the rest are what replaying them gives, whatever was checkpointed since: checkpoints must not
- * forget anything of it, which root_check() holds against each new root. */
+ * What always holds: every batch below v->lsn was durable as a whole when it was read (header, descriptors, every
+ * payload block against its checksum), chained to the one before it, of an incarnation that never falls. v->slot and
+ * the rest are what replaying them gives, whatever was checkpointed since: checkpoints must not forget anything of it,
+ * which root_check() holds against each new root. */
 #include "base/crc32c.h"
 #include "replica/superblock.h"
 #include "tests/sim/cluster/check_internal.h"
@@ -52,7 +54,8 @@ static uint32_t batch_crc(const struct ck_view *v, const struct wal_batch *b)
 static const struct wal_batch *whole_batch(const struct ck_view *v, uint64_t off)
 {
     const struct wal_batch *b = (const void *)sim_disk_page(v->wal, off, true);
-    if (b->desc_pages == 0 || (uint64_t)b->desc_pages * BLOCK_SIZE > sizeof v->ck->desc || off + ((uint64_t)b->desc_pages + b->payload_pages) * BLOCK_SIZE > v->wal_bytes ||
+    if (b->desc_pages == 0 || (uint64_t)b->desc_pages * BLOCK_SIZE > sizeof v->ck->desc ||
+        off + ((uint64_t)b->desc_pages + b->payload_pages) * BLOCK_SIZE > v->wal_bytes ||
         b->desc_bytes > b->desc_pages * BLOCK_SIZE)
         return NULL;
     if (b->desc_pages > 1) {
@@ -64,7 +67,8 @@ static const struct wal_batch *whole_batch(const struct ck_view *v, uint64_t off
     return batch_crc(v, b) == b->crc ? b : NULL;
 }
 
-/* store.md §2 "Recovery" (3): a batch that a later one vouches for was durable; rot of it is no torn tail. Said of a START that stands where such a batch was. */
+/* store.md §2 "Recovery" (3): a batch that a later one vouches for was durable; rot of it is no torn tail. Said of a
+ * START that stands where such a batch was. */
 static void vouched_for(struct ck_view *v, const struct wal_batch *start)
 {
     uint64_t lsn = start->lsn, seq = start->seq;
@@ -72,16 +76,21 @@ static void vouched_for(struct ck_view *v, const struct wal_batch *start)
         return;
     for (uint64_t off = 0; off < v->wal_bytes; off += BLOCK_SIZE) {
         const struct wal_batch *b = (const void *)sim_disk_page(v->wal, off, true);
-        if (b->magic != WAL_MAGIC || b->lsn <= lsn || b->incarnation != v->incarnation || b->durable_seq < seq || b->lsn % v->wal_bytes != off)
+        if (b->magic != WAL_MAGIC || b->lsn <= lsn || b->incarnation != v->incarnation || b->durable_seq < seq ||
+            b->lsn % v->wal_bytes != off)
             continue;
         if ((b = whole_batch(v, off))) {
-            VIEW_FAIL(v, "rot is taken for a torn tail: its log is cut at batch %llu, and batch %llu says that %llu were durable", LLU(seq), LLU(b->seq), LLU(b->durable_seq));
+            VIEW_FAIL(v,
+                      "rot is taken for a torn tail: its log is cut at batch %llu, and batch %llu says that %llu were "
+                      "durable",
+                      LLU(seq), LLU(b->seq), LLU(b->durable_seq));
             return;
         }
     }
 }
 
-/* Damage in what was not read yet stops the reader: it goes on at the running incarnation's START. What it jumps over is taken for lost. */
+/* Damage in what was not read yet stops the reader: it goes on at the running incarnation's START. What it jumps over
+ * is taken for lost. */
 static bool resync(struct ck_view *v)
 {
     uint64_t best = 0, best_lsn = 0;
@@ -129,10 +138,10 @@ void ck_view_started(struct ck_view *v, const char *what)
 
 /* ---- records ---- */
 
-static bool slot_reserve(struct ck_view *v, uint64_t slot)
+static void slot_reserve(struct ck_view *v, uint64_t slot)
 {
     if (slot < v->cap_slots)
-        return true;
+        return;
     uint64_t cap = v->cap_slots ? v->cap_slots : 1024;
     while (cap <= slot)
         cap *= 2;
@@ -140,7 +149,6 @@ static bool slot_reserve(struct ck_view *v, uint64_t slot)
     assert(v->slot);
     memset(v->slot + v->cap_slots, 0, (cap - v->cap_slots) * sizeof *v->slot);
     v->cap_slots = cap;
-    return true;
 }
 
 static void take_entry(struct ck_view *v, const struct wal_batch *b, const struct wal_record *r)
@@ -159,7 +167,8 @@ static void take_entry(struct ck_view *v, const struct wal_batch *b, const struc
         n->durable |= 1u << v->index;
     bool refill = r->flags & WAL_REFILL;
     if (!v->damaged && (refill ? slot > v->last || v->slot[slot].hash != e.hash : slot != v->last + 1)) {
-        VIEW_FAIL(v, "slot %llu is %s in the WAL where the log's last slot is %llu", LLU(slot), refill ? "refilled" : "appended", LLU(v->last));
+        VIEW_FAIL(v, "slot %llu is %s in the WAL where the log's last slot is %llu", LLU(slot),
+                  refill ? "refilled" : "appended", LLU(v->last));
         return;
     }
     slot_reserve(v, slot);
@@ -189,13 +198,16 @@ bool ck_view_agree(struct ck_view *v, uint64_t through, const char *what)
 {
     struct checks *ck = v->ck;
     if (through > ck->chosen_through) {
-        VIEW_FAIL(v, "agreement: %s through slot %llu, but only %llu are chosen", what, LLU(through), LLU(ck->chosen_through));
+        VIEW_FAIL(v, "agreement: %s through slot %llu, but only %llu are chosen", what, LLU(through),
+                  LLU(ck->chosen_through));
         return false;
     }
     for (uint64_t s = v->agreed + 1; s <= through; s++) {
         uint64_t own = ck_view_hash(v, s), chosen = ck->slot[s].chosen;
         if (own != chosen && !(v->damaged && !own) && chosen != CK_UNSEEN) {
-            VIEW_FAIL(v, "agreement: %s through slot %llu, but its log holds another value in slot %llu than was chosen", what, LLU(through), LLU(s));
+            VIEW_FAIL(v,
+                      "agreement: %s through slot %llu, but its log holds another value in slot %llu than was chosen",
+                      what, LLU(through), LLU(s));
             return false;
         }
         v->agreed = s;
@@ -249,9 +261,11 @@ static const struct wal_batch *next_batch(struct ck_view *v)
 {
     uint64_t off = v->lsn % v->wal_bytes;
     const struct wal_batch *b = (const void *)sim_disk_page(v->wal, off, true);
-    if (b->magic != WAL_MAGIC || b->lsn != v->lsn || b->seq != v->seq || b->prev_lsn != v->prev_lsn || b->prev_crc != v->prev_crc || b->version != DISK_VERSION)
+    if (b->magic != WAL_MAGIC || b->lsn != v->lsn || b->seq != v->seq || b->prev_lsn != v->prev_lsn ||
+        b->prev_crc != v->prev_crc || b->version != DISK_VERSION)
         return NULL;
-    if (b->flags & WAL_START ? b->incarnation <= v->incarnation : b->incarnation != v->incarnation || b->start_lsn != v->start_lsn)
+    if (b->flags & WAL_START ? b->incarnation <= v->incarnation
+                             : b->incarnation != v->incarnation || b->start_lsn != v->start_lsn)
         return NULL;
     return whole_batch(v, off);
 }
@@ -261,6 +275,7 @@ static const struct wal_record *first_record(const struct wal_batch *b)
     return (const void *)((const uint8_t *)(b + 1) + b->front_bytes);
 }
 
+/* r itself, if the batch goes on there. */
 static const struct wal_record *next_record(const struct wal_batch *b, const struct wal_record *r)
 {
     const uint8_t *end = (const uint8_t *)b + b->desc_bytes;
@@ -275,12 +290,14 @@ static const struct wal_record *after(const struct wal_record *r)
 /* Every payload block is on media and is what its record says. */
 static bool payload_is_durable(const struct ck_view *v, const struct wal_batch *b)
 {
-    uint64_t at = v->lsn % v->wal_bytes + (uint64_t)b->desc_pages * BLOCK_SIZE, end = at + (uint64_t)b->payload_pages * BLOCK_SIZE;
+    uint64_t at = v->lsn % v->wal_bytes + (uint64_t)b->desc_pages * BLOCK_SIZE,
+             end = at + (uint64_t)b->payload_pages * BLOCK_SIZE;
     if (b->flags & WAL_PAD)
         return true;
     for (const struct wal_record *r = first_record(b); (r = next_record(b, r)); r = after(r)) {
         struct ck_entry e;
-        if (r->type != WAL_ENTRY || !ck_entry_parse((const uint8_t *)(r + 1), r->body_bytes, &e) || e.f.kind != ENTRY_WRITE)
+        if (r->type != WAL_ENTRY || !ck_entry_parse((const uint8_t *)(r + 1), r->body_bytes, &e) ||
+            e.f.kind != ENTRY_WRITE)
             continue;
         for (uint32_t i = 0; i < e.f.nblocks; i++, at += BLOCK_SIZE) {
             uint32_t crc;
@@ -314,10 +331,12 @@ static void root_check(struct ck_view *v, const struct root *r)
     if (v->promised_lsn < r->tail_lsn && g->max_lease_ns < v->max_lease_ns)
         VIEW_FAIL(v, "checkpoint %llu forgets the largest lease", LLU(r->checkpoint));
     if (g->applied.slot > v->commit)
-        VIEW_FAIL(v, "checkpoint %llu holds slots through %llu, and the durable commit is %llu", LLU(r->checkpoint), LLU(g->applied.slot), LLU(v->commit));
+        VIEW_FAIL(v, "checkpoint %llu holds slots through %llu, and the durable commit is %llu", LLU(r->checkpoint),
+                  LLU(g->applied.slot), LLU(v->commit));
     for (uint64_t s = g->applied.slot + 1; s <= v->last; s++)
         if (v->slot[s].lsn < r->tail_lsn && v->slot[s].hash) {
-            VIEW_FAIL(v, "checkpoint %llu holds slots through %llu and lets go of slot %llu in the WAL", LLU(r->checkpoint), LLU(g->applied.slot), LLU(s));
+            VIEW_FAIL(v, "checkpoint %llu holds slots through %llu and lets go of slot %llu in the WAL",
+                      LLU(r->checkpoint), LLU(g->applied.slot), LLU(s));
             return;
         }
 }
@@ -337,7 +356,8 @@ void ck_view_advance(struct ck_view *v)
     if (v->gone)
         return;
     while ((b = next_batch(v)) && payload_is_durable(v, b)) {
-        for (const struct wal_record *r = first_record(b); !(b->flags & WAL_PAD) && (r = next_record(b, r)); r = after(r))
+        for (const struct wal_record *r = first_record(b); !(b->flags & WAL_PAD) && (r = next_record(b, r));
+             r = after(r))
             take_record(v, b, r);
         v->ck->stats.durable_batches++;
         v->prev_lsn = b->lsn;
@@ -374,5 +394,6 @@ void ck_wal_written(struct ck_view *v, const uint8_t *data, uint64_t len)
         return;
     ck_look_at_root(v);
     if (end > v->root_tail_lsn + v->wal_bytes)
-        VIEW_FAIL(v, "the WAL batch at LSN %llu overwrites what the durable root (tail %llu) still needs", LLU(b->lsn), LLU(v->root_tail_lsn));
+        VIEW_FAIL(v, "the WAL batch at LSN %llu overwrites what the durable root (tail %llu) still needs", LLU(b->lsn),
+                  LLU(v->root_tail_lsn));
 }

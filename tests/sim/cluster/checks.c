@@ -1,4 +1,5 @@
-/* Watching: frames cut out of what connections carry, writes by their disk, and what is checked when a request is answered. The rules are in the other check_*.c. */
+/* Watching: frames cut out of what connections carry, writes by their disk, and what is checked when a request is
+ * answered. The rules are in the other check_*.c. */
 #include "tests/sim/cluster/checks.h"
 
 #include <stdlib.h>
@@ -32,7 +33,8 @@ static void stream_reserve(struct ck_stream *s, uint32_t need)
     assert(s->buf);
 }
 
-/* Bytes of a connection in order, however they are cut. What does not begin as a frame of ours belongs to another protocol. */
+/* Bytes of a connection in order, however they are cut. What does not begin as a frame of ours belongs to another
+ * protocol. */
 static void stream_feed(struct checks *ck, struct ck_stream *s, const char *host, const uint8_t *p, uint32_t len)
 {
     while (len > 0 && !s->foreign) {
@@ -43,7 +45,8 @@ static void stream_feed(struct checks *ck, struct ck_stream *s, const char *host
             len -= n;
             continue;
         }
-        uint32_t want = s->have < sizeof(struct wire_header) ? (uint32_t)sizeof(struct wire_header) : frame_need((const void *)s->buf);
+        uint32_t want = s->have < sizeof(struct wire_header) ? (uint32_t)sizeof(struct wire_header)
+                                                             : frame_need((const void *)s->buf);
         uint32_t n = want - s->have < len ? want - s->have : len;
         stream_reserve(s, want);
         memcpy(s->buf + s->have, p, n);
@@ -68,7 +71,8 @@ static bool is_replica_address(const struct checks *ck, const char *address)
     return false;
 }
 
-static void on_sent(void *user, const char *host, uint32_t conn, const char *address, const struct segment *segs, unsigned n)
+static void on_sent(void *user, const char *host, uint32_t conn, const char *address, const struct segment *segs,
+                    unsigned n)
 {
     struct checks *ck = user;
     struct ck_stream *s = &ck->stream[conn % CK_STREAMS];
@@ -120,7 +124,8 @@ static const uint8_t *whole_block(const struct export_request *q, uint64_t at)
 void checks_answered(struct checks *ck, const struct export_request *q, uint64_t began_ns)
 {
     bool write = q->op == EXPORT_WRITE;
-    if (!ck || ck->cluster->broken || ck->blocks_unknown || q->error || q->length == 0 || !(write || q->op == EXPORT_TRIM || q->op == EXPORT_ZERO))
+    if (!ck || ck->cluster->broken || ck->blocks_unknown || q->error || q->length == 0 ||
+        !(write || q->op == EXPORT_TRIM || q->op == EXPORT_ZERO))
         return;
     uint64_t end = q->offset + q->length;
     for (uint64_t block = q->offset / BLOCK_SIZE; block * BLOCK_SIZE < end && block < ck->n_blocks; block++) {
@@ -136,7 +141,8 @@ void checks_answered(struct checks *ck, const struct export_request *q, uint64_t
             found = !known || b->version[i].crc == crc;
         ck->stats.answered_blocks++;
         if (!found && !(b->trimmed && b->n > 0 && b->version[0].chosen_ns >= began_ns)) {
-            CK_FAIL(ck, "durability: a client is told that its write of block %llu is done, and no majority holds it", LLU(block));
+            CK_FAIL(ck, "durability: a client is told that its write of block %llu is done, and no majority holds it",
+                    LLU(block));
             return;
         }
     }
@@ -201,8 +207,10 @@ void checks_free(struct checks *ck)
     sim_set_tap(ck->cluster->world, NULL);
     for (unsigned i = 0; i < CK_STREAMS; i++)
         free(ck->stream[i].buf);
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        free(ck->view[i].slot), free(ck->view[i].owner);
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+        free(ck->view[i].slot);
+        free(ck->view[i].owner);
+    }
     ck_slots_free(ck);
     free(ck);
 }

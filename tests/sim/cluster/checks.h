@@ -1,15 +1,19 @@
-/* Checkers that stand apart from the code under test: they watch what processes send and write, read the disks by a reader of their own, and keep a
- * model of what was chosen. What they check is docs/consistency.md's list of invariants:
+/* Checkers that stand apart from the code under test: they watch what processes send and write, read the disks by a
+ * reader of their own, and keep a model of what was chosen. What they check is docs/consistency.md's list of
+ * invariants:
  *
- *  - a name (slot, e) has one value, proposed first by e's proposer; a slot has one chosen value; what is committed, applied or copied anywhere is it.
+ *  - a name (slot, e) has one value, proposed first by e's proposer; a slot has one chosen value; what is committed,
+ * applied or copied anywhere is it.
  *  - what an answer rests on is durable: Promise, Opened, Accepted, BeatAck, Created, and the client's success.
  *  - promises never regress, over any crash.
  *  - no front end can read by its lease once another session has begun.
- *  - every block that a replica hands out or keeps has the checksum that a front end gave it, as of the replica's applied slot.
+ *  - every block that a replica hands out or keeps has the checksum that a front end gave it, as of the replica's
+ * applied slot.
  *  - WAL space is used again only when a durable root lets it go, and only committed entries' blocks reach the extents.
  *  - memory stays within its stated bounds.
  *
- * Nothing here changes a run: its history is the same without. The first violation goes to cluster_fail(). */
+ * Nothing here changes what happens in a run: to its history only the moments are added at which memory is sampled. The
+ * first violation goes to cluster_fail(). */
 #ifndef QBD_TESTS_SIM_CLUSTER_CHECKS_H
 #define QBD_TESTS_SIM_CLUSTER_CHECKS_H
 
@@ -23,13 +27,16 @@ void checks_free(struct checks *ck); /* NULL is fine */
 
 /* A front end answers a request with success that arrived at began_ns: what it wrote is chosen. */
 void checks_answered(struct checks *ck, const struct export_request *q, uint64_t began_ns);
-/* Call it before this replica's disks are damaged (rot, lost or misdirected writes): from then on it may have lost what was durable there, as long as what it says is true. */
+/* Call it before this replica's disks are damaged (rot, lost or misdirected writes): from then on it may have lost what
+ * was durable there, as long as what it says is true. */
 void checks_damage(struct checks *ck, unsigned node);
-/* The replicas' disks as they stand, read independently: maps, bitmap, checksums. For the end of a run, while the processes run or after. */
+/* The replicas' disks as they stand, read independently: maps, bitmap, checksums. For the end of a run, while the
+ * processes run or after. */
 void checks_audit(struct checks *ck);
 
 struct checks_stats {
-    uint64_t messages, accepts, acknowledged, chosen, durable_batches, data_blocks, read_sessions, extent_blocks, roots, audited_blocks, answered_blocks, resyncs;
+    uint64_t messages, accepts, acknowledged, chosen, durable_batches, data_blocks, read_sessions, extent_blocks, roots,
+        audited_blocks, answered_blocks, resyncs;
 };
 const struct checks_stats *checks_stats(const struct checks *ck);
 
