@@ -372,6 +372,19 @@ static bool is_drawn(unsigned kind)
     return kind != FAULT_RESTART_AFTER_ERROR && kind != FAULT_REFUSED_START;
 }
 
+/* A full disk is noticed where stores must grow. Without the kinds of damage that cost slabs at once: their replacement is what a reserve is kept for, which is none of so small a store. */
+static void make_room_scarce(struct faults *f, struct fault_rng *g)
+{
+    static const enum fault costly[] = {FAULT_LATENT_DATA, FAULT_LATENT_LEAF, FAULT_FLIP_LEAF, FAULT_FLIP_DATA, FAULT_MISDIRECTED_DATA, FAULT_WRITE_ERROR, FAULT_READ_ERROR};
+    if (f->weight[FAULT_FULL_DISK] == 0 || f->run->scale.large || fault_chance(g, 3))
+        return;
+    for (unsigned i = 0; i < ARRAY_LEN(costly); i++) {
+        f->total -= f->weight[costly[i]];
+        f->weight[costly[i]] = 0;
+    }
+    f->run->scale.sizes.extent_bytes = 512 * SIM_KIB << fault_draw(g, 0, 1);
+}
+
 static void draw_weights(struct faults *f)
 {
     struct fault_rng g = stream(f, UINT64_MAX);
@@ -389,6 +402,7 @@ static void draw_weights(struct faults *f)
         f->run->scale.sizes.lease_ms = (uint32_t)fault_draw(&g, 20, 80);
         f->run->scale.requests *= 4;
     }
+    make_room_scarce(f, &g);
     uint64_t mean = fault_draw_log(&g, 5 * NS_PER_MS, NS_PER_S);
     f->gap_ns = (struct sim_range){mean / 10, 2 * mean};
 }

@@ -239,17 +239,18 @@ static void misdirect_wal(struct faults *f, struct fault_rng *g)
     fault_count(f, FAULT_MISDIRECTED_WAL);
 }
 
-/* A write to come goes elsewhere on the same extent. */
+/* A write to come goes elsewhere on the same disk. */
 static void misdirect_data(struct faults *f, struct fault_rng *g)
 {
     struct node *n = atlas_choose(&f->disk->atlas, g);
     struct spot s;
-    if (!n || !atlas_data(n, g, &s))
+    bool meta = fault_chance(g, 4);
+    if (!n || !(meta ? atlas_meta(n, g, &s) : atlas_data(n, g, &s)))
         return;
     uint64_t nth = sim_disk_count(s.disk, SIM_WRITE) + fault_draw_log(g, 1, 100), most = sim_disk_size(s.disk) - 256 * SIM_KIB;
     uint64_t to = s.off < most && fault_chance(g, 2) ? s.off : fault_draw(g, 0, most / BLOCK_SIZE) * BLOCK_SIZE;
     fault_say(f, "%s: %s: write %llu will go to %llu", n->host, sim_disk_name(s.disk), (unsigned long long)nth, (unsigned long long)to);
-    note_damage(f, n, DAMAGE_DATA | DAMAGE_LEAF);
+    note_damage(f, n, meta ? DAMAGE_META : DAMAGE_DATA | DAMAGE_LEAF);
     sim_disk_misdirect(s.disk, nth, to);
 }
 
