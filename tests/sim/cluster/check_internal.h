@@ -40,6 +40,7 @@ struct ck_ballot {
     struct ballot b;
     uint64_t session_slot; /* of its session start; 0: none proposed yet */
     bool session_chosen;
+    uint64_t acked[SIM_REPLICAS]; /* through here, by each replica; that it answered a higher ballot since takes nothing back */
     /* the proposer's log as far as it was sent under this ballot: hashes of the slots from first on; 0: not sent */
     uint64_t first, n_sent, cap_sent;
     uint64_t *sent;

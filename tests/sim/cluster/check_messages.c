@@ -53,8 +53,7 @@ static void became_chosen(struct checks *ck, const struct ballot *ballot)
 {
     uint32_t index = ck_ballot_index(ck, ballot);
     uint64_t through[SIM_REPLICAS], n = 0;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        through[i] = ballot_equal(&ck->view[i].ack, ballot) ? ck->view[i].ack_through : 0;
+    memcpy(through, ck->ballot[index].acked, sizeof through);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         unsigned at_least = 0;
         for (unsigned k = 0; k < SIM_REPLICAS; k++)
@@ -68,13 +67,16 @@ static void became_chosen(struct checks *ck, const struct ballot *ballot)
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct ck_view *v = &ck->view[i];
         uint64_t to = n < ck->chosen_through ? n : ck->chosen_through;
-        if (through[i] >= n && v->agreed < to && !ck_view_agree(v, to, "a majority acknowledged with it"))
+        if (through[i] >= n && ballot_equal(&v->ack, ballot) && v->agreed < to &&
+            !ck_view_agree(v, to, "a majority acknowledged with it"))
             return;
     }
     while (ck->chosen_through < n) {
         uint64_t slot = ck->chosen_through + 1, hash = 0;
         for (unsigned i = 0; i < SIM_REPLICAS; i++) {
-            uint64_t h = through[i] >= n ? ck_view_hash(&ck->view[i], slot) : 0;
+            /* One that answered a higher ballot since may hold something else by now. */
+            const struct ck_view *v = &ck->view[i];
+            uint64_t h = through[i] >= n && ballot_equal(&v->ack, ballot) ? ck_view_hash(v, slot) : 0;
             if (h && hash && h != hash) {
                 CK_FAIL(ck, "agreement: a majority acknowledged slot %llu under ballot %llu with different values",
                         LLU(slot), LLU(ballot->round));
@@ -82,6 +84,8 @@ static void became_chosen(struct checks *ck, const struct ballot *ballot)
             }
             hash = h ? h : hash;
         }
+        if (!hash)
+            hash = ck_sent(b, slot); /* whoever held it is damaged */
         if (!hash && !any_damaged(ck)) {
             CK_FAIL(ck, "slot %llu is chosen and stands nowhere", LLU(slot));
             return;
@@ -226,6 +230,9 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
     matches_proposer(v, &b, a->through);
     if (a->through > v->ack_through) {
         v->ack_through = a->through;
+        uint64_t *acked = &ck->ballot[ck_ballot_index(ck, &b)].acked[v->index];
+        if (a->through > *acked)
+            *acked = a->through;
         became_chosen(ck, &b);
     }
 }
