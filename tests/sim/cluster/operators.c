@@ -390,6 +390,7 @@ void operators_draw(struct workload *w)
         o->weight[k] = off < off_of_ten ? 0 : (uint32_t)weight;
         o->total += o->weight[k];
     }
+    o->may_reset = o->weight[OP_CLIENT_RESET] > 0;
     o->gap_ns = w->run->scale.fault_ns / draw(w->run, 1, 12);
 }
 

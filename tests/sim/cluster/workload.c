@@ -222,12 +222,13 @@ static void on_lost(struct nbd_client *c, struct nbd_io *io)
     request_lost(container_of(io, struct request, io));
 }
 
-/* An orderly end of a connection in transmission has a reason: DISC (and then "the server MUST handle all outstanding requests"), a fence, a stop, a crash. */
+/* A connection in transmission is closed for a reason: DISC (and then "the server MUST handle all outstanding requests"), a fence, a stop, a crash, the network. */
 static void on_down(struct nbd_client *c, int err, uint32_t unanswered)
 {
     struct lane *l = c->user;
     struct trial *r = l->workload->run;
-    if (err == 0 && l->session != 0 && !lane_may_be_shut(l)) {
+    bool by_server = err == 0 || (err == -ECONNRESET && !l->workload->operators.may_reset);
+    if (by_server && l->session != 0 && !lane_may_be_shut(l)) {
         if (!c->disc_sent)
             lane_wrong(l, "the server closed the connection for no reason");
         else if (unanswered > 0)

@@ -64,6 +64,7 @@ struct operators {
     uint32_t total;
     uint64_t gap_ns;
     unsigned serial;
+    bool may_reset; /* the network resets clients' connections in this run */
 };
 
 struct workload {
