@@ -34,7 +34,7 @@ struct sim_op {
     struct iovec iov[];
 };
 
-static const char *const io_names[] = {"read", "write", "flush", "discard"};
+static const char *const io_names[] = {"read", "write", "flush", "discard", "create"};
 
 static struct sim_dev *sim_dev_of(struct dev *d)
 {
@@ -142,6 +142,7 @@ static void op_complete(struct sim_event *e)
         if (!o->err)
             sim_media_discard(o->disk, o->info.nth, o->info.off, o->info.len);
         break;
+    case SIM_CREATE:
     case SIM_IO_KINDS:
         assert(false);
     }
@@ -182,6 +183,7 @@ static uint64_t draw_latency(struct sim_world *w, const struct sim_disk_timing *
         return sim_draw(w, t->flush_ns);
     case SIM_DISCARD:
         return sim_draw(w, t->discard_ns);
+    case SIM_CREATE:
     case SIM_IO_KINDS:
         break;
     }
@@ -445,10 +447,17 @@ static void create_complete(struct sim_event *e)
     struct dev *dev = NULL;
     if (!err)
         err = sim_dev_open(c->reactor, disk, &dev);
-    sim_note(c->reactor->world, c->reactor, 60, (uint64_t)(int64_t)err, "%s: made: %d", c->name, err);
+    struct sim_reactor *r = c->reactor;
+    sim_note(r->world, r, 60, (uint64_t)(int64_t)err, "%s: made: %d", c->name, err);
     c->op->op.result = err;
     c->op->dev = dev;
-    sim_ready_add(c->reactor, &c->ready);
+    if (c->dir->hook) {
+        struct sim_io_info info = {.kind = SIM_CREATE, .nth = c->dir->creates, .len = c->size_bytes, .complete = true, .err = -err};
+        c->dir->hook(c->dir->hook_user, err ? NULL : disk, &info);
+        if (r->gone)
+            return;
+    }
+    sim_ready_add(r, &c->ready);
 }
 
 void sim_dev_create(struct dir *dir, const char *name, uint64_t size_bytes, struct dev_create_op *op)
@@ -457,13 +466,23 @@ void sim_dev_create(struct dir *dir, const char *name, uint64_t size_bytes, stru
     if (r->gone)
         return;
     assert(op->op.fn && size_bytes > 0 && size_bytes % BLOCK_SIZE == 0 && strlen(name) < NAME_MAX_BYTES);
+    struct sim_dir *d = container_of(dir, struct sim_dir_handle, dir)->sim_dir;
+    d->creates++;
+    if (d->hook) {
+        struct sim_io_info info = {.kind = SIM_CREATE, .nth = d->creates, .len = size_bytes};
+        r->in_call = true;
+        d->hook(d->hook_user, NULL, &info);
+        r->in_call = false;
+        if (r->gone)
+            return;
+    }
     struct sim_create *c = calloc(1, sizeof *c);
     assert(c);
     c->event.fn = create_complete;
     c->ready.fn = create_tell;
     list_init(&c->ready.node);
     c->reactor = r;
-    c->dir = container_of(dir, struct sim_dir_handle, dir)->sim_dir;
+    c->dir = d;
     c->op = op;
     c->size_bytes = size_bytes;
     strcpy(c->name, name);
@@ -499,6 +518,7 @@ static void op_crash(struct sim_op *o, enum sim_crash how)
             sim_media_discard(d, info->nth, info->off, info->len);
         break;
     case SIM_READ:
+    case SIM_CREATE:
     case SIM_IO_KINDS:
         break;
     }

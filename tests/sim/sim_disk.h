@@ -73,7 +73,7 @@ struct sim_dir {
     struct list node;
     struct list disks;
     char path[256];
-    uint64_t capacity_bytes, refused;
+    uint64_t capacity_bytes, refused, creates;
     void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io);
     void *hook_user;
 };

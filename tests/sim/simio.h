@@ -125,7 +125,7 @@ void sim_forget_buried(void);
 
 /* ---- disks ---- */
 
-enum sim_io { SIM_READ, SIM_WRITE, SIM_FLUSH, SIM_DISCARD, SIM_IO_KINDS };
+enum sim_io { SIM_READ, SIM_WRITE, SIM_FLUSH, SIM_DISCARD, SIM_CREATE, SIM_IO_KINDS };
 
 /* An operation as hooks see it. */
 struct sim_io_info {
@@ -205,7 +205,8 @@ struct sim_dir *sim_dir_new(struct sim_world *w, const char *path, uint64_t capa
 void sim_dir_set_capacity(struct sim_dir *d, uint64_t capacity_bytes);
 uint64_t sim_dir_used(const struct sim_dir *d);
 uint64_t sim_dir_refused(const struct sim_dir *d); /* how often dev_create has said -ENOSPC */
-/* sim_disk_set_hook() of all its disks, also of those that are made later. */
+/* sim_disk_set_hook() of all its disks, also of those that are made later; and it hears of dev_create() (SIM_CREATE: the disk is NULL at submission, and at a
+ * completion with an error). */
 void sim_dir_set_hook(struct sim_dir *d, void (*hook)(void *user, struct sim_disk *d, const struct sim_io_info *io), void *user);
 /* Its disks one after the other, in the order in which they were made: the first after NULL, NULL after the last. */
 struct sim_disk *sim_dir_next(struct sim_dir *d, struct sim_disk *after);

@@ -372,7 +372,7 @@ static bool is_drawn(unsigned kind)
     return kind != FAULT_RESTART_AFTER_ERROR && kind != FAULT_REFUSED_START;
 }
 
-/* A full disk is noticed where stores must grow. Without the kinds of damage that cost slabs at once: their replacement is what a reserve is kept for, which is none of so small a store. */
+/* A full disk is noticed where stores must grow: the volume is larger than what they begin with. Without the kinds of damage that cost slabs at once: their replacement is what a reserve is kept for, which is none of so small a store. */
 static void make_room_scarce(struct faults *f, struct fault_rng *g)
 {
     static const enum fault costly[] = {FAULT_LATENT_DATA, FAULT_LATENT_LEAF, FAULT_FLIP_LEAF, FAULT_FLIP_DATA, FAULT_MISDIRECTED_DATA, FAULT_WRITE_ERROR, FAULT_READ_ERROR};
@@ -382,7 +382,8 @@ static void make_room_scarce(struct faults *f, struct fault_rng *g)
         f->total -= f->weight[costly[i]];
         f->weight[costly[i]] = 0;
     }
-    f->run->scale.sizes.extent_bytes = 512 * SIM_KIB << fault_draw(g, 0, 1);
+    f->run->scale.sizes.extent_bytes = 8 * SIM_MIB; /* smaller ones would hold less in reserve than a single entry may need */
+    f->run->scale.sizes.volume_bytes = fault_draw(g, 10, 20) * SIM_MIB;
 }
 
 static void draw_weights(struct faults *f)

@@ -49,7 +49,7 @@ static void count_error(struct faults *f, struct node *n, const struct sim_io_in
 
 static bool matches(const struct armed *x, const struct sim_disk *d, const struct sim_io_info *io)
 {
-    return x->complete == io->complete && (x->io == SIM_IO_KINDS || x->io == io->kind) && strncmp(sim_disk_name(d), x->disk, strlen(x->disk)) == 0;
+    return x->complete == io->complete && (x->io == SIM_IO_KINDS || x->io == io->kind) && strncmp(d ? sim_disk_name(d) : "extents/", x->disk, strlen(x->disk)) == 0;
 }
 
 static void on_io(void *user, struct sim_disk *d, const struct sim_io_info *io)
@@ -58,7 +58,7 @@ static void on_io(void *user, struct sim_disk *d, const struct sim_io_info *io)
     struct trial *r = n->cluster->user;
     struct faults *f = r->faults;
     struct faults_disk *x = f->disk;
-    if (io->complete && io->err)
+    if (io->complete && io->err && io->kind != SIM_CREATE) /* no room is no error of the disk */
         count_error(f, n, io);
     if (io->misdirected)
         fault_count(f, FAULT_MISDIRECTED_DATA);
@@ -84,9 +84,9 @@ static void on_io(void *user, struct sim_disk *d, const struct sim_io_info *io)
 
 static struct armed draw_armed(struct fault_rng *g, enum fault kind, uint32_t most)
 {
-    static const char *const disks[] = {"", "wal", "wal", "meta", "extents/", "superblock"};
+    static const char *const disks[] = {"", "", "wal", "wal", "meta", "extents/", "extents/", "superblock"};
     struct armed a = {.kind = kind,
-                      .io = fault_chance(g, 2) ? SIM_IO_KINDS : (enum sim_io)fault_draw(g, 0, SIM_IO_KINDS - 1),
+                      .io = fault_chance(g, 3) ? (enum sim_io)fault_draw(g, 0, SIM_IO_KINDS - 1) : SIM_IO_KINDS,
                       .complete = fault_chance(g, 2),
                       .left = (uint32_t)fault_draw_log(g, 1, most) - 1,
                       .how = fault_chance(g, 2) ? SIM_POWER : SIM_KILL,
