@@ -37,8 +37,7 @@ struct proposer_effect proposer_message(const struct proposer *p, uint32_t i, en
 
 void proposer_disconnect(struct step *x, uint32_t i)
 {
-    if (!proposer_linked(x->p, i))
-        return;
+    assert(proposer_linked(x->p, i));
     x->p->replica[i].stream = STREAM_DOWN;
     struct proposer_effect e = {.type = PROPOSER_DISCONNECT, .link = i};
     x->sink->fn(x->sink, &e);

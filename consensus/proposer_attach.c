@@ -220,9 +220,8 @@ static void stash_own(struct step *x)
     MARK_IF(p->own_first < p->own_end, "proposer: own writes set aside");
     for (uint64_t slot = p->own_first; slot < p->own_end; slot++) {
         struct proposer_slot *s = proposer_slot_of(p, slot);
-        assert(s->entry && !s->own);
-        if (!uuid_equal(&s->entry->e.proposer, &p->params.id) || s->entry->kind == ENTRY_SESSION)
-            continue;
+        /* Everything above the own session start is own, and that start is chosen. */
+        assert(s->entry && !s->own && uuid_equal(&s->entry->e.proposer, &p->params.id) && s->entry->kind != ENTRY_SESSION);
         s->own = s->entry;
         s->own_found = false;
         s->entry = NULL;
@@ -241,7 +240,7 @@ void proposer_abandon(struct step *x, uint64_t retry_at_ns)
     } else {
         for (uint64_t slot = p->own_first; slot < p->own_end; slot++) {
             struct proposer_slot *s = proposer_slot_of(p, slot);
-            if (s->own && s->entry == s->own)
+            if (s->entry == s->own)
                 s->entry = NULL;
         }
     }
@@ -259,8 +258,8 @@ void proposer_drop_all(struct step *x)
         proposer_forget_entry(x, slot);
     for (uint64_t slot = p->own_first; slot < p->own_end; slot++) {
         struct proposer_slot *s = proposer_slot_of(p, slot);
-        if (s->own)
-            proposer_emit_entry(x, PROPOSER_FORGET, slot, s->own);
+        assert(s->own);
+        proposer_emit_entry(x, PROPOSER_FORGET, slot, s->own);
         s->own = NULL;
     }
     if (p->session_entry)
@@ -283,13 +282,12 @@ void proposer_settle_own(struct step *x)
     for (uint64_t slot = p->own_first; slot < p->own_end; slot++) {
         struct proposer_slot *s = proposer_slot_of(p, slot);
         struct entry *own = s->own;
+        assert(own);
         s->own = NULL;
-        if (!own)
-            continue;
         MARK_IF(!s->own_found, "proposer: own write unplaced");
         if (!s->own_found)
             proposer_emit_entry(x, PROPOSER_UNPLACED, slot, own);
-        else if (s->entry != own || slot <= p->floor || slot >= p->next)
+        else if (s->entry != own) /* chosen, and below the ring by now */
             proposer_emit_entry(x, PROPOSER_FORGET, slot, own);
     }
     p->own_first = p->own_end = 0;

@@ -29,8 +29,7 @@ static void adopt_committed(struct proposer *p)
 {
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
-        if (r->has_promised && r->n_memberships > 0 &&
-            (!p->has_membership || r->memberships[0].slot > p->committed.slot))
+        if (r->has_promised && (!p->has_membership || r->memberships[0].slot > p->committed.slot))
             proposer_set_membership(p, false, &r->memberships[0]);
     }
 }
@@ -42,7 +41,7 @@ static bool memberships_conflict(const struct proposer *p)
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
         const struct membership *m = &r->memberships[0];
-        if (!r->has_promised || r->n_memberships == 0 || m->slot != p->committed.slot)
+        if (!r->has_promised || m->slot != p->committed.slot)
             continue;
         if (m->n_voters != p->committed.n_voters)
             return true;
@@ -194,8 +193,7 @@ static void rebase(struct step *x, const struct paxos_log *best, uint64_t floor)
     }
     for (uint64_t slot = p->own_first; slot < p->own_end; slot++) {
         struct proposer_slot *s = proposer_slot_of(p, slot);
-        if (!s->own)
-            continue;
+        assert(s->own);
         struct log_pos at = {.slot = slot, .e = s->own->e};
         s->own_found = paxos_log_holds(best, &at);
         if (s->own_found && slot > floor && !s->entry) {
@@ -229,7 +227,8 @@ static void select_log(struct step *x)
     struct proposer *p = x->p;
     adopt_committed(p);
     p->has_uncommitted = false;
-    if (p->has_membership && memberships_conflict(p)) {
+    assert(p->has_membership); /* every promise brings one */
+    if (memberships_conflict(p)) {
         MARK("proposer: two disks name different voters");
         if (p->last_session_slot == 0)
             p->has_membership = false; /* it may be the wrong one that was heard first */
@@ -237,7 +236,7 @@ static void select_log(struct step *x)
         return;
     }
     uint32_t mask = voting_mask(p);
-    if (!p->has_membership || !proposer_is_quorum(p, mask))
+    if (!proposer_is_quorum(p, mask))
         return;
     const struct paxos_log *best = best_log(p, mask);
     struct log_pos w = highest_commit(p);
@@ -378,8 +377,7 @@ static void start(struct step *x)
 void proposer_recover(struct step *x)
 {
     struct proposer *p = x->p;
-    if (p->state != PROPOSER_RECOVERING)
-        return;
+    assert(p->state == PROPOSER_RECOVERING);
     uint32_t heard = voting_mask(p);
     while (p->fetch_scan < p->next && p->n_fetching < PROPOSER_FETCH_MAX) {
         uint64_t slot = p->fetch_scan;

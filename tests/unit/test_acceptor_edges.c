@@ -63,6 +63,11 @@ static void entries_that_reach_beyond_the_group_or_have_no_ballot_are_refused(vo
     struct rig *r = *state;
     stream(r, A(5), pos(0, A(0)));
     struct entry *e = entry(r, 1, A(5));
+    e->block = 1001;
+    accept_on(r, 1, A(5), e, 0);
+    assert_null(find(r, ACCEPTOR_APPEND));
+    stream(r, A(5), pos(0, A(0)));
+    e = entry(r, 1, A(5));
     e->block = 999; /* the last one */
     e->nblocks = 2;
     accept_on(r, 1, A(5), e, 0);
@@ -129,18 +134,28 @@ static void a_full_table_of_pending_records_takes_what_extends_it_only(void **st
     assert_null(find(r, ACCEPTOR_APPEND)); /* refused, so that the proposer sends it again */
     assert_non_null(sent(r, MSG_NACK));
     assert_int_equal(r->a.stream, ACCEPTOR_NO_LINK);
+    open_on(r, 1, A(1), pos(5, A(1)));
+    accept_on(r, 1, A(1), entry(r, 6, A(1)), 0);
+    assert_int_equal(r->a.match, 6); /* what is here already needs no place */
+    open_on(r, 1, B(9), pos(5, A(1)));
+    accept_on(r, 1, B(9), entry(r, 6, B(9)), 0);
+    assert_non_null(sent(r, MSG_NACK));
+    assert_null(find(r, ACCEPTOR_CUT)); /* nor is anything cut before there is a place */
     all_durable(r);
     assert_int_equal(r->a.durable, s);
-    stream(r, A(1), pos(s, A(1)));
-    fill(r, A(1), s + 1, s + 1, A(1));
+    stream(r, B(9), pos(s, A(1)));
+    fill(r, B(9), s + 1, s + 1, B(9));
 }
 
 static void a_cut_within_what_is_pending_keeps_the_rest_of_it(void **state)
 {
     struct rig *r = *state;
     stream(r, A(1), pos(0, A(0)));
-    for (uint64_t s = 1; s <= 5; s++)
+    accept_on(r, 1, A(1), entry(r, 1, A(1)), 0);
+    beat(r, A(1), MS, pos(0, A(0))); /* a record between them: two runs */
+    for (uint64_t s = 2; s <= 5; s++)
         accept_on(r, 1, A(1), entry(r, s, A(1)), 0);
+    assert_int_equal(r->a.n_pending, 2);
     uint64_t third = r->a.seq - 2;
     struct entry *list[4];
     for (uint64_t s = 1; s <= 4; s++) /* 4 and 5 were never chosen */

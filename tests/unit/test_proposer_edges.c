@@ -347,6 +347,157 @@ static void impossible_memberships_are_not_proposed(void **state)
     assert_false(r->p.has_uncommitted);
 }
 
+static void a_membership_below_a_lost_tail_stays(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    struct log_text lost = {.n_runs = 1,
+                            .run = {{other(1), 1, 3}},
+                            .commit = pos(1, other(1)),
+                            .n_lost = 1,
+                            .lost = {3},
+                            .n_memberships = 2,
+                            .membership = {voters(0, 3, 0), voters(0, 2, 2)}};
+    struct log_text shorter = {.n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1))};
+    promise(r, 0, &lost);
+    promise(r, 1, &shorter);
+    promise(r, 2, &shorter);
+    assert_int_equal(r->p.next, 3);
+    assert_true(r->p.has_uncommitted);
+    assert_int_equal(r->p.uncommitted.slot, 2);
+}
+
+/* Listed, though its log does not reach there: of a tail that was cut meanwhile. */
+static void a_membership_beyond_its_own_log_is_not_adopted(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    struct log_text t = {.n_runs = 1,
+                         .run = {{other(1), 1, 2}},
+                         .commit = pos(1, other(1)),
+                         .n_memberships = 2,
+                         .membership = {voters(0, 3, 0), voters(0, 2, 9)}};
+    promise(r, 0, &t);
+    promise(r, 1, &t);
+    assert_false(r->p.has_uncommitted);
+}
+
+static void memberships_told_by_values_take_their_place_in_the_order(void **state)
+{
+    struct rig *r = *state;
+    begin(r, 4);
+    preparing(r);
+    /* Slot 2's is committed already, says a replica that has not heard of slot 2's commit otherwise. */
+    struct log_text known = {
+        .n_runs = 1, .run = {{other(1), 1, 2}}, .commit = pos(1, other(1)), .n_memberships = 1, .membership = {voters(1, 3, 2)}};
+    promise(r, 1, &known);
+    promise(r, 2, &known);
+    value(r, sent(r, 1, MSG_FETCH) ? 1 : 2, 2, other(1), ENTRY_MEMBER);
+    assert_false(r->p.has_uncommitted);
+    assert_int_equal(r->p.committed.slot, 2);
+    step(r, (struct proposer_event){.type = PROPOSER_DETACH});
+
+    /* Slot 3's is listed; that slot 2 holds one as well shows its value only. */
+    begin(r, 4);
+    preparing(r);
+    struct log_text lists = {.n_runs = 1,
+                             .run = {{other(1), 1, 3}},
+                             .commit = pos(1, other(1)),
+                             .n_memberships = 2,
+                             .membership = {voters(0, 3, 0), voters(0, 4, 3)}};
+    promise(r, 1, &lists);
+    promise(r, 2, &lists);
+    assert_int_equal(r->p.state, PROPOSER_PREPARING); /* {1, 2} are two of four */
+    promise(r, 3, &lists);
+    assert_int_equal(r->p.state, PROPOSER_RECOVERING);
+    for (unsigned i = 1; i < 4; i++)
+        value(r, i, 2, other(1), ENTRY_MEMBER);
+    assert_int_equal(r->p.committed.slot, 2);
+    assert_int_equal(r->p.uncommitted.slot, 3);
+}
+
+static void a_group_with_a_voter_that_is_not_configured_serves(void **state)
+{
+    struct rig *r = *state;
+    begin(r, 2);
+    preparing(r);
+    promise(r, 0, &(struct log_text){.lease_ns = LEASE});
+    promise(r, 1, &(struct log_text){.lease_ns = LEASE});
+    session_entry(r);
+    opened(r, 0, 0);
+    opened(r, 1, 0);
+    accepted(r, 0, 1);
+    assert_int_equal(r->p.state, PROPOSER_STARTING);
+    accepted(r, 1, 1);
+    assert_int_equal(r->p.state, PROPOSER_SERVING);
+}
+
+/* ---- own writes of a lost ballot (P7) ---- */
+
+/* Slots 1..3 are chosen, 4..6 own writes under way; a new ballot's Prepares are out. */
+static void lost_ballot(struct rig *r)
+{
+    serving(r);
+    for (int i = 0; i < 5; i++)
+        write_one(r);
+    accepted(r, 0, 3);
+    accepted(r, 1, 3);
+    nack(r, 2, NULL, 0, other(7));
+    tick(r, 100 * MS);
+    query_ack(r, 0, NULL, 0, other(7));
+    query_ack(r, 1, NULL, 0, other(7));
+    assert_int_equal(r->p.ballot.round, 8);
+}
+
+static void own_writes_that_others_know_to_be_chosen_are_done(void **state)
+{
+    struct rig *r = *state;
+    lost_ballot(r);
+    struct log_text t = {.n_runs = 1, .run = {{mine(1), 1, 6}}, .commit = pos(5, mine(1))};
+    promise(r, 0, &t);
+    promise(r, 1, &t);
+    promise(r, 2, &t); /* chosen anew with each answer: the same */
+    assert_int_equal(r->p.floor, 5);
+    session_entry(r);
+    assert_int_equal(r->p.session_slot, 7);
+    for (unsigned i = 0; i < 2; i++) {
+        opened(r, i, 5);
+        accepted(r, i, 7);
+    }
+    assert_int_equal(r->p.state, PROPOSER_SERVING);
+    assert_null(find(r, PROPOSER_UNPLACED));
+    assert_int_equal(find(r, PROPOSER_CHOSEN)->slot, 7);
+}
+
+static void fenced_with_own_writes_found_lets_go_of_all(void **state)
+{
+    struct rig *r = *state;
+    lost_ballot(r);
+    struct log_text t = {.n_runs = 1, .run = {{mine(1), 1, 6}}, .commit = pos(3, mine(1))};
+    promise(r, 0, &t);
+    promise(r, 1, &t);
+    assert_int_equal(r->p.state, PROPOSER_RECOVERING);
+    promise(r, 2, &(struct log_text){.n_runs = 2, .run = {{mine(1), 1, 4}, {other(7), 5, 5}}, .commit = pos(3, mine(1))});
+    assert_int_equal(r->p.state, PROPOSER_FENCED);
+    assert_int_equal(total_refs(r), 0);
+    session_entry(r); /* it was on its way */
+    assert_int_equal(total_refs(r), 0);
+    assert_int_equal(r->p.state, PROPOSER_FENCED);
+}
+
+static void a_conflict_while_it_served_does_not_shake_what_it_knows(void **state)
+{
+    struct rig *r = *state;
+    lost_ballot(r);
+    struct log_text t = {.n_runs = 1, .run = {{mine(1), 1, 6}}, .commit = pos(3, mine(1))}, wrong = t;
+    wrong.n_memberships = 1;
+    wrong.membership[0] = voters(0, 1, 0);
+    promise(r, 0, &wrong);
+    assert_int_equal(r->p.state, PROPOSER_WAITING);
+    assert_true(r->p.has_membership);
+    assert_int_equal(r->p.committed.n_voters, N);
+}
+
 /* ---- values ---- */
 
 static void values_that_are_not_what_was_asked_for_are_asked_elsewhere(void **state)
@@ -449,6 +600,16 @@ static void a_tail_that_no_quorum_holds_and_the_ring_cannot(void **state)
     assert_null(sent(r, 1, MSG_FETCH) && sent(r, 1, MSG_FETCH)->msg.u.fetch.at.slot == 90 ? r : NULL);
     step(r, (struct proposer_event){.type = PROPOSER_DETACH});
 
+    /* One that lost a value above where the logs part: that counts for nothing. */
+    begin(r, N);
+    preparing(r);
+    struct log_text parted = {.n_runs = 2, .run = {{other(1), 1, 95}, {other(2), 96, 97}}, .commit = pos(1, other(1))};
+    lost.lost[0] = 99;
+    promise(r, 0, &parted);
+    promise(r, 1, &lost);
+    assert_int_equal(r->p.floor, 95);
+    step(r, (struct proposer_event){.type = PROPOSER_DETACH});
+
     /* One whose log begins above the other's end has nothing in common with it. */
     begin(r, N);
     preparing(r);
@@ -480,6 +641,13 @@ int main(void)
         T(a_membership_of_another_log_is_not_adopted),
         T(a_membership_in_a_lost_tail_goes_with_it),
         T(impossible_memberships_are_not_proposed),
+        T(a_membership_below_a_lost_tail_stays),
+        T(a_membership_beyond_its_own_log_is_not_adopted),
+        T(memberships_told_by_values_take_their_place_in_the_order),
+        T(a_group_with_a_voter_that_is_not_configured_serves),
+        T(own_writes_that_others_know_to_be_chosen_are_done),
+        T(fenced_with_own_writes_found_lets_go_of_all),
+        T(a_conflict_while_it_served_does_not_shake_what_it_knows),
         T(values_that_are_not_what_was_asked_for_are_asked_elsewhere),
         T(a_value_that_comes_before_the_log_is_chosen_is_not_taken),
         T(a_membership_that_is_known_already_changes_nothing_by_its_value),
