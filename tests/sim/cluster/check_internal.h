@@ -40,7 +40,8 @@ struct ck_ballot {
     struct ballot b;
     uint64_t session_slot; /* of its session start; 0: none proposed yet */
     bool session_chosen;
-    uint64_t acked[SIM_REPLICAS]; /* through here, by each replica; that it answered a higher ballot since takes nothing back */
+    uint64_t acked[SIM_REPLICAS]; /* through here, by each replica; that it answered a higher ballot since takes nothing
+                                     back */
     /* the proposer's log as far as it was sent under this ballot: hashes of the slots from first on; 0: not sent */
     uint64_t first, n_sent, cap_sent;
     uint64_t *sent;
@@ -137,7 +138,7 @@ struct checks {
     struct checks_stats stats;
     struct ck_stream stream[CK_STREAMS];
     struct ck_view view[SIM_REPLICAS];
-    struct ck_ballot *ballot;
+    struct ck_ballot **ballot; /* each stays where it is */
     uint32_t n_ballots, cap_ballots, last_ballot;
     struct ck_slot *slot;
     uint64_t cap_slots;
@@ -163,6 +164,13 @@ struct checks {
 bool ck_entry_parse(const uint8_t *p, size_t len, struct ck_entry *ret);
 struct ck_slot *ck_slot(struct checks *ck, uint64_t slot);
 uint32_t ck_ballot_index(struct checks *ck, const struct ballot *b);
+struct ck_ballot *ck_ballot(struct checks *ck, const struct ballot *b);
+/* Valid until the next look-up: the table may move. */
+static inline struct ck_ballot *ck_ballot_of(struct checks *ck, const struct ballot *b)
+{
+    uint32_t i = ck_ballot_index(ck, b); /* first: it may move ck->ballot */
+    return &ck->ballot[i];
+}
 /* What this ballot's proposer sent for the slot; 0: nothing yet. */
 uint64_t ck_sent(const struct ck_ballot *b, uint64_t slot);
 /* NULL: nobody proposed it, or it was forgotten (slot <= names_floor). */

@@ -32,18 +32,26 @@ struct ck_slot *ck_slot(struct checks *ck, uint64_t slot)
 
 uint32_t ck_ballot_index(struct checks *ck, const struct ballot *b)
 {
-    if (ck->last_ballot < ck->n_ballots && ballot_equal(&ck->ballot[ck->last_ballot].b, b))
+    if (ck->last_ballot < ck->n_ballots && ballot_equal(&ck->ballot[ck->last_ballot]->b, b))
         return ck->last_ballot;
     for (uint32_t i = ck->n_ballots; i-- > 0;)
-        if (ballot_equal(&ck->ballot[i].b, b))
+        if (ballot_equal(&ck->ballot[i]->b, b))
             return ck->last_ballot = i;
     if (ck->n_ballots == ck->cap_ballots) {
         ck->cap_ballots = ck->cap_ballots ? 2 * ck->cap_ballots : 64;
         ck->ballot = realloc(ck->ballot, ck->cap_ballots * sizeof *ck->ballot);
         assert(ck->ballot);
     }
-    ck->ballot[ck->n_ballots] = (struct ck_ballot){.b = *b};
+    ck->ballot[ck->n_ballots] = calloc(1, sizeof **ck->ballot);
+    assert(ck->ballot[ck->n_ballots]);
+    ck->ballot[ck->n_ballots]->b = *b;
     return ck->last_ballot = ck->n_ballots++;
+}
+
+struct ck_ballot *ck_ballot(struct checks *ck, const struct ballot *b)
+{
+    uint32_t i = ck_ballot_index(ck, b);
+    return ck->ballot[i];
 }
 
 uint64_t ck_sent(const struct ck_ballot *b, uint64_t slot)
@@ -170,8 +178,8 @@ static void name_new(struct checks *ck, const struct ck_entry *e)
     *n = (struct ck_name){.next = s->names, .hash = e->hash, .ballot = b, .bytes = e->bytes};
     memcpy(n->data, e->data, e->bytes);
     s->names = n;
-    if (e->f.kind == ENTRY_SESSION && !ck->ballot[b].session_slot)
-        ck->ballot[b].session_slot = e->f.slot;
+    if (e->f.kind == ENTRY_SESSION && !ck->ballot[b]->session_slot)
+        ck->ballot[b]->session_slot = e->f.slot;
     for (uint32_t i = 0; e->f.kind == ENTRY_WRITE && i < e->f.nblocks; i++)
         note_crc(ck, entry_crc(e->data, i), (uint32_t)e->f.slot);
 }
@@ -179,7 +187,7 @@ static void name_new(struct checks *ck, const struct ck_entry *e)
 void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballot *b)
 {
     struct ck_name *n = ck_name_find(ck, e);
-    note_sent(ck, &ck->ballot[ck_ballot_index(ck, b)], e->f.slot, e->hash);
+    note_sent(ck, ck_ballot_of(ck, b), e->f.slot, e->hash);
     if (n && n->hash != e->hash) {
         CK_FAIL(ck, "slot %llu was proposed twice under ballot %llu, with different contents", LLU(e->f.slot),
                 LLU(e->e.round));
@@ -191,7 +199,7 @@ void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballo
         CK_FAIL(ck, "slot %llu is proposed again under ballot %llu as of ballot %llu, whose proposer never proposed it",
                 LLU(e->f.slot), LLU(b->round), LLU(e->e.round));
     else if (e->f.slot <= ck->chosen_through && ck_slot(ck, e->f.slot)->chosen_ballot != ck_ballot_index(ck, b) &&
-             ballot_compare(&ck->ballot[ck_slot(ck, e->f.slot)->chosen_ballot].b, b) < 0)
+             ballot_compare(&ck->ballot[ck_slot(ck, e->f.slot)->chosen_ballot]->b, b) < 0)
         CK_FAIL(ck, "agreement: slot %llu is chosen, and ballot %llu proposes something new for it", LLU(e->f.slot),
                 LLU(b->round));
     else
@@ -307,8 +315,10 @@ void ck_slots_free(struct checks *ck)
     for (uint64_t b = 0; b < ck->n_blocks; b++)
         free(ck->block[b].version);
     free(ck->block);
-    for (uint32_t i = 0; i < ck->n_ballots; i++)
-        free(ck->ballot[i].sent);
+    for (uint32_t i = 0; i < ck->n_ballots; i++) {
+        free(ck->ballot[i]->sent);
+        free(ck->ballot[i]);
+    }
     free(ck->ballot);
     free(ck->by_crc);
 }
