@@ -448,6 +448,74 @@ static void test_dev_create(void **state)
     sim_world_free(f.w);
 }
 
+struct seen {
+    unsigned submitted, completed, errors, misdirected, creates, made;
+    struct sim_reactor *kill_at_made;
+};
+
+static void see(void *user, struct sim_disk *d, const struct sim_io_info *io)
+{
+    struct seen *s = user;
+    assert_int_equal(d != NULL, io->kind != SIM_CREATE || (io->complete && !io->err));
+    *(io->complete ? &s->completed : &s->submitted) += 1;
+    s->errors += io->err != 0;
+    s->misdirected += io->misdirected;
+    s->creates += io->kind == SIM_CREATE && !io->complete;
+    s->made += io->kind == SIM_CREATE && io->complete && !io->err;
+    if (s->made && s->kill_at_made)
+        sim_reactor_crash(s->kill_at_made, SIM_KILL);
+}
+
+/* A directory's hook hears of all its disks, also of those that are made later, and of their making. */
+static void test_hook_of_a_directory(void **state)
+{
+    struct fixture f = fixture_new(12);
+    struct sim_dir *sd = sim_dir_new(f.w, "data", 4 * MIB);
+    struct sim_disk *first = sim_disk_new(f.w, sd, "wal", MIB);
+    struct seen s = {0};
+    sim_dir_set_hook(sd, see, &s);
+    assert_int_equal(sim_dir_used(sd), MIB);
+    sim_dev_close(f.dev);
+    f.disk = first;
+    assert_int_equal(sim_dev_open(f.r, first, &f.dev), 0);
+    sim_disk_misdirect(first, 1, 4 * BLOCK_SIZE);
+    write_and_wait(&f, 0, 7, 0);
+    assert_int_equal(byte_at(first, 0), 0);
+    assert_int_equal(byte_at(first, 4 * BLOCK_SIZE), 7);
+    sim_disk_fail(first, SIM_FLUSH, 0, 1, EIO);
+    assert_int_equal(flush_and_wait(&f), -EIO);
+    assert_true(s.submitted == 2 && s.completed == 2 && s.errors == 1 && s.misdirected == 1);
+
+    struct dir *dir = sim_dir_open(f.r, sd);
+    static const uint64_t sizes[] = {MIB, 4 * MIB, MIB};
+    static const int results[] = {0, -ENOSPC, 0};
+    for (unsigned i = 0; i < 2; i++) {
+        struct creating c = {.op.op.fn = created};
+        char name[32];
+        snprintf(name, sizeof name, "extents/%u", i);
+        dev_create(dir, name, sizes[i], &c.op);
+        assert_true(sim_run_until(f.w, creation_done, &c, 10 * NS_PER_S));
+        assert_int_equal(c.op.op.result, results[i]);
+    }
+    assert_true(s.creates == 2 && s.made == 1 && sim_dir_refused(sd) == 1);
+    assert_ptr_equal(sim_dir_next(sd, NULL), first);
+    struct sim_disk *made = sim_dir_next(sd, first);
+    assert_string_equal(sim_disk_name(made), "extents/0");
+    assert_null(sim_dir_next(sd, made));
+
+    /* A crash at the moment when it is there and nobody heard of it. */
+    s.kill_at_made = f.r;
+    s.made = 0;
+    struct creating c = {.op.op.fn = created};
+    dev_create(dir, "extents/2", sizes[2], &c.op);
+    sim_run_for(f.w, 10 * NS_PER_S);
+    assert_true(!creation_done(&c) && sim_dir_find(sd, "extents/2"));
+    sim_disk_remove(made);
+    assert_null(sim_dir_find(sd, "extents/0"));
+    assert_int_equal(sim_dir_used(sd), 2 * MIB);
+    sim_world_free(f.w);
+}
+
 /* ---- timers and hooks ---- */
 
 struct ticking {
@@ -577,6 +645,7 @@ int main(void)
         cmocka_unit_test(test_mistakes_are_assertions),
         cmocka_unit_test(test_dev_create),
         cmocka_unit_test(test_timers),
+        cmocka_unit_test(test_hook_of_a_directory),
         cmocka_unit_test(test_drift),
         cmocka_unit_test(test_one_seed_one_history),
     };

@@ -441,6 +441,38 @@ static void test_old_bytes_after_new(void **state)
     free(server_old);
 }
 
+/* What was sent waits; its sender loses the connection and makes a new one, which is not held; then the old bytes arrive, all and in order, and that end hears of its
+ * peer's loss last. */
+static void test_held_bytes_arrive_behind_a_new_connection(void **state)
+{
+    struct net *n = net_new(12);
+    struct end old = n->client, *server_old = malloc(sizeof *server_old);
+    assert_non_null(server_old);
+    n->client.conn->user = &old;
+    *server_old = n->server;
+    n->server.conn->user = server_old;
+    assert_int_equal(sim_break(n->w, "b", "nobody"), 0);
+    sim_hold(n->w, "a", "b", 100 * NS_PER_MS);
+    send_stream(&old, sim_reactor_io(n->a)->arena, 5000);
+    sim_run_for(n->w, 5 * NS_PER_MS);
+    assert_int_equal(server_old->received, 0);
+    assert_int_equal(sim_break(n->w, "a", "b"), 1);
+    sim_run_for(n->w, 5 * NS_PER_MS);
+    assert_true(old.closed && old.err == -ECONNRESET && !server_old->closed);
+    net_connect(n);
+    assert_true(sim_run_until(n->w, both_open, n, 20 * NS_PER_MS));
+    send_stream(&n->client, sim_reactor_io(n->a)->arena, 3000);
+    assert_true(sim_run_until(n->w, server_has_all, n, 20 * NS_PER_MS));
+    assert_int_equal(server_old->received, 0);
+    sim_run_for(n->w, 200 * NS_PER_MS);
+    assert_int_equal(server_old->received, 5000);
+    conn_send(server_old->conn, &(struct segment){NULL, "x", 1}, 1); /* nobody is there any more */
+    sim_run_for(n->w, 200 * NS_PER_MS);
+    assert_true(server_old->closed && !n->client.closed && !n->server.closed);
+    net_free(n);
+    free(server_old);
+}
+
 static void test_speed(void **state)
 {
     struct net *n = net_new(10);
@@ -662,6 +694,7 @@ int main(void)
         cmocka_unit_test(test_power_cut_leaves_connections_half_open),
         cmocka_unit_test(test_paused_process),
         cmocka_unit_test(test_old_bytes_after_new),
+        cmocka_unit_test(test_held_bytes_arrive_behind_a_new_connection),
         cmocka_unit_test(test_speed),
         cmocka_unit_test(test_chaos),
         cmocka_unit_test(test_one_seed_one_history),
