@@ -165,12 +165,6 @@ bool ck_entry_parse(const uint8_t *p, size_t len, struct ck_entry *ret);
 struct ck_slot *ck_slot(struct checks *ck, uint64_t slot);
 uint32_t ck_ballot_index(struct checks *ck, const struct ballot *b);
 struct ck_ballot *ck_ballot(struct checks *ck, const struct ballot *b);
-/* Valid until the next look-up: the table may move. */
-static inline struct ck_ballot *ck_ballot_of(struct checks *ck, const struct ballot *b)
-{
-    uint32_t i = ck_ballot_index(ck, b); /* first: it may move ck->ballot */
-    return &ck->ballot[i];
-}
 /* What this ballot's proposer sent for the slot; 0: nothing yet. */
 uint64_t ck_sent(const struct ck_ballot *b, uint64_t slot);
 /* NULL: nobody proposed it, or it was forgotten (slot <= names_floor). */

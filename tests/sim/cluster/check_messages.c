@@ -180,7 +180,7 @@ static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header
 static void matches_proposer(struct ck_view *v, const struct ballot *b, uint64_t through)
 {
     struct checks *ck = v->ck;
-    const struct ck_ballot p = *ck_ballot_of(ck, b); /* a copy: looking up others may move the table */
+    const struct ck_ballot *p = ck_ballot(ck, b);
     uint64_t s = v->ack_checked + 1 > p->first ? v->ack_checked + 1 : p->first;
     for (; s <= through && s - p->first < p->n_sent; s++) {
         uint64_t own = ck_view_hash(v, s), sent = p->sent[s - p->first];
@@ -230,7 +230,7 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
     matches_proposer(v, &b, a->through);
     if (a->through > v->ack_through) {
         v->ack_through = a->through;
-        uint64_t *acked = &ck_ballot_of(ck, &b)->acked[v->index];
+        uint64_t *acked = &ck_ballot(ck, &b)->acked[v->index];
         if (a->through > *acked)
             *acked = a->through;
         became_chosen(ck, &b);
@@ -369,7 +369,7 @@ static void on_read(struct checks *ck, const char *host, uint32_t conn, const st
     announced_is_chosen(ck, host, r->watermark, "READ");
     *asked_of(ck, conn ^ 1, h->cookie) =
         (struct ck_asked){.cookie = h->cookie, .watermark = r->watermark, .conn = conn ^ 1};
-    const struct ck_ballot *own = ck_ballot_of(ck, &b);
+    const struct ck_ballot *own = ck_ballot(ck, &b);
     if (!own->session_chosen || r->watermark < own->session_slot)
         CK_FAIL(ck,
                 "reads: %s reads at watermark %llu under ballot %llu, whose session start %llu is not chosen below it",

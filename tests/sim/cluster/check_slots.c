@@ -187,7 +187,7 @@ static void name_new(struct checks *ck, const struct ck_entry *e)
 void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballot *b)
 {
     struct ck_name *n = ck_name_find(ck, e);
-    note_sent(ck, ck_ballot_of(ck, b), e->f.slot, e->hash);
+    note_sent(ck, ck_ballot(ck, b), e->f.slot, e->hash);
     if (n && n->hash != e->hash) {
         CK_FAIL(ck, "slot %llu was proposed twice under ballot %llu, with different contents", LLU(e->f.slot),
                 LLU(e->e.round));
