@@ -71,7 +71,7 @@ enum data_status {
 
 enum catchup_status {
     CATCHUP_OK = 0,
-    CATCHUP_TOO_OLD = 1,    /* the donor's log no longer reaches back to `from`: needs copy */
+    CATCHUP_TOO_OLD = 1,    /* the donor's log no longer reaches back to `from`: needs copy, unless `through` is held */
     CATCHUP_UNMATCHED = 2,  /* `from` is above the donor's commit, or not its entry */
 };
 
@@ -195,7 +195,7 @@ struct msg {
         struct {
             uint32_t status; /* enum catchup_status */
             uint32_t reserved;
-            struct log_pos through; /* last entry sent: committed */
+            struct log_pos through; /* last entry sent: committed; TOO_OLD: the donor's log begins right above it */
             struct log_pos commit;  /* the donor's */
         } catchup_end;
         struct {

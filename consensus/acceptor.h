@@ -90,7 +90,9 @@ enum acceptor_event_type {
     ACCEPTOR_MSG,       /* a consensus message from link (QUERY, PREPARE, OPEN, ACCEPT, BEAT, RELEASE, FORCE) */
     ACCEPTOR_DURABLE,   /* all persist effects with seq <= durable_seq are durable */
     ACCEPTOR_LINK_DOWN, /* the link is gone: its stream too */
-    ACCEPTOR_CAUGHT_UP, /* A7: entries (from.slot+1 .. through.slot), all committed at a peer */
+    /* A7: entries (from.slot+1 .. through.slot), all committed at a peer. Without entries: `through` alone is known to be
+     * committed, and is so here as well if the own log holds it. */
+    ACCEPTOR_CAUGHT_UP,
     ACCEPTOR_TRIM,      /* the log's floor rises to `trim` (<= the last COMMIT effect's slot) */
 };
 

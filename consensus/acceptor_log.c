@@ -257,11 +257,27 @@ bool acceptor_take(struct acceptor *a, struct acceptor_effects *fx, struct entry
 
 /* A7, piecewise: the entries are all committed at a peer. Where the own entry has the same ballot it is kept (a LOST
  * one filled), from the first other one on the own log becomes the peer's. If that never happens the own tail stays. */
+/* A7 without a value: what a peer has committed at `at` is committed here as well when the own log holds that very
+ * entry, for then it holds all that the peer has below it (up to the first LOST slot). */
+static void vouched_for(struct acceptor *a, const struct log_pos *at)
+{
+    if (!paxos_log_holds(&a->log, at))
+        return;
+    uint64_t slot = a->n_lost > 0 && a->lost[0] <= at->slot ? a->lost[0] - 1 : at->slot;
+    MARK_IF(slot > a->commit, "acceptor: the floor of a peer's log vouches for the own one");
+    acceptor_commit_to(a, slot);
+    acceptor_find_durable(a);
+}
+
 void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
 {
     uint64_t slot = ev->from.slot;
-    if (ev->n_entries == 0 || ev->through.slot - slot != ev->n_entries || ev->through.slot < slot || slot > a->commit)
-        return; /* nothing, malformed, or not contiguous to what is committed here */
+    if (ev->n_entries == 0) {
+        vouched_for(a, &ev->through);
+        return;
+    }
+    if (ev->through.slot - slot != ev->n_entries || ev->through.slot < slot || slot > a->commit)
+        return; /* malformed, or not contiguous to what is committed here */
     struct ballot own;
     if (slot >= a->log.base.slot && (!paxos_log_at(&a->log, slot, &own) || !ballot_equal(&own, &ev->from.e)))
         return;

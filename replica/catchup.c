@@ -243,6 +243,13 @@ static void on_end(struct replica_group *g, const struct msg *m)
     }
     if (m->u.catchup_end.status == CATCHUP_TOO_OLD) {
         MARK("catchup: a peer's log does not reach back");
+        struct acceptor_event ev = {.type = ACCEPTOR_CAUGHT_UP, .through = m->u.catchup_end.through};
+        uint64_t before = g->acceptor.commit;
+        replica_step(g, &ev);
+        if (g->acceptor.commit > before) {
+            ask(g);
+            return;
+        }
         c->too_old_peers++;
     }
     if (m->u.catchup_end.status == CATCHUP_OK && g->acceptor.commit >= c->target.slot) {
@@ -381,6 +388,7 @@ void catchup_donate(struct session *s, struct replica_group *g, const struct msg
     }
     if (from->slot < g->acceptor.log.base.slot) {
         MARK("catchup: donor's log does not reach back");
+        d->sent = g->acceptor.log.base; /* if the other one holds this, the logs do meet */
         donation_end(d, g, s, CATCHUP_TOO_OLD);
         return;
     }

@@ -547,6 +547,28 @@ static void test_catchup_replaces_from_the_first_other_entry(void **state)
     assert_int_equal(find(r, ACCEPTOR_COMMIT)->slot, 4);
 }
 
+/* A peer's log begins above the own commit, but the own log holds its floor: the logs meet there after all. */
+static void test_the_floor_of_a_peers_log_vouches_for_the_own_one(void **state)
+{
+    struct rig *r = *state;
+    stream(r, A(1), pos(0, A(0)));
+    fill(r, A(1), 1, 6, A(1));
+    all_durable(r);
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .through = pos(4, B(1))});
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .through = pos(7, A(1))});
+    assert_int_equal(r->a.commit, 0); /* by number it would do */
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .through = pos(4, A(1))});
+    assert_int_equal(r->a.commit, 4);
+    assert_int_equal(find(r, ACCEPTOR_COMMIT)->slot, 4);
+    assert_true(holds(r, 6, A(1)));
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .through = pos(2, A(1))});
+    assert_int_equal(r->a.commit, 4);
+
+    begin_with_lost(r, 6, 4, 2);
+    step(r, (struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .through = pos(5, A(1))});
+    assert_int_equal(r->a.commit, 3); /* not over a value that is not here */
+}
+
 static void test_catchup_that_cuts_what_was_matched_ends_the_stream(void **state)
 {
     struct rig *r = *state;
@@ -926,6 +948,7 @@ int main(void)
         T(test_reads),
         T(test_catchup_keeps_a_matching_tail),
         T(test_catchup_replaces_from_the_first_other_entry),
+        T(test_the_floor_of_a_peers_log_vouches_for_the_own_one),
         T(test_catchup_that_cuts_what_was_matched_ends_the_stream),
         T(test_stale_and_foreign_pieces_change_nothing),
         T(test_a_piece_behind_an_uncommitted_slot_is_ignored),
