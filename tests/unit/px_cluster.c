@@ -883,6 +883,14 @@ void px_catchup_answer(struct px_cluster *c, struct px_catchup *u, uint32_t max)
         !ballot_equal(&e, &u->from.e))
         return;
     u->through = u->from;
+    if ((u->from.slot + max) % 4 == 0) { /* as if its log did not reach back: what is committed here, without values */
+        bool held = paxos_log_at(&d->a.log, d->a.told, &u->through.e);
+        assert(held);
+        (void)held;
+        u->through.slot = d->a.told;
+        u->vouches = true;
+        return;
+    }
     for (uint64_t s = u->from.slot + 1; s <= d->a.told && u->n < max && u->n < 8 && d->value[s]; s++) {
         u->entry[u->n++] = hold(d->value[s]);
         u->through = (struct log_pos){.slot = s, .e = d->value[s]->e};
@@ -892,7 +900,7 @@ void px_catchup_answer(struct px_cluster *c, struct px_catchup *u, uint32_t max)
 void px_catchup_deliver(struct px_cluster *c, struct px_catchup *u, bool keep)
 {
     struct px_node *d = &c->node[u->node];
-    if (d->up && d->epoch == u->epoch && u->n > 0 && acceptor_has_room(&d->a)) {
+    if (d->up && d->epoch == u->epoch && (u->n > 0 || u->vouches) && acceptor_has_room(&d->a)) {
         TRACE(c, "catch-up node %u from %u: %" PRIu64 "..%" PRIu64, u->node, u->peer, u->from.slot + 1,
               u->through.slot);
         struct acceptor_event ev = {
@@ -911,8 +919,17 @@ void px_catch_up(struct px_cluster *c, unsigned n, unsigned peer)
             return;
         struct px_catchup *u = container_of(c->catchups.prev, struct px_catchup, link);
         px_catchup_answer(c, u, 8);
+        bool vouched = u->vouches;
         px_catchup_deliver(c, u, false);
         px_durable(c, n, UINT32_MAX);
+        if (c->node[n].a.commit == before && vouched) { /* now with values */
+            if (!px_catchup_ask(c, n, peer))
+                return;
+            u = container_of(c->catchups.prev, struct px_catchup, link);
+            px_catchup_answer(c, u, 7);
+            px_catchup_deliver(c, u, false);
+            px_durable(c, n, UINT32_MAX);
+        }
         if (c->node[n].a.commit == before)
             return;
     }

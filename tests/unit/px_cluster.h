@@ -79,7 +79,7 @@ struct px_catchup {
     struct list link;
     unsigned node, peer;
     uint32_t epoch;
-    bool answered;
+    bool answered, vouches; /* vouches: `through` is committed at the peer, no values come */
     struct log_pos from, through;
     uint32_t n;
     struct entry *entry[8];
