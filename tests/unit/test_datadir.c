@@ -264,27 +264,28 @@ static void format_cut(unsigned step, bool begun)
 
 static void a_format_cut_short_is_made_anew(void **state)
 {
-    static const unsigned steps[] = {1, 3, 4, CREATES + 1, CREATES + META_WRITES, FLUSH, ROOT, FIRST_COPY, FIRST_COPY + 1, STEPS};
-    for (unsigned i = 0; i < ARRAY_LEN(steps); i++) {
-        for (unsigned begun = 0; begun < 2; begun++) {
-            char name[32];
-            snprintf(name, sizeof name, "cut-%u-%u", steps[i], begun);
-            fresh(name);
-            format_cut(steps[i], begun);
-            if (steps[i] + begun > FIRST_COPY) { /* one copy says "complete": all of it is in its first sector */
-                opens();
-                assert_int_equal(format(&geometry), -EEXIST);
-            } else {
-                struct datadir d;
-                assert_true(open_it(&d) < 0);
-                says("run qbd-replica format");
-                format_ok();
-                opens();
-            }
-            char command[300];
-            snprintf(command, sizeof command, "rm -r '%s'", data);
-            assert_int_equal(system(command), 0);
+    static const struct {
+        unsigned step;
+        bool begun;
+    } cuts[] = {{1, true}, {2, false}, {4, false}, {4, true}, {CREATES + 1, true}, {CREATES + META_WRITES, false}, {FLUSH, false},
+                {ROOT, true}, {FIRST_COPY, false}, {FIRST_COPY, true}, {STEPS, false}};
+    for (unsigned i = 0; i < ARRAY_LEN(cuts); i++) {
+        char name[32], command[300];
+        snprintf(name, sizeof name, "cut-%u", i);
+        fresh(name);
+        format_cut(cuts[i].step, cuts[i].begun);
+        if (cuts[i].step + cuts[i].begun > FIRST_COPY) { /* one copy says "complete": all of it is in its first sector */
+            opens();
+            assert_int_equal(format(&geometry), -EEXIST);
+        } else {
+            struct datadir d;
+            assert_true(open_it(&d) < 0);
+            says("run qbd-replica format");
+            format_ok();
+            opens();
         }
+        snprintf(command, sizeof command, "rm -r '%s'", data);
+        assert_int_equal(system(command), 0);
     }
 }
 

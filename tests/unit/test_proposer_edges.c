@@ -469,6 +469,35 @@ static void own_writes_that_others_know_to_be_chosen_are_done(void **state)
     assert_int_equal(find(r, PROPOSER_CHOSEN)->slot, 7);
 }
 
+/* A session start of an attempt that came to nothing, lost by the one that has it, where own writes stood before. */
+static void a_cut_where_own_writes_stood_leaves_them_unplaced(void **state)
+{
+    struct rig *r = *state;
+    lost_ballot(r);
+    struct log_text shorter = {.n_runs = 1, .run = {{mine(1), 1, 3}}, .commit = pos(3, mine(1))};
+    promise(r, 0, &shorter);
+    promise(r, 1, &shorter);
+    session_entry(r);
+    assert_int_equal(r->p.session_slot, 4);
+    nack(r, 1, NULL, 0, other(11));
+    tick(r, 200 * MS);
+    query_ack(r, 0, NULL, 0, other(11));
+    query_ack(r, 2, NULL, 0, other(11));
+    promise(r, 0, &shorter);
+    promise(r, 1, &shorter);
+    promise(r, 2, &(struct log_text){.n_runs = 2, .run = {{mine(1), 1, 3}, {mine(8), 4, 4}}, .commit = pos(3, mine(1)), .n_lost = 1, .lost = {4}});
+    assert_int_equal(r->p.next, 4); /* one of three at most ever held it */
+    session_entry(r);
+    for (unsigned i = 0; i < 2; i++) {
+        opened(r, i, 3);
+        accepted(r, i, 4);
+    }
+    assert_int_equal(r->p.state, PROPOSER_SERVING);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(r->effect[i].type, PROPOSER_UNPLACED);
+    assert_int_equal(r->effect[3].type, PROPOSER_CHOSEN);
+}
+
 static void fenced_with_own_writes_found_lets_go_of_all(void **state)
 {
     struct rig *r = *state;
@@ -646,6 +675,7 @@ int main(void)
         T(memberships_told_by_values_take_their_place_in_the_order),
         T(a_group_with_a_voter_that_is_not_configured_serves),
         T(own_writes_that_others_know_to_be_chosen_are_done),
+        T(a_cut_where_own_writes_stood_leaves_them_unplaced),
         T(fenced_with_own_writes_found_lets_go_of_all),
         T(a_conflict_while_it_served_does_not_shake_what_it_knows),
         T(values_that_are_not_what_was_asked_for_are_asked_elsewhere),
