@@ -382,8 +382,13 @@ static void make_room_scarce(struct faults *f, struct fault_rng *g)
         f->total -= f->weight[costly[i]];
         f->weight[costly[i]] = 0;
     }
+    f->weight[FAULT_FULL_DISK] += 50;
+    f->total += 50;
     f->run->scale.sizes.extent_bytes = 8 * SIM_MIB; /* smaller ones would hold less in reserve than a single entry may need */
     f->run->scale.sizes.volume_bytes = fault_draw(g, 10, 20) * SIM_MIB;
+    f->run->scale.scattered = true;
+    if (f->run->scale.requests < 600)
+        f->run->scale.requests = 600;
 }
 
 static void draw_weights(struct faults *f)

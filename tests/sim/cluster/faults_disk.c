@@ -197,13 +197,9 @@ static bool find_spot(struct faults *f, struct node *n, struct fault_rng *g, enu
     }
 }
 
-static void damage(struct faults *f, struct fault_rng *g, enum fault kind)
+static void damage_node(struct faults *f, struct node *n, struct fault_rng *g, enum fault kind, uint64_t times)
 {
-    struct node *n = atlas_choose(&f->disk->atlas, g);
-    uint64_t times = fault_chance(g, 3) ? fault_draw_log(g, 1, 30) : 1;
     bool latent = kind == FAULT_LATENT_WAL || kind == FAULT_LATENT_DATA || kind == FAULT_LATENT_LEAF;
-    if (!n)
-        return;
     for (uint64_t i = 0; i < times; i++) {
         struct spot s;
         enum damage what;
@@ -216,6 +212,20 @@ static void damage(struct faults *f, struct fault_rng *g, enum fault kind)
         else
             flip_bits(&s, g);
         fault_count(f, kind);
+    }
+}
+
+static void damage(struct faults *f, struct fault_rng *g, enum fault kind)
+{
+    struct node *n = atlas_choose(&f->disk->atlas, g);
+    uint64_t times = fault_chance(g, 3) ? fault_draw_log(g, 1, 30) : 1;
+    bool extents = kind == FAULT_FLIP_DATA || kind == FAULT_LATENT_DATA || kind == FAULT_FLIP_LEAF || kind == FAULT_LATENT_LEAF;
+    if (f->run->options->beyond && extents && fault_chance(g, 3)) { /* so much that no copy of some blocks is left */
+        for (unsigned i = 0; i < SIM_REPLICAS; i++)
+            if (!f->run->cluster->node[i].formatting && !f->run->cluster->node[i].replaced)
+                damage_node(f, &f->run->cluster->node[i], g, kind, 200);
+    } else if (n) {
+        damage_node(f, n, g, kind, times);
     }
 }
 
@@ -333,9 +343,9 @@ static void fill_disk(struct faults *f, struct node *n, uint64_t ns)
 
 static void full_disk(struct faults *f, struct fault_rng *g)
 {
-    uint64_t ns = fault_outage(g) + fault_outage(g);
+    uint64_t ns = fault_draw_log(g, 100 * NS_PER_MS, 30 * NS_PER_S);
     struct node *n = any_node(f, g);
-    bool all = fault_chance(g, 4);
+    bool all = fault_chance(g, 2);
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct node *x = &f->run->cluster->node[i];
         if ((all || x == n) && !x->formatting)

@@ -87,7 +87,7 @@ static void choose_place(struct request *q)
         return;
     }
     uint32_t max = q->io.type == NBD_CMD_WRITE ? r->scale.request_max_bytes : (uint32_t)SIM_MIB;
-    choose_range(q, large, draw(r, 0, 99) < 85 ? w->hot : large->n, max, draw(r, 0, 2) == 0);
+    choose_range(q, large, draw(r, 0, 99) < (r->scale.scattered ? 20 : 85) ? w->hot : large->n, max, draw(r, 0, 2) == 0);
 }
 
 static void choose_command(struct request *q)
@@ -340,10 +340,12 @@ static const char *check_error(const struct request *q)
     return "an error without a reason";
 }
 
-/* Something will read these cells again. */
+/* Something will read these cells again; not when they may be gone for good. */
 static void final_again(struct request *q)
 {
     struct workload *w = q->lane->workload;
+    if (q->io.error == NBD_EIO && w->run->may_be_unreadable)
+        return;
     if (q->final && q->first < w->final_next)
         w->final_next = q->first;
 }

@@ -80,11 +80,19 @@ static bool is_out_of_reach(struct trial *r)
     return cluster_usable(r->cluster) <= SIM_REPLICAS / 2;
 }
 
+/* Nothing need be answered; what is, must be right. */
+static void try_to_read_all(struct trial *r)
+{
+    sim_run_until(r->world, all_idle, r, BEYOND_NS);
+    workload_read_all(r);
+    sim_run_until(r->world, all_read, r, BEYOND_NS);
+}
+
 static void finish(struct trial *r)
 {
     faults_stop(r);
     if (r->options->beyond)
-        sim_run_until(r->world, is_broken, r, BEYOND_NS);
+        try_to_read_all(r);
     else
         judge_liveness(r);
     if (r->cluster->broken && is_out_of_reach(r) && strncmp(r->cluster->broken, "liveness:", 9) == 0) {
