@@ -328,6 +328,8 @@ void proposer_init(struct proposer *p, const struct proposer_params *params)
 {
     memset(p, 0, sizeof *p);
     p->params = *params;
+    if (p->params.inflight_bytes == 0)
+        p->params.inflight_bytes = PROPOSER_INFLIGHT_BYTES;
     assert(params->n_replicas > 0 && params->n_replicas <= PROPOSER_REPLICAS_MAX);
     assert(params->ring_slots >= 16 && (params->ring_slots & (params->ring_slots - 1)) == 0);
     assert(!uuid_is_zero(&params->id));

@@ -93,6 +93,7 @@ struct proposer_params {
     uint64_t beat_ns;    /* < lease_ns / 3 */
     uint64_t timeout_ns; /* for an attach attempt */
     uint64_t retain_bytes;
+    uint64_t inflight_bytes; /* 0: PROPOSER_INFLIGHT_BYTES; less for replicas with smaller WALs than a daemon would have */
     uint32_t n_replicas; /* links that the driver has; link i leads to identity[i] */
     struct uuid identity[PROPOSER_REPLICAS_MAX];
     struct proposer_slot *ring; /* memory of the caller: ring_slots (a power of two, at least 16) */

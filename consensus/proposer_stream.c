@@ -404,7 +404,7 @@ static int check_submit(struct proposer *p, uint64_t now_ns, const struct entry 
     /* What is not chosen can't leave the replicas' WALs: it must stay well below the smallest ring, or a full WAL would
      * hold back the very messages that announce its commit. */
     if (p->chosen < p->next - 1 &&
-        p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > PROPOSER_INFLIGHT_BYTES) {
+        p->bytes_total - bytes_through(p, p->chosen) + entry_bytes(e) > p->params.inflight_bytes) {
         MARK("proposer: too many bytes in flight");
         return -EAGAIN;
     }

@@ -138,6 +138,7 @@ int service_add_volume(struct service *s, const char *name)
         .volume_name = name,
         .frontend_name = s->options.name,
         .retain_bytes = s->options.retain_bytes,
+        .inflight_bytes = s->options.inflight_bytes,
         .fail_after_ns = s->options.fail_after_ns,
     };
     struct volume_callbacks cb = { .on_state = on_state, .on_fenced = on_fenced, .user = sv };

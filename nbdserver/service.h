@@ -19,7 +19,7 @@ struct service_options {
     const char *name;                    /* told to others as the holder; likewise */
     int pid;                             /* for the status */
     uint64_t payload_limit_bytes;        /* of clients' data held in memory */
-    uint64_t retain_bytes, fail_after_ns; /* as in volume_options */
+    uint64_t retain_bytes, inflight_bytes, fail_after_ns; /* as in volume_options */
 };
 
 struct service_callbacks { /* each may be NULL */

@@ -511,6 +511,7 @@ static void group_begin(struct volume_group *g)
         .beat_ns = v->beat_ns,
         .timeout_ns = ATTACH_TIMEOUT_NS,
         .retain_bytes = v->options.retain_bytes,
+        .inflight_bytes = v->options.inflight_bytes,
         .n_replicas = v->n_links,
         .ring = g->ring,
         .ring_slots = g->ring_slots,

@@ -15,6 +15,7 @@ struct volume_options {
     const char *volume_name;
     const char *frontend_name; /* told to others as the holder */
     uint64_t retain_bytes;     /* entries kept for slow replicas; default 64 MiB */
+    uint64_t inflight_bytes;   /* 0: as proposer_params has it */
     uint64_t fail_after_ns;    /* without a majority: 0 = wait for ever, else requests fail with EIO after this */
 };
 

@@ -297,6 +297,7 @@ static int open_service(struct frontend *f)
                                 .name = f->host,
                                 .payload_limit_bytes = c->limits.payload_bytes,
                                 .retain_bytes = c->sizes.retain_bytes,
+                                .inflight_bytes = c->sizes.inflight_bytes,
                                 .fail_after_ns = c->fail_after_ns};
     struct service_callbacks cb = {.on_state = on_state, .on_fenced = on_fenced, .on_stopped = on_stopped, .user = f};
     service_init(f->service, sim_reactor_io(f->reactor), &o, &cb);

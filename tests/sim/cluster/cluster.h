@@ -19,7 +19,7 @@ struct cluster;
 struct cluster_sizes {
     uint64_t volume_bytes, wal_bytes, extent_bytes;
     uint64_t overlay_bytes, leaf_cache_bytes, checkpoint_idle_ns; /* store_options */
-    uint64_t retain_bytes;                                        /* of front ends */
+    uint64_t retain_bytes, inflight_bytes;                        /* of front ends */
     uint32_t lease_ms;                                            /* 0: drawn */
 };
 

@@ -151,17 +151,19 @@ static void fill_result(struct trial *r, struct run_result *ret)
     }
 }
 
-/* What bounds sizes from below: an entry is at most an eighth of the WAL with its descriptor, and what all clients have under way must fit beside its reserves. */
+/* What bounds sizes from below: an entry is at most an eighth of the WAL with its descriptor, and what two front ends have in flight must
+ * fit beside its reserves, or a full WAL would hold back the messages that announce commits. */
 static void draw_small(struct trial *r, struct scale *s)
 {
     struct cluster_sizes *z = &s->sizes;
     z->volume_bytes = draw(r, 1, 2) * SIM_MIB;
-    z->wal_bytes = SIM_MIB << draw(r, 1, 3);
+    z->wal_bytes = draw(r, 0, 7) == 0 ? 8 * SIM_MIB : SIM_MIB << draw(r, 1, 2);
     z->extent_bytes = 8 * SIM_MIB << draw(r, 0, 1); /* a rotten leaf loses its 32 slabs, which only the reserve can replace at once */
     z->overlay_bytes = 128 * SIM_KIB << draw(r, 0, 4);
     z->leaf_cache_bytes = 64 * SIM_KIB << draw(r, 0, 3);
     z->checkpoint_idle_ns = draw(r, 100, 2000) * NS_PER_MS;
     z->retain_bytes = 64 * SIM_KIB << draw(r, 0, 5);
+    z->inflight_bytes = z->wal_bytes >> draw(r, 2, 4);
     s->request_max_bytes = (uint32_t)(z->wal_bytes / 32);
     s->requests = (uint32_t)draw(r, 50, 600);
     s->fault_ns = draw(r, 500, 5000) * NS_PER_MS;
