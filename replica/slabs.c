@@ -241,6 +241,14 @@ bool slabs_are_short(const struct store *s)
     return slabs_credit(s) < enough && !s->growing && !slabs_can_grow(s);
 }
 
+/* Write-back needs what is reserved. A piece of catch-up may ask for more than there is: then the next extent is awaited. */
+bool slabs_must_grow(const struct store *s)
+{
+    bool wait = s->slabs_free < s->slabs_reserved && (s->growing || slabs_can_grow(s));
+    MARK_IF(wait, "slabs: a checkpoint waits for another extent");
+    return wait;
+}
+
 /* ---- growth ---- */
 
 bool slabs_can_grow(const struct store *s)

@@ -443,7 +443,7 @@ static void turn(struct turn_hook *h)
     s->kick_set = false;
     if (s->ready && !s->dead) {
         slabs_maybe_grow(s);
-        if (s->cycle.state == CYCLE_IDLE && (s->cycle.again || cycle_wanted(s, true)))
+        if (s->cycle.state == CYCLE_IDLE && (s->cycle.again || cycle_wanted(s, true)) && !slabs_must_grow(s))
             cycle_start(s);
         store_publish(s);
         wal_kick(s->wal); /* its own hook ran before this one */

@@ -408,6 +408,7 @@ void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l);
 uint64_t slabs_credit(const struct store *s);
 /* So few to give that a front end may be refusing writes, and growth is no help. */
 bool slabs_are_short(const struct store *s);
+bool slabs_must_grow(const struct store *s);
 /* Half of the reserve is used up: what comes from a stream that does not depend on this replica's credit must wait. */
 bool slabs_are_out(const struct store *s);
 bool slabs_can_grow(const struct store *s);

@@ -280,6 +280,29 @@ static void test_growth(void **state)
     t_free(&t);
 }
 
+/* A piece of catch-up may ask for more slabs than there are: its entries are committed and can't be refused. The checkpoint that would place them waits for the extents that are being made. */
+static void test_more_than_there_is(void **state)
+{
+    struct store_test t;
+    t_init(&t, 25);
+    t.n_extents = 1;
+    t.extent_bytes = 2u << 20; /* 32 slabs */
+    t.capacity_bytes = 4 * t.extent_bytes;
+    t_format(&t);
+    t_start_ok(&t);
+    unsigned g = t_create(&t, 4096);
+    for (uint64_t slab = 0; slab < 40; slab++)
+        t_append_anyway(&t, g, ENTRY_WRITE, slab * SLAB_BLOCKS, 1);
+    t_commit_all(&t);
+    assert_true(t.store->slabs_free < t.store->slabs_reserved && t.store->sb.n_extents == 1);
+    t_checkpoint(&t);
+    assert_int_equal(t.fatal, 0);
+    assert_true(t.store->sb.n_extents > 1 && t.store->checkpoints_done > 0);
+    t_check_image(&t, g);
+    t_stop(&t);
+    t_free(&t);
+}
+
 /* A crash at each moment of growing: the extent is there or not, the superblock counts it or not. The next process grows all the same. */
 static void test_growth_cut_short(void **state)
 {
@@ -806,6 +829,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_trim_when_full),
         cmocka_unit_test(test_reservations),
         cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_more_than_there_is),
         cmocka_unit_test(test_growth_cut_short),
         cmocka_unit_test(test_what_was_read_is_made_durable),
         cmocka_unit_test(test_growth_without_room),
