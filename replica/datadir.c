@@ -13,7 +13,7 @@
 #include "replica/superblock.h"
 
 #define LOCK_WAIT_MS 10000u /* a killed daemon's I/O may still be landing; the lock is free when it has */
-#define META_PAGES 8192u    /* 64 MiB of meta: 16 TiB of slabs, about 4 TiB of scattered regions */
+#define META_PAGES 8192u    /* 64 MiB of meta: 4 TiB of slabs, in 4.8 TiB of regions that were ever written to */
 #define EXTENTS_MAX 65536u
 #define WAL_BLANK_BYTES (4u << 20)
 
