@@ -39,7 +39,9 @@ struct faults {
     uint32_t cut[FAULT_HOSTS][FAULT_HOSTS];        /* how many faults hold the link from a to b down */
     uint64_t reset_at_byte[FAULT_HOSTS][FAULT_HOSTS]; /* armed */
     struct faults_disk *disk;
-    bool storm; /* one is under way */
+    bool storm;      /* one is under way */
+    bool storm_rots; /* ... and WALs rot in it */
+    uint64_t rival_until_ns;
 };
 
 struct faults *faults_of(struct trial *r);

@@ -7,11 +7,17 @@
  *   ELUDE: it dies (or lives on, reaching that replica alone), and for a while its successor goes on without that replica;
  *   MEET:  the successor dies too, and the next one reaches that replica and not all of the others;
  *   FORGET: one replica does not hear from the front end that serves until its lease there is over;
- *   RESTART: then another one restarts, and must remember that it gave a lease.
+ *   RESTART: then another one restarts, and must remember that it gave a lease;
+ *   RIVAL: the front end that serves reaches one replica alone;
+ *   RIVAL_DIES: another one is about to take over, and dies before it did: the first has to find out what became of its writes.
+ * In some storms the WALs rot, within what the atlas allows.
  * Steps follow from the number of the fault that began the storm. One storm at a time: two would only keep everybody from everything. */
+#include "nbdserver/volume_internal.h"
 #include "tests/sim/cluster/faults_internal.h"
 
-enum phase { PHASE_RANDOM, PHASE_TAIL, PHASE_ELUDE, PHASE_MEET, PHASE_FORGET, PHASE_RESTART, PHASES };
+#define RIVAL_WATCH_NS (NS_PER_MS / 2)
+
+enum phase { PHASE_RANDOM, PHASE_TAIL, PHASE_ELUDE, PHASE_MEET, PHASE_FORGET, PHASE_RESTART, PHASE_RIVAL, PHASE_RIVAL_DIES, PHASES };
 
 static struct sim_link *link_to(struct faults *f, unsigned frontend, unsigned replica)
 {
@@ -96,6 +102,27 @@ static uint64_t forget(struct faults *f, struct fault_rng *g, unsigned victim, u
     return lease_ns + fault_draw(g, 0, lease_ns);
 }
 
+static uint64_t rival(struct faults *f, struct fault_rng *g, unsigned victim, uint64_t lease_ns)
+{
+    struct frontend *serving = cluster_serving(f->run->cluster, 0);
+    uint64_t ns = 2 * lease_ns + fault_draw(g, 0, 50 * NS_PER_MS);
+    f->rival_until_ns = sim_now(f->run->world) + ns;
+    if (serving)
+        make_late(f, serving->index, but(victim), ns, ns);
+    return lease_ns / 2;
+}
+
+static struct frontend *find_rival(struct faults *f)
+{
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        struct frontend *fe = &f->run->cluster->frontend[i];
+        const struct proposer *p = fe->reactor && fe->volume ? fe->volume->group[0].proposer : NULL;
+        if (p && p->state >= PROPOSER_PREPARING && p->state <= PROPOSER_STARTING)
+            return fe;
+    }
+    return NULL;
+}
+
 /* Returns how long the step lasts. */
 static uint64_t take_step(struct faults *f, struct fault_rng *g, enum phase phase, unsigned victim)
 {
@@ -122,6 +149,12 @@ static uint64_t take_step(struct faults *f, struct fault_rng *g, enum phase phas
     case PHASE_RESTART:
         restart(f, g, other);
         return lease_ns;
+    case PHASE_RIVAL:
+        return rival(f, g, victim, lease_ns);
+    case PHASE_RIVAL_DIES:
+        if (find_rival(f))
+            faults_crash_frontend(f, find_rival(f), fault_chance(g, 2) ? SIM_POWER : SIM_KILL, 5 * lease_ns);
+        return 3 * lease_ns;
     default:
         return random_step(f, g, most_ns);
     }
@@ -129,10 +162,10 @@ static uint64_t take_step(struct faults *f, struct fault_rng *g, enum phase phas
 
 static enum phase next_phase(struct fault_rng *g, enum phase phase)
 {
-    if (phase == PHASE_TAIL || phase == PHASE_ELUDE || phase == PHASE_FORGET)
+    if (phase == PHASE_TAIL || phase == PHASE_ELUDE || phase == PHASE_FORGET || phase == PHASE_RIVAL)
         return phase + 1;
     uint64_t x = fault_draw(g, 0, 9);
-    return x < 5 ? PHASE_TAIL : x < 7 ? PHASE_FORGET : PHASE_RANDOM;
+    return x < 4 ? PHASE_TAIL : x < 5 ? PHASE_FORGET : x < 8 ? PHASE_RIVAL : PHASE_RANDOM;
 }
 
 static void step(struct fault_action *a)
@@ -141,9 +174,16 @@ static void step(struct fault_action *a)
     struct fault_rng g = {a->x};
     enum phase phase = a->b % PHASES;
     unsigned victim = a->b / PHASES;
+    if (phase == PHASE_RIVAL_DIES && !find_rival(f) && sim_now(f->run->world) < f->rival_until_ns) {
+        fault_later(f, fault_draw(&g, 1, RIVAL_WATCH_NS), step, a->a, a->b, g.state);
+        return;
+    }
+    if (f->storm_rots)
+        for (uint64_t n = fault_draw(&g, 0, 4); n > 0; n--)
+            faults_disk_apply(f, FAULT_FLIP_WAL, &g);
     uint64_t ns = take_step(f, &g, phase, victim);
     phase = next_phase(&g, phase);
-    if (phase == PHASE_TAIL || phase == PHASE_FORGET)
+    if (phase == PHASE_TAIL || phase == PHASE_FORGET || phase == PHASE_RIVAL)
         victim = (unsigned)fault_draw(&g, 0, SIM_REPLICAS - 1);
     if (a->a > 1)
         fault_later(f, ns, step, a->a - 1, victim * PHASES + phase, g.state);
@@ -158,6 +198,7 @@ bool faults_storm(struct faults *f, struct fault_rng *g)
     if (f->storm)
         return false;
     f->storm = true;
+    f->storm_rots = fault_chance(g, 4);
     fault_later(f, 0, step, steps, PHASE_RANDOM, g->state);
     return true;
 }
