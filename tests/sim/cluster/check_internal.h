@@ -34,6 +34,7 @@ struct ck_slot {
     struct ck_name *names;
     uint64_t chosen;        /* hash; 0: not yet; CK_UNSEEN */
     uint32_t chosen_ballot; /* under which it was first */
+    uint64_t write;         /* what the chosen WRITE of several blocks writes, and where: a hash; 0: none */
 };
 
 struct ck_ballot {

@@ -10,6 +10,7 @@
 
 #define BLOCK_VERSIONS 256u
 #define NAMES_KEPT 4096u
+#define WRITES_COMPARED 512u /* more than are ever under way */
 
 static void *grown(void *p, uint64_t *cap, uint64_t want, size_t size)
 {
@@ -249,6 +250,24 @@ static void apply(struct checks *ck, const struct ck_name *n)
         block_set(ck, f.block + i, f.slot, write ? entry_crc(n->data, i) : CRC32C_ZERO_BLOCK);
 }
 
+/* P7: a write that is in the log is not proposed again. The workload never writes the same twice, but a merged block may
+ * look as it did before: those stand alone in their entries. */
+static void stands_once(struct checks *ck, const struct ck_name *n, uint64_t slot)
+{
+    struct entry_format f;
+    memcpy(&f, n->data, sizeof f);
+    if (f.kind != ENTRY_WRITE || f.nblocks < 2)
+        return;
+    uint64_t write = hash_bytes(n->data + sizeof f, f.nblocks * 4) ^ (f.block + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    ck_slot(ck, slot)->write = write;
+    for (uint64_t s = slot - 1; s > 0 && slot - s <= WRITES_COMPARED; s--)
+        if (ck_slot(ck, s)->write == write) {
+            CK_FAIL(ck, "slots %llu and %llu hold the same write of blocks %llu+%u", LLU(s), LLU(slot), LLU(f.block),
+                    f.nblocks);
+            return;
+        }
+}
+
 static void forget_names(struct checks *ck)
 {
     uint64_t to = ck->chosen_through;
@@ -286,6 +305,7 @@ void ck_choose(struct checks *ck, uint64_t slot, uint64_t hash, uint32_t ballot)
         return;
     }
     apply(ck, n);
+    stands_once(ck, n, slot);
     if (slot % 1024 == 0)
         forget_names(ck);
 }
