@@ -7,7 +7,8 @@
  *  - a proposer that dies is one that takes no further step (its messages stay), a lost message one that nobody takes;
  *  - a step that takes a message and answers it is one step, and the answer counts at once: whoever would hear it
  *    later could have waited (every other step of a proposer is a choice, too);
- *  - every ballot asks for promises from the start, and no lease keeps it from getting them.
+ *  - every ballot asks for promises from the start, and no lease keeps it from getting them;
+ *  - catch-up brings what is chosen, as if some peer had always heard that it is.
  * A disk write and the answer that waits for it are one step as well: what a crash in between would leave is what the
  * acceptor was before the message. What is volatile (commit, match) is lost in a crash, what is durable stays.
  *
@@ -140,6 +141,9 @@ static void settle(int b)
     for (int a = 0; a < N; a++)
         now.acc[a].ack[0] &= ~(1 << b);
     memset(p, 0, sizeof *p);
+#ifdef ROT
+    memset(&now.snap[b - 1], 0, sizeof now.snap[b - 1]);
+#endif
 }
 
 /* Acceptors are alike: they are kept in one order. Where a counter-example is replayed, `names` follows them: two bits
@@ -369,6 +373,7 @@ inline promise(a, b)
 #define highest_eq(a, b) (eq(a, b, 5) -> 5 : (eq(a, b, 4) -> 4 : (eq(a, b, 3) -> 3 : eq2(a, b))))
 #endif
 #ifdef MUTATION_2
+/* 0 +: spin does not parse a name after the arrow, in an argument */
 #define place(a, b) (A(a).last < P(b).last -> 0 + A(a).last : 0 + P(b).last)
 #define fine(a, b, m) ((m) <= A(a).last)
 #else
