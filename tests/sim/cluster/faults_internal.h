@@ -42,6 +42,7 @@ struct faults {
     bool storm;      /* one is under way */
     bool storm_rots; /* ... and WALs rot in it */
     uint64_t rival_until_ns;
+    uint64_t storm_writes[SIM_REPLICAS]; /* of the WAL when somebody began to wait for the next one */
 };
 
 struct faults *faults_of(struct trial *r);

@@ -15,6 +15,7 @@
 #include "nbdserver/volume_internal.h"
 #include "tests/sim/cluster/faults_internal.h"
 
+#define KILL_WATCH_NS 10000u
 #define RIVAL_WATCH_NS (NS_PER_MS / 2)
 
 enum phase { PHASE_RANDOM, PHASE_TAIL, PHASE_ELUDE, PHASE_MEET, PHASE_FORGET, PHASE_RESTART, PHASE_RIVAL, PHASE_RIVAL_DIES, PHASES };
@@ -39,8 +40,40 @@ static void make_late(struct faults *f, unsigned frontend, unsigned mask, uint64
     }
 }
 
+static void kill_again(struct fault_action *a)
+{
+    struct fault_rng g = {a->x};
+    faults_crash_node(a->faults, &a->faults->run->cluster->node[a->a], SIM_KILL, fault_draw_log(&g, NS_PER_MS / 10, 10 * NS_PER_MS));
+}
+
+/* Killed with a write of its WAL under way, which may land when its successor has read the WAL already, if that did not wait for the lock; and once more, so that
+ * another one reads what has become of it. */
+static void kill_writing(struct fault_action *a)
+{
+    struct faults *f = a->faults;
+    struct node *n = &f->run->cluster->node[a->a];
+    struct fault_rng g = {a->x};
+    struct sim_disk *wal = sim_dir_find(n->dir, "wal");
+    if (!n->reactor || !wal)
+        return;
+    if (a->b > 0 && sim_disk_count(wal, SIM_WRITE) == f->storm_writes[n->index]) {
+        fault_later(f, KILL_WATCH_NS, kill_writing, a->a, a->b - 1, a->x);
+        return;
+    }
+    sim_disk_set_late(wal, 2, 20 * NS_PER_MS);
+    uint64_t outage_ns = fault_draw_log(&g, NS_PER_MS / 10, 10 * NS_PER_MS);
+    faults_crash_node(f, n, SIM_KILL, outage_ns);
+    fault_later(f, outage_ns + fault_draw_log(&g, NS_PER_MS, 50 * NS_PER_MS), kill_again, a->a, 0, g.state);
+}
+
 static void restart(struct faults *f, struct fault_rng *g, unsigned replica)
 {
+    struct sim_disk *wal = sim_dir_find(f->run->cluster->node[replica].dir, "wal");
+    if (wal && fault_chance(g, 2)) {
+        f->storm_writes[replica] = sim_disk_count(wal, SIM_WRITE);
+        fault_later(f, KILL_WATCH_NS, kill_writing, replica, 500, g->state);
+        return;
+    }
     enum sim_crash how = fault_chance(g, 2) ? SIM_POWER : SIM_KILL;
     faults_crash_node(f, &f->run->cluster->node[replica], how, fault_draw_log(g, NS_PER_MS / 10, 50 * NS_PER_MS));
 }
