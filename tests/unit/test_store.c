@@ -697,8 +697,8 @@ static void test_stale_meta_is_refused(void **state)
 {
     struct store_test t;
     struct t_audit a;
-    with_data(&t, 32);
-    t_start_ok(&t);
+    begin(&t, 32);
+    t_create(&t, 8 * REGION_BLOCKS);
     two_checkpoints(&t);
     t_audit(&t, &a);
     const uint32_t pages[] = {0, a.root.bitmap_page0, a.root.regions_page0};
@@ -706,7 +706,7 @@ static void test_stale_meta_is_refused(void **state)
     for (unsigned i = 0; i < ARRAY_LEN(pages); i++)
         sim_disk_peek(t.meta, meta_place(pages[i], bit_get(a.root.place, pages[i])), was[i], BLOCK_SIZE);
     for (unsigned i = 0; i < 6; i++) {
-        t_append(&t, 0, ENTRY_WRITE, 2000 + 600 * i, 1); /* a slab more, a region more */
+        t_append(&t, 0, ENTRY_WRITE, (i + 1) * REGION_BLOCKS, 1); /* a slab more, a region more */
         t_commit_all(&t);
         t_checkpoint(&t);
     }
