@@ -29,12 +29,16 @@ What is not here, and why:
    not change bytes (TCP does not either, as far as this is meant to know)."""
 import collections
 
-Mutation = collections.namedtuple("Mutation", "name rule file edits seeds options")
+Mutation = collections.namedtuple("Mutation", "name rule file edits seeds options hole")
 MUTATIONS = []
 STORMS = ["--storms"] # for what only diverging logs show
 
 def mutation(name, rule, file, *edits, seeds=(1, 300), options=()):
-    MUTATIONS.append(Mutation(name, rule, file, edits, seeds, list(options)))
+    MUTATIONS.append(Mutation(name, rule, file, edits, seeds, list(options), None))
+
+
+def hole(name, why, rule, file, *edits, seeds=(1, 300), options=()):
+    MUTATIONS.append(Mutation(name, rule, file, edits, seeds, list(options), why))
 
 # ---- consensus: the acceptor ----
 
@@ -214,3 +218,46 @@ mutation("trim-rounds-outward", "docs/nbd.md", "nbdserver/volume_write.c",
      "        if (first <= last)\n            cut_range(v, r, ENTRY_TRIM, at / BLOCK_SIZE, (end + BLOCK_SIZE - 1) / BLOCK_SIZE - at / BLOCK_SIZE);"))
 mutation("read-without-watermark", "P8", "nbdserver/volume_read.c", ("    m.u.read.watermark = watermark;", "    m.u.read.watermark = 0;"))
 mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("            memset(at, 0, BLOCK_SIZE);\n        else\n            memmove", "            (void)at;\n        else\n            memmove"))
+
+# ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
+
+hole("cut-where-it-may-be-chosen", "needs LOST entries above W at a promise: rot of the newest of a WAL together with take-overs comes too seldom",
+    "wrong 12, P3", "consensus/proposer_quorum.c",
+    ("        if (n >= membership_majority(m))\n            return true;\n    }\n    return false;\n}",
+     "        (void)n;\n    }\n    return false;\n}"),
+    options=STORMS)
+hole("place-above-lost", "as cut-where-it-may-be-chosen",
+    "P4", "consensus/proposer_stream.c", ("        m.slot = r->lost[0] - 1;", "        m.slot = r->lost[0];"),
+    options=STORMS)
+hole("tail-kept-beside-peers-commit", "needs a catch-up that was asked for before a stale stream opened, and that ends after it ('acceptor: catch-up cut what was matched' is never reached)",
+    "A7", "consensus/acceptor_log.c",
+    ("    if (a->match_valid && a->match >= slot)\n        acceptor_drop_stream(a);", "    if (false)\n        acceptor_drop_stream(a);"),
+    options=STORMS)
+hole("acknowledgements-of-another-ballot", "needs answers from a replica to a front end to be late; storms delay only the other direction",
+    "P5", "consensus/proposer.c",
+    ("if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || !ballot_equal(&m->ballot, &p->ballot))",
+     "if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || (m->type != MSG_ACCEPTED && !ballot_equal(&m->ballot, &p->ballot)))"),
+    options=STORMS)
+hole("unplaced-in-wrong-order", "needs two unplaced writes of one block, which come seldom",
+    "P7", "nbdserver/volume_write.c",
+    ("        list_push_front(&g->queue, last);", "        list_push_back(&g->queue, last);"), options=STORMS)
+hole("credits-ignored", "a replica without room only holds its streams back until the disk has room again: a checker must look at credits, or a disk stay full",
+    "P10", "consensus/proposer_stream.c",
+    ("bool fits = need == 0 || r->credits.slabs >= unacked + need;", "bool fits = true || unacked;"))
+hole("slot-refused-for-space", "as credits-ignored; a checker could demand that an Accept which follows the match is never refused",
+    "wrong 17", "consensus/acceptor_log.c",
+    ("    if (e->slot < a->log.base.slot || !put(a, fx, e))", "    if (e->slot < a->log.base.slot || (e->kind == ENTRY_WRITE && a->credits.slabs == 0) || !put(a, fx, e))"))
+hole("chain-not-checked", "not looked into",
+    "store.md §2 Recovery (2)", "replica/wal_recover.c",
+    ("    if (b->seq != r->next.seq || b->prev_lsn != r->next.prev_lsn || b->prev_crc != r->next.prev_crc)\n        return false;\n", ""),
+    ("    return b->flags & WAL_START ? b->incarnation > r->incarnation\n                                : b->incarnation == r->incarnation && b->start_lsn == r->start_lsn;",
+     "    return true;"),
+    options=STORMS)
+hole("write-back-under-reads", "needs a read that is slower than a WAL write; the checker of false damage does not see it",
+    "store.md §3: one instant", "replica/checkpoint.c",
+    ("        if (s->durable_token < c->token || s->reads_in_flight[c->read_epoch & 1] > 0)", "        if (s->durable_token < c->token)"))
+hole("repair-with-older-block", "needs a repair image older than the damage ('repair: image not usable' is never reached)",
+    "wrong 16, ST3", "replica/store_repair.c",
+    ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"))
+hole("repair-too-early", "needs an image newer than the own applied slot ('repair: image waits until applied' is never reached)",
+    "ST3", "replica/store_repair.c", ("    if (g->applied < w->image_slot)\n        return -EAGAIN;", ""))
