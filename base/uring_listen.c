@@ -6,10 +6,15 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BACKLOG 512
 #define RETRY_NS (100 * NS_PER_MS) /* after an accept that failed for lack of something */
+/* A daemon that was just killed still listens for a moment: the kernel takes its ring down, and what the ring holds, after
+ * the process is gone. Its successor waits that long before it says that the address is taken. */
+#define IN_USE_WAIT_MS 2000u
+#define IN_USE_LOOK_MS 10u
 
 struct ulistener {
     struct listener l; /* first */
@@ -127,6 +132,14 @@ fail:
     return r;
 }
 
+static int bind_any(struct ulistener *ul, const struct addresses *as)
+{
+    int err = -EINVAL;
+    for (unsigned i = 0; i < as->n && err < 0; i++)
+        err = bind_one(ul, &as->a[i].sa, as->len[i]);
+    return err;
+}
+
 int uring_listen(struct reactor *r, const char *address, void (*on_accept)(struct listener *, struct conn *), void *user,
                  struct listener **ret)
 {
@@ -137,9 +150,11 @@ int uring_listen(struct reactor *r, const char *address, void (*on_accept)(struc
     struct ulistener *ul = calloc(1, sizeof *ul);
     if (!ul)
         return -ENOMEM;
-    err = -EINVAL;
-    for (unsigned i = 0; i < as.n && err < 0; i++)
-        err = bind_one(ul, &as.a[i].sa, as.len[i]);
+    err = bind_any(ul, &as);
+    for (unsigned ms = 0; err == -EADDRINUSE && ms < IN_USE_WAIT_MS; ms += IN_USE_LOOK_MS) {
+        nanosleep(&(struct timespec){.tv_nsec = IN_USE_LOOK_MS * NS_PER_MS}, NULL);
+        err = bind_any(ul, &as);
+    }
     if (err < 0) {
         free(ul);
         return err;

@@ -10,6 +10,8 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
 
 #include "base/crc32c.h"
 #include "base/uring.h"
@@ -697,6 +699,28 @@ static void listeners_replace_stale_sockets_and_no_others(void **state)
     run_for(NS_PER_MS);
 }
 
+/* A killed daemon's ring, and the listener in it, goes a moment after its process. */
+static void listeners_wait_for_one_that_is_dying(void **state)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    snprintf(un.sun_path, sizeof un.sun_path, "%s", in_dir("dying"));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&un, sizeof un), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 100 * NS_PER_MS}, NULL);
+        _exit(0);
+    }
+    close(fd);
+    char address[sizeof un.sun_path + 8];
+    snprintf(address, sizeof address, "unix:%s", un.sun_path);
+    assert_int_equal(io_listen(reactor, address, on_accept, &server, &listener), 0);
+    listener_close(listener);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    run_for(NS_PER_MS);
+}
+
 /* ---- the end of a reactor ---- */
 
 static void a_reactor_may_be_freed_with_open_connections(void **state)
@@ -855,6 +879,7 @@ int main(void)
         TEST(a_connection_that_is_not_there_yet_may_be_closed),
         TEST(names_are_looked_up),
         TEST(listeners_replace_stale_sockets_and_no_others),
+        TEST(listeners_wait_for_one_that_is_dying),
         TEST(a_reactor_may_be_freed_with_open_connections),
         TEST(frames_travel_over_sockets),
         cmocka_unit_test_setup_teardown(frames_travel_over_sockets, setup_spinning, teardown_spinning),
