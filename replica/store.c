@@ -183,12 +183,23 @@ static void note_membership(struct group *g, const struct entry *e)
     g->uncommitted.slot = e->slot;
 }
 
+/* How far the group is known to be committed goes to the log with the entries now and then, not only at checkpoints: after
+ * a restart of everybody, a front end has to hold all that lies above the highest commit that somebody still knows. */
+static void log_commit(struct store *s, struct group *g)
+{
+    if (g->applied < g->commit_logged + COMMIT_EVERY_SLOTS)
+        return;
+    g->commit_logged = g->applied;
+    wal_append_commit(s->wal, store_next_token(s), g->id, g->applied);
+}
+
 void store_append(struct store *s, struct entry *e, uint64_t seq)
 {
     struct group *g = store_group(s, e->group);
     if (s->dead)
         return;
     assert(g && e->slot == g->last + 1);
+    log_commit(s, g);
     log_extend(g, e->slot);
     *log_slot(g, e->slot) = (struct slot_info){.state = SLOT_VALUE, .entry = entry_ref(e)};
     runs_append(&g->log, e->slot, &e->e);

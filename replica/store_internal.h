@@ -21,6 +21,7 @@
 #include "replica/superblock.h"
 
 #define STORE_SLOTS_MAX (1u << 18) /* a group's log is kept to this many slots; credits say so */
+#define COMMIT_EVERY_SLOTS 64u     /* a COMMIT record among the appends */
 #define STORE_SLOTS_MARGIN 4096u   /* room left for streams that do not look at credits */
 #define WRITE_BACK_DEPTH_MAX 64u
 #define WRITE_BACK_MERGE_BLOCKS 32u /* 128 KiB */
@@ -104,6 +105,7 @@ struct group {
     uint64_t durable_seq; /* largest seq of the turn's durable records, to be reported */
     bool durable_reported;
     uint64_t slot_limit; /* as last published */
+    uint64_t commit_logged; /* by the last COMMIT record among appends */
     unsigned n_repairs;  /* waiting for `applied` */
     /* the checkpoint under way */
     struct group_page *image;           /* as of the freeze; 4 KiB-aligned */
