@@ -88,7 +88,7 @@ static uint64_t true_ns(const struct sim_reactor *r, uint64_t until_ns)
     uint64_t now = io_now(sim_reactor_io((struct sim_reactor *)(uintptr_t)r));
     if (until_ns <= now)
         return 0;
-    return (until_ns - now) * 1000 / (uint64_t)(1000000 + sim_drift(r)) * 1000;
+    return (until_ns - now) * 1000000 / (uint64_t)(1000000 + sim_drift(r)) + 1; /* what is left is never nothing */
 }
 
 /* For how long the replica keeps everybody but this proposer from a promise. One that is not there promises nothing. */
