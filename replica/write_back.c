@@ -363,6 +363,7 @@ static void relocate_bad(struct store *s, struct relocation *m)
     uint64_t bits[LEAF_BLOCKS / 64] = {0};
     MARK("write-back: old block damaged at relocation");
     unsigned i = m->slab * SLAB_BLOCKS + m->block;
+    memset(m->buf->data + m->block * BLOCK_SIZE, 0, BLOCK_SIZE); /* damage is not carried to the new place */
     bit_set(b->wait.leaf->page->bad, i);
     bit_set(bits, i);
     bad_found(s, b->region, b->number, bits);
