@@ -35,6 +35,12 @@ enum msg_type {
     MSG_CATCHUP = 64,
     MSG_CATCHUP_ENTRY,
     MSG_CATCHUP_END,
+    MSG_REGIONS,
+    MSG_REGIONS_REPLY,
+    MSG_CHUNKS,
+    MSG_CHUNKS_REPLY,
+    MSG_IMAGE,
+    MSG_IMAGE_REPLY,
     /* operator */
     MSG_CREATE = 80,
     MSG_CREATED,
@@ -74,6 +80,25 @@ enum catchup_status {
     CATCHUP_TOO_OLD = 1,    /* the donor's log no longer reaches back to `from`: needs copy, unless `through` is held */
     CATCHUP_UNMATCHED = 2,  /* `from` is above the donor's commit, or not its entry */
 };
+
+/* Answers of a replica that is asked for what stands in its store (docs/rebuild.md). */
+enum donor_status {
+    DONOR_OK = 0,
+    DONOR_BEHIND = 1,     /* it has not applied what the request names; it catches up */
+    DONOR_INCOMPLETE = 2, /* it needs a copy itself */
+    DONOR_BUSY = 3,       /* not now: ask again, or somebody else */
+};
+
+/* A region (64 MiB of a group's addresses) as a donor lists it. */
+struct listed_region {
+    uint32_t region;
+    uint32_t present;    /* bit per leaf (2 MiB): there is something */
+    uint64_t changed_at; /* no slot above this, up to the donor's position, touched the region */
+};
+static_assert(sizeof(struct listed_region) == 16, "listed_region has no padding");
+
+#define REGIONS_PER_MESSAGE 4096u
+#define REGION_CHUNKS 64u /* 1 MiB each */
 
 struct msg {
     uint16_t type;
@@ -173,7 +198,7 @@ struct msg {
         struct {
             uint64_t block;
             uint32_t nblocks; /* 1..ENTRY_MAX_BLOCKS */
-            uint32_t peer;    /* 1: a replica's repair read: no lease, no ballot; watermark is a plain applied slot */
+            uint32_t reserved;
             uint64_t watermark;
         } read;
         struct {
@@ -198,6 +223,52 @@ struct msg {
             struct log_pos through; /* last entry sent: committed; TOO_OLD: the donor's log begins right above it */
             struct log_pos commit;  /* the donor's */
         } catchup_end;
+        /* REGIONS, CHUNKS and IMAGE ask a donor at `at` or later. Where its log holds that position its own commit rises to it: the requester vouches. */
+        struct {
+            struct log_pos at;
+            uint32_t first; /* region: this one and those above */
+            uint32_t max;   /* 1..REGIONS_PER_MESSAGE */
+        } regions;
+        struct {
+            uint32_t status; /* enum donor_status; with anything but DONOR_OK the rest is zero */
+            uint32_t n;
+            uint32_t more; /* 1: there are regions above these */
+            uint32_t reserved;
+            struct log_pos at;            /* the donor's applied position: what this tells is as of then */
+            struct membership membership; /* the committed one, then */
+            const struct listed_region *region; /* n, ascending */
+        } regions_reply;
+        struct {
+            struct log_pos at;
+            uint64_t since;
+            uint32_t region;
+            uint32_t reserved;
+        } chunks;
+        struct {
+            uint32_t status; /* enum donor_status */
+            uint32_t region;
+            struct log_pos at;
+            uint64_t changed; /* a bit per chunk: some slot above `since` may have touched it, or its leaf is not there */
+            const uint64_t *changed_at; /* REGION_CHUNKS; NULL when not DONOR_OK */
+        } chunks_reply;
+        struct {
+            struct log_pos at;
+            uint64_t block;
+            uint32_t nblocks; /* 1..ENTRY_MAX_BLOCKS */
+            uint32_t reserved;
+        } image;
+        struct {
+            uint32_t status; /* enum donor_status */
+            uint32_t nblocks;
+            uint64_t block;
+            struct log_pos at; /* the image's: every entry up to it and none above */
+            uint64_t wal_ns, wal_quiet_ns; /* how long a batch takes the donor's WAL now, and when it has nothing else to do */
+            const uint32_t *crc;  /* nblocks; NULL when not DONOR_OK, as are the maps. CRC32C_ZERO_BLOCK for blocks in the zero map, 0 for bad and lost ones */
+            const uint64_t *zero; /* ENTRY_MAX_BLOCKS bits: not in the payload, as are bad and lost ones. No block is in two maps */
+            const uint64_t *bad;  /* damaged there: ask another one */
+            const uint64_t *lost; /* no replica has it */
+            uint32_t payload_len;
+        } image_reply;
         struct {
             uint64_t size_blocks;
             struct membership membership; /* slot 0 */

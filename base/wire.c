@@ -23,6 +23,7 @@ static size_t frame_bound(const struct msg *m)
     case MSG_PROMISE:
     case MSG_MISMATCH:
     case MSG_STATUS_REPLY:
+    case MSG_REGIONS_REPLY:
         return sizeof(struct wire_header) + WIRE_BODY_MAX;
     default:
         return sizeof(struct wire_header) + BODY_SCRATCH;
@@ -31,6 +32,13 @@ static size_t frame_bound(const struct msg *m)
 
 static_assert(sizeof(struct wire_value) + WIRE_ENTRY_MAX <= BODY_SCRATCH, "an entry's body is a small one");
 static_assert(sizeof(struct wire_data) + ENTRY_MAX_BLOCKS * sizeof(uint32_t) <= BODY_SCRATCH, "a DATA's body is a small one");
+static_assert(sizeof(struct wire_image_reply) + ENTRY_MAX_BLOCKS * sizeof(uint32_t) <= BODY_SCRATCH, "an IMAGE_REPLY's body is a small one");
+
+/* Blocks that belong to no entry follow such a message. */
+static bool carries_blocks(uint16_t type)
+{
+    return type == MSG_DATA || type == MSG_IMAGE_REPLY;
+}
 
 static void send_frame(struct conn *c, const struct msg *m, uint8_t *to, const struct segment *payload, unsigned n_payload,
                        uint32_t payload_len)
@@ -46,7 +54,7 @@ void wire_send(struct conn *c, const struct msg *m, const struct segment *data_p
     struct segment entry_payload;
     uint32_t payload_len = 0;
     const struct entry *e = m->type == MSG_VALUE && !m->u.value.found ? NULL : wire_msg_entry(m);
-    assert(m->type == MSG_DATA || n_data_payload == 0);
+    assert(carries_blocks(m->type) || n_data_payload == 0);
     if (e && entry_payload_bytes(e)) {
         payload_len = entry_payload_bytes(e);
         entry_payload = (struct segment){.buf = e->payload, .ptr = entry_block_data(e, 0), .len = payload_len};
@@ -102,13 +110,13 @@ static void deliver(struct wire_peer *p)
     drop_message(p);
 }
 
-/* Decodes the body that begins at data. A DATA's body is kept until its payload has come, since the message points into it. */
+/* Decodes the body that begins at data. A DATA's or an IMAGE_REPLY's body is kept until its payload has come, since the message points into it. */
 static const char *take_body(struct wire_peer *p, const uint8_t *data, uint8_t scratch[BODY_SCRATCH])
 {
     const struct wire_header *h = &p->header;
     struct arena *a = p->conn->reactor->arena;
     const uint8_t *body = data;
-    if ((h->payload_len && h->type == MSG_DATA) || ((uintptr_t)data % 8 && h->body_len > BODY_SCRATCH)) {
+    if ((h->payload_len && carries_blocks(h->type)) || ((uintptr_t)data % 8 && h->body_len > BODY_SCRATCH)) {
         p->body = buf_alloc_must(a, h->body_len);
         body = memcpy(p->body->data, data, h->body_len);
     } else if ((uintptr_t)data % 8) {
@@ -123,7 +131,7 @@ static const char *take_body(struct wire_peer *p, const uint8_t *data, uint8_t s
 static void take_payload_buf(struct wire_peer *p)
 {
     uint32_t len = p->header.payload_len;
-    if (p->msg.type == MSG_DATA && p->handler->payload_buf)
+    if (carries_blocks(p->msg.type) && p->handler->payload_buf)
         p->payload = p->handler->payload_buf(p, &p->msg, len);
     if (!p->payload)
         p->payload = buf_alloc_must(p->conn->reactor->arena, len);

@@ -29,7 +29,7 @@ struct wire_header {
 };
 static_assert(sizeof(struct wire_header) == 80, "wire_header has no padding");
 
-/* Queues a message on c; payload (an entry's, or data_payload for DATA) is shared by reference, not copied. */
+/* Queues a message on c; payload (an entry's, or data_payload for DATA and IMAGE_REPLY) is shared by reference, not copied. */
 void wire_send(struct conn *c, const struct msg *m, const struct segment *data_payload, unsigned n_data_payload);
 
 /* A connection that speaks frames: owns the conn's handler. Embedded in the owner's struct. */
@@ -38,8 +38,8 @@ struct wire_peer;
 struct wire_handler {
     void (*on_open)(struct wire_peer *p); /* outgoing: send your HELLO now */
     /* One validated message. Entries in it (ACCEPT, VALUE, CATCHUP_ENTRY) are the receiver's to entry_ref if it keeps them; their payload has been verified against its CRCs when verify_payload is set. */
-    void (*on_msg)(struct wire_peer *p, const struct msg *m, struct buf *payload); /* payload: DATA's blocks (ref to keep), else NULL */
-    /* Where a DATA payload of len bytes goes: returns a buf (one reference, adopted; cap >= len), or NULL for a fresh one. May be NULL. */
+    void (*on_msg)(struct wire_peer *p, const struct msg *m, struct buf *payload); /* payload: DATA's or IMAGE_REPLY's blocks (ref to keep), else NULL */
+    /* Where a DATA's or an IMAGE_REPLY's payload of len bytes goes: returns a buf (one reference, adopted; cap >= len), or NULL for a fresh one. May be NULL. */
     struct buf *(*payload_buf)(struct wire_peer *p, const struct msg *m, uint32_t len);
     /* reason: a sentence when the peer violated the protocol, else NULL and err as in conn_handler. p->conn is NULL from now on. */
     void (*on_closed)(struct wire_peer *p, int err, const char *reason);

@@ -7,15 +7,8 @@
 
 #include "base/crc32c.h"
 #include "base/wire.h"
+#include "base/wire_codec.h"
 #include "base/wire_format.h"
-
-struct body {
-    struct arena *arena;
-    const uint8_t *p;
-    uint32_t len;
-    uint32_t payload_len;
-    uint64_t group;
-};
 
 struct codec {
     const char *name;
@@ -89,7 +82,7 @@ static size_t encode_runs(uint8_t *to, uint64_t base, const struct run *runs, ui
     return n_runs * sizeof *runs + n_lost * sizeof *lost;
 }
 
-static bool range_valid(uint64_t block, uint64_t nblocks)
+bool wire_range_valid(uint64_t block, uint64_t nblocks)
 {
     return block <= (UINT64_MAX >> BLOCK_SHIFT) - nblocks;
 }
@@ -487,7 +480,6 @@ static size_t encode_read(const struct msg *m, uint8_t *to)
     struct wire_read w = {
         .block = m->u.read.block,
         .nblocks = m->u.read.nblocks,
-        .peer = m->u.read.peer ? 1 : 0,
         .watermark = m->u.read.watermark,
     };
     assert(w.nblocks >= 1 && w.nblocks <= ENTRY_MAX_BLOCKS);
@@ -498,11 +490,11 @@ static size_t encode_read(const struct msg *m, uint8_t *to)
 static const char *decode_read(const struct body *b, struct msg *m)
 {
     const struct wire_read *w = (const void *)b->p;
-    if (w->nblocks < 1 || w->nblocks > ENTRY_MAX_BLOCKS || !range_valid(w->block, w->nblocks) || w->peer > 1)
+    if (w->nblocks < 1 || w->nblocks > ENTRY_MAX_BLOCKS || !wire_range_valid(w->block, w->nblocks) || w->reserved != 0)
         return "a READ of an impossible range";
     m->u.read.block = w->block;
     m->u.read.nblocks = w->nblocks;
-    m->u.read.peer = w->peer;
+    m->u.read.reserved = 0;
     m->u.read.watermark = w->watermark;
     return NULL;
 }
@@ -547,7 +539,7 @@ static const char *decode_data(const struct body *b, struct msg *m)
     static const uint64_t no_zero[WIRE_ZERO_WORDS];
     const struct wire_data *w = (const void *)b->p;
     bool ok = w->status == DATA_OK;
-    if (w->status > DATA_FUZZY || w->nblocks > ENTRY_MAX_BLOCKS || !range_valid(w->block, w->nblocks) || (ok && w->nblocks == 0))
+    if (w->status > DATA_FUZZY || w->nblocks > ENTRY_MAX_BLOCKS || !wire_range_valid(w->block, w->nblocks) || (ok && w->nblocks == 0))
         return "a DATA of an impossible range or status";
     if (b->len != sizeof *w + (ok ? w->nblocks * sizeof(uint32_t) : 0))
         return "a DATA whose length is not that of its checksums";
@@ -674,6 +666,7 @@ static const char *decode_status_reply(const struct body *b, struct msg *m)
 /* ---- frames ---- */
 
 #define FIXED(what) sizeof(struct wire_##what), sizeof(struct wire_##what), 0, encode_##what, decode_##what
+#define FIXED_OF(what) sizeof(struct wire_##what), sizeof(struct wire_##what), 0, wire_encode_##what, wire_decode_##what
 #define EMPTY 0, 0, 0, encode_empty, decode_empty
 
 static const struct codec codecs[] = {
@@ -704,6 +697,18 @@ static const struct codec codecs[] = {
     [MSG_CATCHUP_ENTRY] = {"CATCHUP_ENTRY", WIRE_ENTRY_MIN, WIRE_ENTRY_MAX, WIRE_PAYLOAD_MAX, encode_catchup_entry,
                            decode_catchup_entry},
     [MSG_CATCHUP_END] = {"CATCHUP_END", FIXED(catchup_end)},
+    [MSG_REGIONS] = {"REGIONS", FIXED_OF(regions)},
+    [MSG_REGIONS_REPLY] = {"REGIONS_REPLY", sizeof(struct wire_regions_reply),
+                           sizeof(struct wire_regions_reply) + REGIONS_PER_MESSAGE * sizeof(struct listed_region), 0,
+                           wire_encode_regions_reply, wire_decode_regions_reply},
+    [MSG_CHUNKS] = {"CHUNKS", FIXED_OF(chunks)},
+    [MSG_CHUNKS_REPLY] = {"CHUNKS_REPLY", sizeof(struct wire_chunks_reply),
+                          sizeof(struct wire_chunks_reply) + REGION_CHUNKS * sizeof(uint64_t), 0,
+                          wire_encode_chunks_reply, wire_decode_chunks_reply},
+    [MSG_IMAGE] = {"IMAGE", FIXED_OF(image)},
+    [MSG_IMAGE_REPLY] = {"IMAGE_REPLY", sizeof(struct wire_image_reply),
+                         sizeof(struct wire_image_reply) + ENTRY_MAX_BLOCKS * sizeof(uint32_t), WIRE_PAYLOAD_MAX,
+                         wire_encode_image_reply, wire_decode_image_reply},
     [MSG_CREATE] = {"CREATE", FIXED(create)},
     [MSG_CREATED] = {"CREATED", FIXED(created)},
     [MSG_STATUS] = {"STATUS", EMPTY},
@@ -741,7 +746,10 @@ size_t wire_encode(const struct msg *m, uint32_t payload_len, uint8_t *to)
     assert(wire_type_name(m->type));
     const struct codec *c = &codecs[m->type];
     const struct entry *e = m->type == MSG_VALUE && !m->u.value.found ? NULL : wire_msg_entry(m);
-    assert(payload_len == (m->type == MSG_DATA ? m->u.data.payload_len : e ? entry_payload_bytes(e) : 0));
+    assert(payload_len == (m->type == MSG_DATA          ? m->u.data.payload_len
+                           : m->type == MSG_IMAGE_REPLY ? m->u.image_reply.payload_len
+                           : e                          ? entry_payload_bytes(e)
+                                                        : 0));
 
     size_t body_len = c->encode(m, to + sizeof(struct wire_header));
     assert(body_len >= c->body_min && body_len <= c->body_max);

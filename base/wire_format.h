@@ -141,7 +141,7 @@ static_assert(sizeof(struct wire_force) == 8, "wire_force has no padding");
 struct wire_read {
     uint64_t block;
     uint32_t nblocks;
-    uint32_t peer;
+    uint32_t reserved;
     uint64_t watermark;
 };
 static_assert(sizeof(struct wire_read) == 24, "wire_read has no padding");
@@ -171,6 +171,65 @@ struct wire_catchup_end {
     struct log_pos commit;
 };
 static_assert(sizeof(struct wire_catchup_end) == 72, "wire_catchup_end has no padding");
+
+struct wire_regions {
+    struct log_pos at;
+    uint32_t first;
+    uint32_t max;
+};
+static_assert(sizeof(struct wire_regions) == 40, "wire_regions has no padding");
+
+/* followed by n struct listed_region */
+struct wire_regions_reply {
+    uint32_t status;
+    uint32_t n;
+    uint32_t more;
+    uint32_t reserved;
+    struct log_pos at;
+    struct membership membership;
+};
+static_assert(sizeof(struct wire_regions_reply) == 288, "wire_regions_reply has no padding");
+static_assert(sizeof(struct wire_regions_reply) + REGIONS_PER_MESSAGE * sizeof(struct listed_region) <= WIRE_BODY_MAX,
+              "a full page of regions fits into a body");
+
+struct wire_chunks {
+    struct log_pos at;
+    uint64_t since;
+    uint32_t region;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct wire_chunks) == 48, "wire_chunks has no padding");
+
+/* followed by REGION_CHUNKS uint64_t when the status is DONOR_OK */
+struct wire_chunks_reply {
+    uint32_t status;
+    uint32_t region;
+    struct log_pos at;
+    uint64_t changed;
+};
+static_assert(sizeof(struct wire_chunks_reply) == 48, "wire_chunks_reply has no padding");
+
+struct wire_image {
+    struct log_pos at;
+    uint64_t block;
+    uint32_t nblocks;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct wire_image) == 48, "wire_image has no padding");
+
+/* followed by nblocks uint32_t CRCs when the status is DONOR_OK */
+struct wire_image_reply {
+    uint32_t status;
+    uint32_t nblocks;
+    uint64_t block;
+    struct log_pos at;
+    uint64_t wal_ns;
+    uint64_t wal_quiet_ns;
+    uint64_t zero[WIRE_ZERO_WORDS];
+    uint64_t bad[WIRE_ZERO_WORDS];
+    uint64_t lost[WIRE_ZERO_WORDS];
+};
+static_assert(sizeof(struct wire_image_reply) == 160, "wire_image_reply has no padding");
 
 struct wire_create {
     uint64_t size_blocks;

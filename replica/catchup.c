@@ -34,16 +34,6 @@ static void become_idle(struct replica_group *g)
     c->needs_copy = false;
 }
 
-static struct log_pos own_commit(const struct replica_group *g)
-{
-    struct log_pos at = {.slot = g->acceptor.commit};
-    if (!paxos_log_at(&g->acceptor.log, at.slot, &at.e)) {
-        assert(at.slot == g->acceptor.log.base.slot);
-        at.e = g->acceptor.log.base.e;
-    }
-    return at;
-}
-
 /* A piece must fit what wal_room() leaves out: the room is not looked at again while it is being taken. */
 static uint64_t piece_bytes(const struct replica *r)
 {
@@ -57,7 +47,7 @@ static void ask(struct replica_group *g)
     drop_piece(c);
     c->state = CATCHUP_RECEIVING;
     c->cookie = g->replica->next_cookie++;
-    c->from = own_commit(g);
+    c->from = acceptor_commit_pos(&g->acceptor);
     struct msg m = {.type = MSG_CATCHUP,
                     .cookie = c->cookie,
                     .group = g->id,
@@ -312,7 +302,7 @@ static void donation_end(struct donation *d, struct replica_group *g, struct ses
     if (s) {
         struct msg m = {.type = MSG_CATCHUP_END, .cookie = d->cookie, .group = d->group, .u.catchup_end = {.status = status, .through = d->sent}};
         if (g)
-            m.u.catchup_end.commit = own_commit(g);
+            m.u.catchup_end.commit = acceptor_commit_pos(&g->acceptor);
         wire_peer_send(&s->peer, &m);
         s->catchup_busy = false;
     }

@@ -44,7 +44,7 @@ static void on_msg(struct wire_peer *w, const struct msg *m, struct buf *payload
             log_warning("%s refused us: %s", p->config->name, m->u.refused.reason);
         return;
     }
-    if (m->type == MSG_DATA || m->type == MSG_NACK)
+    if (m->type == MSG_IMAGE_REPLY || m->type == MSG_NACK)
         repair_on_answer(p, m, payload);
     if (m->type == MSG_REFUSED) {
         log_warning("%s refused us: %s", p->config->name, m->u.refused.reason);

@@ -68,11 +68,15 @@ static void ask(struct repair *rp, struct peer *p)
     rp->peer = p;
     rp->cookie = r->next_cookie++;
     rp->asked_ns = io_now(r->reactor);
-    struct msg m = {.type = MSG_READ,
+    struct msg m = {.type = MSG_IMAGE,
                     .cookie = rp->cookie,
                     .group = rp->group->id,
                     .target = p->config->identity,
-                    .u.read = {.block = rp->block, .nblocks = rp->nblocks, .peer = 1, .watermark = store_applied(r->store, rp->group->id)}};
+                    .u.image = {.block = rp->block, .nblocks = rp->nblocks}};
+    if (!replica_applied_pos(rp->group, &m.u.image.at)) {
+        rp->cookie = 0; /* the log says no more what stands there; the timer asks again */
+        return;
+    }
     wire_peer_send(&p->wire, &m);
 }
 
@@ -155,11 +159,16 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
     rp->cookie = 0;
     rp->open = 1; /* held until all are handed over */
     for (uint32_t i = 0; i < rp->nblocks; i++) {
-        bool zero = m->u.data.zero[i / 64] >> (i % 64) & 1;
+        bool zero = m->u.image_reply.zero[i / 64] >> (i % 64) & 1;
+        if ((m->u.image_reply.bad[i / 64] | m->u.image_reply.lost[i / 64]) >> (i % 64) & 1) {
+            MARK("repair: damaged at the peer as well");
+            rp->unfinished = true;
+            continue;
+        }
         const uint8_t *data = zero ? NULL : next;
         if (!zero)
             next += BLOCK_SIZE;
-        if (data && crc32c(data, BLOCK_SIZE) != m->u.data.crc[i]) {
+        if (data && crc32c(data, BLOCK_SIZE) != m->u.image_reply.crc[i]) {
             MARK("repair: image damaged");
             rp->unfinished = true; /* damaged on the way or there */
             continue;
@@ -169,7 +178,7 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
             break;
         *in = (struct install){.repair = rp, .block = rp->block + i};
         rp->open++;
-        store_repair(r->store, rp->group->id, in->block, m->u.data.applied, data, m->u.data.crc[i], on_installed, in);
+        store_repair(r->store, rp->group->id, in->block, m->u.image_reply.at.slot, data, m->u.image_reply.crc[i], on_installed, in);
     }
     install_over(rp);
 }
@@ -181,12 +190,12 @@ void repair_on_answer(struct peer *p, const struct msg *m, struct buf *payload)
         struct repair *rp = container_of(l, struct repair, link);
         if (rp->cookie != m->cookie || rp->peer != p)
             continue;
-        bool answers = m->type == MSG_DATA && m->u.data.block == rp->block && m->u.data.nblocks == rp->nblocks;
-        if (answers && m->u.data.status == DATA_OK)
+        bool answers = m->type == MSG_IMAGE_REPLY && m->u.image_reply.block == rp->block && m->u.image_reply.nblocks == rp->nblocks;
+        if (answers && m->u.image_reply.status == DONOR_OK)
             install(rp, m, payload);
         else
             rp->cookie = 0; /* asked elsewhere by the timer */
-        MARK_IF(!answers || m->u.data.status != DATA_OK, "repair: the peer can't help");
+        MARK_IF(!answers || m->u.image_reply.status != DONOR_OK, "repair: the peer can't help");
         return;
     }
 }

@@ -283,6 +283,12 @@ static void on_store_bad(void *user, uint64_t group, uint64_t block, uint32_t nb
     repair_wanted(g, block, nblocks);
 }
 
+bool replica_applied_pos(const struct replica_group *g, struct log_pos *ret)
+{
+    ret->slot = store_applied(g->replica->store, g->id);
+    return paxos_log_at(&g->acceptor.log, ret->slot, &ret->e);
+}
+
 static void on_store_fatal(void *user, int err, const char *what)
 {
     struct replica *r = user;

@@ -53,7 +53,6 @@ struct pending_read {
     uint64_t cookie;
     uint64_t watermark;
     struct ballot ballot;
-    bool peer;
     struct store_read read;
 };
 
@@ -108,6 +107,12 @@ struct replica_group {
     struct catchup catchup;
 };
 
+/* latency.c: of the own WAL. */
+struct latency {
+    uint64_t ns, quiet_ns;
+    uint64_t batches, written_ns, risen_ns;
+};
+
 struct replica {
     struct reactor *reactor;
     const struct cluster_config *config;
@@ -132,10 +137,11 @@ struct replica {
     struct list repairs;
     uint32_t n_repairs;
     struct timer repair_timer;
+    struct latency latency;
     void (*closed)(void *user);
     void *closed_user;
     /* counters for status */
-    uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused;
+    uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused, n_images_served;
 };
 
 /* replica.c */
@@ -146,6 +152,8 @@ void replica_run_effects(struct replica_group *g);
 /* Steps the group's acceptor and carries out what comes of it. */
 void replica_step(struct replica_group *g, struct acceptor_event *ev);
 struct replica_group *replica_add_group(struct replica *r, const struct acceptor_state *s);
+/* The applied slot and its ballot; false: the log does not reach back to it. */
+bool replica_applied_pos(const struct replica_group *g, struct log_pos *ret);
 /* CREATE: idempotent for the same content. Answered when the group's record is durable. */
 void replica_create_group(struct session *s, const struct msg *m);
 /* Holds back or lets in the streams, as the acceptor's and the store's room demand. */
@@ -159,6 +167,14 @@ void session_hello(const struct replica *r, struct msg *m);
 void serve_read(struct session *s, struct replica_group *g, const struct msg *m);
 void serve_waiting_reads(struct replica_group *g);
 void serve_drop_reads(struct replica_group *g);
+/* The blocks that `skip` does not name, as slices of the read's buffer: neighbours go as one. segs has room for ENTRY_MAX_BLOCKS / 2 + 1. */
+unsigned serve_payload(const struct store_read *r, const uint64_t *skip, struct segment *segs, uint32_t *ret_bytes);
+
+/* donate.c: what peers ask of the own store */
+void donate_image(struct session *s, struct replica_group *g, const struct msg *m);
+
+/* latency.c: how long a batch takes the WAL now; r->latency.quiet_ns is then current, too. */
+uint64_t latency_now(struct replica *r);
 
 /* peer.c */
 void peers_init(struct replica *r);
@@ -181,7 +197,7 @@ void catchup_donate(struct session *s, struct replica_group *g, const struct msg
 
 /* repair.c */
 void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks);
-/* A DATA or a NACK: perhaps a repair's. */
+/* An IMAGE_REPLY or a NACK: perhaps a repair's. */
 void repair_on_answer(struct peer *p, const struct msg *m, struct buf *payload);
 void repair_peer_changed(struct peer *p);
 void repair_run(struct replica *r);

@@ -28,15 +28,14 @@ static bool bit(const uint64_t *map, uint32_t i)
     return map[i / 64] >> (i % 64) & 1;
 }
 
-/* The blocks that are not zero, as slices of the read buffer: neighbours go as one. */
-static unsigned payload_segments(const struct store_read *r, struct segment *segs, uint32_t *ret_bytes)
+unsigned serve_payload(const struct store_read *r, const uint64_t *skip, struct segment *segs, uint32_t *ret_bytes)
 {
     unsigned n = 0;
     *ret_bytes = 0;
     for (uint32_t i = 0; i < r->nblocks; i++) {
-        if (bit(r->zero, i))
+        if (bit(skip, i))
             continue;
-        if (i > 0 && n > 0 && !bit(r->zero, i - 1))
+        if (i > 0 && n > 0 && !bit(skip, i - 1))
             segs[n - 1].len += BLOCK_SIZE;
         else
             segs[n++] = (struct segment){.buf = r->buf, .ptr = r->buf->data + (size_t)i * BLOCK_SIZE, .len = BLOCK_SIZE};
@@ -50,7 +49,7 @@ static void answer_data(struct session *s, struct pending_read *p)
     struct store_read *r = &p->read;
     struct segment segs[ENTRY_MAX_BLOCKS / 2 + 1];
     uint32_t bytes;
-    unsigned n = payload_segments(r, segs, &bytes);
+    unsigned n = serve_payload(r, r->zero, segs, &bytes);
     struct msg m = {.type = MSG_DATA,
                     .cookie = p->cookie,
                     .group = p->group->id,
@@ -97,7 +96,6 @@ static struct pending_read *pending_new(struct session *s, struct replica_group 
     p->session = s->id;
     p->cookie = m->cookie;
     p->ballot = m->ballot;
-    p->peer = m->u.read.peer != 0;
     p->watermark = m->u.read.watermark;
     p->read.block = m->u.read.block;
     p->read.nblocks = m->u.read.nblocks;
@@ -123,24 +121,15 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
         wire_peer_refuse(&s->peer, "%s: a read beyond the end of group %llu", r->superblock.name, (unsigned long long)g->id);
         return;
     }
-    if (m->u.read.peer) {
-        /* A repair read: no lease is needed, as the image is only used at the slot that it names. */
-        if (g->acceptor.needs_copy || store_applied(r->store, g->id) < m->u.read.watermark) {
-            MARK("read: repair read refused, behind");
-            refuse_status(s, g, m, DATA_BEHIND);
-            return;
-        }
-    } else {
-        assert(r->effects.n == 0);
-        enum acceptor_read_verdict v = acceptor_read(&g->acceptor, io_now(r->reactor), s->id, m, &r->effects);
-        replica_run_effects(g);
-        if (v == ACCEPTOR_READ_NACK)
-            return;
-        if (v == ACCEPTOR_READ_BEHIND || g->n_waiting_reads >= READS_WAITING_MAX) {
-            MARK("read: behind the watermark");
-            refuse_status(s, g, m, DATA_BEHIND);
-            return;
-        }
+    assert(r->effects.n == 0);
+    enum acceptor_read_verdict v = acceptor_read(&g->acceptor, io_now(r->reactor), s->id, m, &r->effects);
+    replica_run_effects(g);
+    if (v == ACCEPTOR_READ_NACK)
+        return;
+    if (v == ACCEPTOR_READ_BEHIND || g->n_waiting_reads >= READS_WAITING_MAX) {
+        MARK("read: behind the watermark");
+        refuse_status(s, g, m, DATA_BEHIND);
+        return;
     }
     struct pending_read *p = pending_new(s, g, m);
     if (!p) {
@@ -160,7 +149,7 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
  * successor's entries that the asking front end's clients must not see mixed with older ones (A8 "Reads with a ballot < promised are refused"): they are sent back. */
 static bool is_superseded(const struct pending_read *p)
 {
-    return !p->peer && ballot_compare(&p->ballot, &p->group->acceptor.promised) < 0;
+    return ballot_compare(&p->ballot, &p->group->acceptor.promised) < 0;
 }
 
 void serve_waiting_reads(struct replica_group *g)

@@ -177,6 +177,9 @@ static void dispatch(struct session *s, const struct msg *m)
     case MSG_CATCHUP:
         catchup_donate(s, g, m);
         return;
+    case MSG_IMAGE:
+        donate_image(s, g, m);
+        return;
     default:
         refuse(s, "a message that a replica does not take");
     }

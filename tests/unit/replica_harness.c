@@ -237,11 +237,19 @@ static void keep(struct rr_probe *p, const struct msg *m, struct buf *payload)
         g->json = strndup(m->u.status_reply.json, m->u.status_reply.len);
         assert_non_null(g->json);
     }
-    if (m->type != MSG_DATA || m->u.data.status != DATA_OK)
+    if (m->type == MSG_DATA && m->u.data.status == DATA_OK) {
+        memcpy(g->crc, m->u.data.crc, m->u.data.nblocks * sizeof g->crc[0]);
+        memcpy(g->zero, m->u.data.zero, sizeof g->zero);
+        g->data_len = m->u.data.payload_len;
+    } else if (m->type == MSG_IMAGE_REPLY && m->u.image_reply.status == DONOR_OK) {
+        memcpy(g->crc, m->u.image_reply.crc, m->u.image_reply.nblocks * sizeof g->crc[0]);
+        memcpy(g->zero, m->u.image_reply.zero, sizeof g->zero);
+        memcpy(g->bad, m->u.image_reply.bad, sizeof g->bad);
+        memcpy(g->lost, m->u.image_reply.lost, sizeof g->lost);
+        g->data_len = m->u.image_reply.payload_len;
+    } else {
         return;
-    memcpy(g->crc, m->u.data.crc, m->u.data.nblocks * sizeof g->crc[0]);
-    memcpy(g->zero, m->u.data.zero, sizeof g->zero);
-    g->data_len = m->u.data.payload_len;
+    }
     g->data = malloc(g->data_len + 1);
     assert_non_null(g->data);
     if (g->data_len)

@@ -24,9 +24,9 @@ struct rr_got {
     struct msg m;
     struct entry *entry; /* VALUE, CATCHUP_ENTRY */
     char *json;          /* STATUS_REPLY, with a NUL */
-    uint8_t *data;       /* DATA: the payload */
+    uint8_t *data;       /* DATA, IMAGE_REPLY: the payload */
     uint32_t data_len, crc[ENTRY_MAX_BLOCKS];
-    uint64_t zero[ENTRY_MAX_BLOCKS / 64];
+    uint64_t zero[ENTRY_MAX_BLOCKS / 64], bad[ENTRY_MAX_BLOCKS / 64], lost[ENTRY_MAX_BLOCKS / 64];
 };
 
 struct rr_probe {

@@ -250,12 +250,12 @@ static void the_status_says_who_holds_the_volume_and_how_far_it_is(void **state)
 
 /* ---- reads ---- */
 
-static void say_read(struct rr_probe *p, uint64_t round, uint64_t cookie, uint64_t block, uint32_t n, uint64_t watermark, bool peer)
+static void say_read(struct rr_probe *p, uint64_t round, uint64_t cookie, uint64_t block, uint32_t n, uint64_t watermark)
 {
     rr_say(p, (struct msg){.type = MSG_READ,
                            .cookie = cookie,
                            .ballot = rr_ballot(round),
-                           .u.read = {.block = block, .nblocks = n, .peer = peer, .watermark = watermark}});
+                           .u.read = {.block = block, .nblocks = n, .watermark = watermark}});
 }
 
 static struct rr_got *take_data(struct rr_probe *p, uint64_t cookie, enum data_status status)
@@ -285,7 +285,7 @@ static void reads_give_the_image_with_its_checksums(void **state)
 {
     struct rr *rr = begin(7);
     struct rr_probe *p = written(rr);
-    say_read(p, 3, 50, 10, 6, 3, false);
+    say_read(p, 3, 50, 10, 6, 3);
     struct rr_got *g = take_data(p, 50, DATA_OK);
     assert_int_equal(g->m.u.data.applied, 3);
     assert_int_equal(g->zero[0], 0xc); /* two zero blocks are not sent */
@@ -297,14 +297,58 @@ static void reads_give_the_image_with_its_checksums(void **state)
         assert_int_equal(g->data[(i + 1) * BLOCK_SIZE - 1], fill[i]);
         assert_int_equal(g->crc[at[i]], crc32c(g->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE));
     }
-    /* Another replica's repair read needs no ballot and no lease. */
+    say_read(p, 3, 53, RR_BLOCKS - 1, 2, 0);
+    rr_refused(p, "a read beyond the end of group 5");
+    rr_free(rr);
+}
+
+static void say_image(struct rr_probe *p, uint64_t cookie, uint64_t block, uint32_t n, struct log_pos at)
+{
+    rr_say(p, (struct msg){.type = MSG_IMAGE, .cookie = cookie, .u.image = {.block = block, .nblocks = n, .at = at}});
+}
+
+static struct rr_got *take_image(struct rr_probe *p, uint64_t cookie, enum donor_status status)
+{
+    struct rr_got *g = rr_take(p, MSG_IMAGE_REPLY);
+    assert_int_equal(g->m.cookie, cookie);
+    assert_int_equal(g->m.u.image_reply.status, status);
+    return g;
+}
+
+/* What replicas ask of each other needs no ballot and no lease, as an image is only used at the slot that it names. */
+static void images_are_given_to_other_replicas(void **state)
+{
+    struct rr *rr = begin(27);
+    struct rr_probe *p = written(rr);
     struct rr_probe *peer = rr_greet(rr, ROLE_REPLICA);
-    say_read(peer, 0, 51, 15, 1, 2, true);
-    assert_int_equal(take_data(peer, 51, DATA_OK)->data[0], 3);
-    say_read(peer, 0, 52, 15, 1, 4, true);
-    take_data(peer, 52, DATA_BEHIND);
-    say_read(peer, 0, 53, RR_BLOCKS - 1, 2, 0, true);
-    rr_refused(peer, "a read beyond the end of group 5");
+    say_image(peer, 51, 10, 6, (struct log_pos){.slot = 2, .e = rr_ballot(3)});
+    struct rr_got *g = take_image(peer, 51, DONOR_OK);
+    assert_int_equal(g->m.u.image_reply.at.slot, 3);
+    assert_true(ballot_equal(&g->m.u.image_reply.at.e, &(struct ballot){.round = 3, .proposer = rr_ballot(3).proposer}));
+    assert_int_equal(g->zero[0], 0xc);
+    assert_int_equal(g->bad[0] | g->lost[0], 0);
+    assert_int_equal(g->data_len, 4 * BLOCK_SIZE);
+    assert_int_equal(g->data[3 * BLOCK_SIZE], 3);
+    say_image(peer, 52, 15, 1, (struct log_pos){.slot = 5, .e = rr_ballot(3)});
+    take_image(peer, 52, DONOR_BEHIND); /* it has heard of no such slot */
+
+    /* A slot that stands in its log and that nobody told it is chosen: who asks vouches for it, if it is the same entry. */
+    rr_accept(p, 3, rr_entry(rr, 4, 3, 15, 1, 4), 3);
+    rr_accept(p, 3, rr_entry(rr, 5, 3, 15, 1, 5), 3);
+    rr_take(p, MSG_ACCEPTED);
+    rr_run(rr, NS_PER_S);
+    say_image(peer, 53, 15, 1, (struct log_pos){.slot = 4, .e = rr_ballot(2)});
+    take_image(peer, 53, DONOR_BEHIND);
+    assert_int_equal(rr_group(rr)->acceptor.commit, 3);
+    say_image(peer, 54, 15, 1, (struct log_pos){.slot = 4, .e = rr_ballot(3)});
+    assert_int_equal(take_image(peer, 54, DONOR_OK)->data[0], 4);
+    assert_int_equal(rr_group(rr)->acceptor.commit, 4);
+
+    acceptor_set_needs_copy(&rr_group(rr)->acceptor, true);
+    say_image(peer, 55, 15, 1, (struct log_pos){0});
+    take_image(peer, 55, DONOR_INCOMPLETE);
+    say_image(peer, 56, RR_BLOCKS - 1, 2, (struct log_pos){0});
+    rr_refused(peer, "an image beyond the end of group 5");
     rr_free(rr);
 }
 
@@ -312,24 +356,24 @@ static void reads_wait_for_what_was_chosen_or_are_sent_elsewhere(void **state)
 {
     struct rr *rr = begin(8);
     struct rr_probe *p = written(rr);
-    say_read(p, 3, 60, 10, 1, 4, false); /* slot 4 is not here */
+    say_read(p, 3, 60, 10, 1, 4); /* slot 4 is not here */
     take_data(p, 60, DATA_BEHIND);
-    say_read(p, 2, 61, 10, 1, 3, false);
+    say_read(p, 2, 61, 10, 1, 3);
     assert_int_equal(rr_take(p, MSG_NACK)->m.cookie, 61); /* a deposed front end's */
-    say_read(p, 4, 62, 10, 1, 3, false);                  /* a ballot that this one has not heard of yet */
+    say_read(p, 4, 62, 10, 1, 3);                  /* a ballot that this one has not heard of yet */
     take_data(p, 62, DATA_OK);
 
     /* Matched and known to be chosen, but its record is not durable: the read waits and then sees it. */
     sim_disk_timing(rr->wal)->write_ns = (struct sim_range){50 * NS_PER_MS, 50 * NS_PER_MS};
     rr_accept(p, 3, rr_entry(rr, 4, 3, 10, 1, 9), 3);
-    say_read(p, 3, 63, 10, 1, 4, false);
+    say_read(p, 3, 63, 10, 1, 4);
     rr_run(rr, 20 * NS_PER_MS);
     assert_int_equal(rr_group(rr)->n_waiting_reads, 1);
     assert_int_equal(take_data(p, 63, DATA_OK)->data[0], 9);
 
     /* A successor comes while it waits: the answer could mix its entries in. */
     rr_accept(p, 3, rr_entry(rr, 5, 3, 10, 1, 10), 4);
-    say_read(p, 3, 64, 10, 1, 5, false);
+    say_read(p, 3, 64, 10, 1, 5);
     struct rr_probe *q = rr_greet(rr, ROLE_FRONTEND);
     rr_say(q, (struct msg){.type = MSG_OPEN, .ballot = rr_ballot(7), .u.open = {.at = {.slot = 5, .e = rr_ballot(3)}}});
     take_data(p, 64, DATA_BEHIND);
@@ -344,7 +388,7 @@ static void unanswered_reads_are_forgotten(void **state)
     sim_disk_timing(rr->wal)->write_ns = (struct sim_range){500 * NS_PER_MS, 500 * NS_PER_MS};
     rr_accept(p, 3, rr_entry(rr, 4, 3, 10, 1, 9), 3);
     for (uint64_t i = 0; i < 5; i++)
-        say_read(p, 3, 70 + i, 10, 1, 4, false);
+        say_read(p, 3, 70 + i, 10, 1, 4);
     rr_run(rr, 20 * NS_PER_MS);
     assert_int_equal(rr_group(rr)->n_waiting_reads, 5);
     wire_peer_close(&p->peer);
@@ -353,7 +397,7 @@ static void unanswered_reads_are_forgotten(void **state)
     p = rr_greet(rr, ROLE_FRONTEND);
     rr_open(p, 3, (struct log_pos){.slot = 4, .e = rr_ballot(3)});
     rr_accept(p, 3, rr_entry(rr, 5, 3, 10, 1, 9), 4);
-    say_read(p, 3, 80, 10, 1, 5, false);
+    say_read(p, 3, 80, 10, 1, 5);
     rr_run(rr, 20 * NS_PER_MS);
     assert_int_equal(rr_group(rr)->n_waiting_reads, 1);
     rr_crash(rr, SIM_KILL);
@@ -464,6 +508,7 @@ int main(void)
         cmocka_unit_test(groups_are_created_once_and_stay),
         cmocka_unit_test(the_status_says_who_holds_the_volume_and_how_far_it_is),
         cmocka_unit_test(reads_give_the_image_with_its_checksums),
+        cmocka_unit_test(images_are_given_to_other_replicas),
         cmocka_unit_test(reads_wait_for_what_was_chosen_or_are_sent_elsewhere),
         cmocka_unit_test(unanswered_reads_are_forgotten),
         cmocka_unit_test(fetch_gives_the_entry_that_was_named_only),

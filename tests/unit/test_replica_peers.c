@@ -56,7 +56,6 @@ static void give_image(struct rr_probe *p, const struct msg *m)
 {
     bool wrong = donor.images_asked++ < donor.wrong_images;
     int image = wrong ? (int)donor.image : IMAGE_GOOD;
-    assert_int_equal(m->u.read.peer, 1);
     if (image == IMAGE_NONE)
         return;
     if (image == IMAGE_NACK) {
@@ -64,8 +63,8 @@ static void give_image(struct rr_probe *p, const struct msg *m)
         wire_peer_send(&p->peer, &nack);
         return;
     }
-    uint32_t crc[ENTRY_MAX_BLOCKS], n = m->u.read.nblocks;
-    uint64_t zero[ENTRY_MAX_BLOCKS / 64] = {0};
+    uint32_t crc[ENTRY_MAX_BLOCKS], n = m->u.image.nblocks;
+    uint64_t zero[ENTRY_MAX_BLOCKS / 64] = {0}, bad[ENTRY_MAX_BLOCKS / 64] = {0}, lost[ENTRY_MAX_BLOCKS / 64] = {0};
     struct buf *b = buf_alloc_must(sim_reactor_io(p->rr->others)->arena, n * BLOCK_SIZE);
     memset(b->data, donor.fill, n * BLOCK_SIZE);
     for (uint32_t i = 0; i < n; i++) {
@@ -75,30 +74,36 @@ static void give_image(struct rr_probe *p, const struct msg *m)
     }
     if (image == IMAGE_ROTTEN)
         crc[0] ^= 1;
-    struct msg d = {.type = MSG_DATA,
+    uint32_t bytes = n * BLOCK_SIZE;
+    if (image == IMAGE_BAD) { /* damaged there as well, all of it */
+        for (uint32_t i = 0; i < n; i++) {
+            bad[i / 64] |= UINT64_C(1) << (i % 64);
+            crc[i] = 0;
+        }
+        bytes = 0;
+    }
+    struct msg d = {.type = MSG_IMAGE_REPLY,
                     .cookie = m->cookie,
                     .group = m->group,
-                    .u.data = {.status = image == IMAGE_BEHIND ? DATA_BEHIND : image == IMAGE_BAD ? DATA_BAD : DATA_OK,
-                               .nblocks = n,
-                               .block = m->u.read.block + (image == IMAGE_OTHER_RANGE),
-                               .applied = image == IMAGE_OLD ? 0 : m->u.read.watermark,
-                               .crc = crc,
-                               .zero = zero,
-                               .payload_len = donor.zero ? 0 : n * BLOCK_SIZE}};
-    struct segment seg = {.buf = b, .ptr = b->data, .len = n * BLOCK_SIZE};
-    if (d.u.data.status != DATA_OK) {
-        d.u.data.payload_len = 0;
-        wire_peer_send(&p->peer, &d);
-    } else {
-        /* A payload that does not match its checksums would end the connection: the wire looks first. */
-        wire_send(p->peer.conn, &d, &seg, donor.zero ? 0 : 1);
-    }
+                    .u.image_reply = {.status = image == IMAGE_BEHIND ? DONOR_BEHIND : DONOR_OK,
+                                      .nblocks = n,
+                                      .block = m->u.image.block + (image == IMAGE_OTHER_RANGE),
+                                      .at = image == IMAGE_OLD ? (struct log_pos){0} : m->u.image.at,
+                                      .crc = crc,
+                                      .zero = zero,
+                                      .bad = bad,
+                                      .lost = lost,
+                                      .payload_len = donor.zero ? 0 : bytes}};
+    struct segment seg = {.buf = b, .ptr = b->data, .len = bytes};
+    if (d.u.image_reply.status != DONOR_OK)
+        d.u.image_reply.payload_len = 0;
+    wire_send(p->peer.conn, &d, &seg, d.u.image_reply.payload_len > 0 ? 1 : 0);
     buf_unref(b);
 }
 
 static void serve(struct rr_probe *p, const struct msg *m)
 {
-    if (m->type == MSG_READ) {
+    if (m->type == MSG_IMAGE) {
         give_image(p, m);
         return;
     }
@@ -136,9 +141,10 @@ static void check_content(struct rr *rr)
 {
     struct rr_probe *p = rr_greet(rr, ROLE_REPLICA);
     for (uint64_t slot = 1; slot <= BEHIND; slot++) {
-        rr_say(p, (struct msg){.type = MSG_READ, .cookie = slot, .u.read = {.block = slot * 4, .nblocks = 2, .peer = 1, .watermark = BEHIND}});
-        struct rr_got *g = rr_take(p, MSG_DATA);
-        assert_int_equal(g->m.u.data.status, DATA_OK);
+        rr_say(p, (struct msg){.type = MSG_IMAGE, .cookie = slot, .u.image = {.block = slot * 4, .nblocks = 2, .at = {.slot = BEHIND, .e = rr_ballot(3)}}});
+        struct rr_got *g = rr_take(p, MSG_IMAGE_REPLY);
+        assert_int_equal(g->m.u.image_reply.status, DONOR_OK);
+        assert_int_equal(g->m.u.image_reply.at.slot, BEHIND);
         assert_int_equal(g->data_len, 2 * BLOCK_SIZE);
         assert_int_equal(g->data[0], fill_of(slot));
         assert_int_equal(g->data[2 * BLOCK_SIZE - 1], fill_of(slot));
@@ -432,15 +438,18 @@ static struct rr *rotten(uint64_t seed, uint8_t *ret_fill)
     return rr;
 }
 
-static enum data_status read_status(struct rr *rr, uint8_t *ret_first)
+/* Blocks 40 and 41 as a peer gets them: both good, or both damaged. */
+static bool is_damaged(struct rr *rr, uint8_t *ret_first)
 {
     struct rr_probe *p = rr_greet(rr, ROLE_REPLICA);
-    rr_say(p, (struct msg){.type = MSG_READ, .u.read = {.block = 40, .nblocks = 2, .peer = 1, .watermark = BEHIND}});
-    struct rr_got *g = rr_take(p, MSG_DATA);
-    if (g->m.u.data.status == DATA_OK)
+    rr_say(p, (struct msg){.type = MSG_IMAGE, .u.image = {.block = 40, .nblocks = 2, .at = {.slot = BEHIND, .e = rr_ballot(3)}}});
+    struct rr_got *g = rr_take(p, MSG_IMAGE_REPLY);
+    assert_int_equal(g->m.u.image_reply.status, DONOR_OK);
+    assert_true(g->bad[0] == 0 || g->bad[0] == 3);
+    if (g->bad[0] == 0)
         *ret_first = g->data_len ? g->data[0] : 0;
     wire_peer_close(&p->peer);
-    return g->m.u.data.status;
+    return g->bad[0] != 0;
 }
 
 static bool no_repairs(void *user)
@@ -454,7 +463,7 @@ static void check_repaired(struct rr *rr, uint8_t fill)
     rr_run(rr, NS_PER_MS);
     if (!sim_run_until(rr->world, no_repairs, rr, 30 * NS_PER_S))
         fail_msg("%u repairs are still open", rr->replica->n_repairs);
-    assert_int_equal(read_status(rr, &got), DATA_OK);
+    assert_false(is_damaged(rr, &got));
     assert_int_equal(got, fill);
 }
 
@@ -470,14 +479,14 @@ static void damaged_blocks_come_back_from_a_peer(void **state)
         donor.fill = fill;
         rr_donor(rr, 1, serve);
         rr_donor(rr, 2, serve);
-        assert_int_equal(read_status(rr, &got), DATA_BAD);
+        assert_true(is_damaged(rr, &got));
         check_repaired(rr, fill);
         assert_int_equal(rr->replica->n_repaired, 2);
         assert_true(donor.images_asked > donor.wrong_images);
         write_back(rr);
         rr_crash(rr, SIM_POWER); /* and they stay */
         rr_start_ok(rr);
-        assert_int_equal(read_status(rr, &got), DATA_OK);
+        assert_false(is_damaged(rr, &got));
         assert_int_equal(got, fill);
         rr_free(rr);
     }
@@ -493,7 +502,7 @@ static void a_peer_that_goes_silent_is_not_waited_for(void **state)
         donor.wrong_images = 1;
         donor.fill = fill;
         rr_donor(rr, 1, serve);
-        assert_int_equal(read_status(rr, &got), DATA_BAD);
+        assert_true(is_damaged(rr, &got));
         rr_run(rr, 2 * NS_PER_S);
         assert_int_equal(donor.images_asked, 1);
         if (dies)
@@ -509,7 +518,7 @@ static void a_write_heals_as_well(void **state)
 {
     uint8_t fill, got;
     struct rr *rr = rotten(10, &fill);
-    assert_int_equal(read_status(rr, &got), DATA_BAD);
+    assert_true(is_damaged(rr, &got));
     rr_run(rr, NS_PER_S);
     assert_int_equal(rr->replica->n_repairs, 1); /* nobody listens */
     struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
@@ -517,7 +526,7 @@ static void a_write_heals_as_well(void **state)
     rr_accept(p, 3, rr_entry(rr, BEHIND + 1, 3, 40, 2, 0x77), BEHIND);
     rr_beat(p, 3, BEHIND + 1);
     rr_applied(rr, BEHIND + 1);
-    assert_int_equal(read_status(rr, &got), DATA_OK);
+    assert_false(is_damaged(rr, &got));
     assert_int_equal(got, 0x77);
     /* The peer's image is of the time before: it may not undo the write. */
     donor.fill = fill;

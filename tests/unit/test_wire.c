@@ -21,7 +21,7 @@
 struct sample {
     struct msg m;
     uint32_t payload_len;
-    struct buf *payload; /* DATA's */
+    struct buf *payload; /* DATA's, IMAGE_REPLY's */
 };
 
 static struct arena *arena;
@@ -32,7 +32,10 @@ static struct run runs[RUNS_MAX];
 static uint64_t lost[LOST_MAX];
 static struct membership memberships[2];
 static uint32_t crcs[ENTRY_MAX_BLOCKS];
-static uint64_t zero_map[WIRE_ZERO_WORDS], no_zero_map[WIRE_ZERO_WORDS];
+static uint64_t zero_map[WIRE_ZERO_WORDS], no_zero_map[WIRE_ZERO_WORDS], bad_map[WIRE_ZERO_WORDS], lost_map[WIRE_ZERO_WORDS];
+static uint32_t image_crcs[ENTRY_MAX_BLOCKS];
+static struct listed_region regions[REGIONS_PER_MESSAGE];
+static uint64_t changed_at[REGION_CHUNKS];
 static char json[WIRE_BODY_MAX];
 static _Alignas(8) uint8_t frame[FRAME_MAX];
 
@@ -272,7 +275,6 @@ static void make_read_samples(void)
     struct msg *m = sample(MSG_READ);
     m->u.read.block = next_random() >> 20;
     m->u.read.nblocks = ENTRY_MAX_BLOCKS;
-    m->u.read.peer = 1;
     m->u.read.watermark = next_random();
     fill(crcs, sizeof crcs);
     zero_map[0] = 5; /* blocks 0, 2 and 199 */
@@ -291,6 +293,81 @@ static void make_read_samples(void)
     m->u.status_reply.len = WIRE_BODY_MAX;
 }
 
+static void image_reply(uint32_t nblocks, const uint64_t *zero, const uint64_t *bad, const uint64_t *lost_blocks, uint32_t blocks_of_payload)
+{
+    struct msg *m = sample(MSG_IMAGE_REPLY);
+    struct sample *s = &samples[n_samples - 1];
+    m->u.image_reply.nblocks = nblocks;
+    m->u.image_reply.block = next_random() >> 20;
+    m->u.image_reply.at = some_pos();
+    m->u.image_reply.wal_ns = next_random();
+    m->u.image_reply.wal_quiet_ns = next_random();
+    m->u.image_reply.crc = image_crcs;
+    m->u.image_reply.zero = zero;
+    m->u.image_reply.bad = bad;
+    m->u.image_reply.lost = lost_blocks;
+    m->u.image_reply.payload_len = s->payload_len = blocks_of_payload * BLOCK_SIZE;
+    if (blocks_of_payload) {
+        s->payload = buf_alloc(arena, s->payload_len);
+        fill(s->payload->data, s->payload_len);
+    }
+}
+
+static void regions_reply(uint32_t n)
+{
+    struct msg *m = sample(MSG_REGIONS_REPLY);
+    m->u.regions_reply.n = n;
+    m->u.regions_reply.more = n > 2;
+    m->u.regions_reply.at = some_pos();
+    m->u.regions_reply.membership = some_membership(next_random(), 3, 1);
+    m->u.regions_reply.region = regions;
+}
+
+static void make_copy_samples(void)
+{
+    struct msg *m = sample(MSG_REGIONS);
+    m->u.regions.at = some_pos();
+    m->u.regions.first = (uint32_t)next_random();
+    m->u.regions.max = REGIONS_PER_MESSAGE;
+    for (unsigned i = 0; i < REGIONS_PER_MESSAGE; i++)
+        regions[i] = (struct listed_region){(i ? regions[i - 1].region : 0) + 1 + (uint32_t)(next_random() % 999), (uint32_t)next_random(), next_random()};
+    regions_reply(2);
+    regions_reply(REGIONS_PER_MESSAGE);
+    m = sample(MSG_REGIONS_REPLY);
+    m->u.regions_reply.status = DONOR_INCOMPLETE;
+    m = sample(MSG_CHUNKS);
+    m->u.chunks.at = some_pos();
+    m->u.chunks.since = next_random();
+    m->u.chunks.region = (uint32_t)next_random();
+    fill(changed_at, sizeof changed_at);
+    m = sample(MSG_CHUNKS_REPLY);
+    m->u.chunks_reply.region = (uint32_t)next_random();
+    m->u.chunks_reply.at = some_pos();
+    m->u.chunks_reply.changed = next_random();
+    m->u.chunks_reply.changed_at = changed_at;
+    m = sample(MSG_CHUNKS_REPLY);
+    m->u.chunks_reply.status = DONOR_BEHIND;
+    m->u.chunks_reply.region = 7;
+    m = sample(MSG_IMAGE);
+    m->u.image.at = some_pos();
+    m->u.image.block = next_random() >> 20;
+    m->u.image.nblocks = ENTRY_MAX_BLOCKS;
+    fill(image_crcs, sizeof image_crcs);
+    image_reply(1, no_zero_map, no_zero_map, no_zero_map, 1); /* before those with maps: the same checksums */
+    bad_map[0] = 2;
+    bad_map[2] = UINT64_C(1) << 63;
+    lost_map[1] = 1;
+    image_crcs[0] = image_crcs[2] = image_crcs[199] = CRC32C_ZERO_BLOCK;
+    image_crcs[1] = image_crcs[64] = image_crcs[191] = 0;
+    image_reply(200, zero_map, bad_map, lost_map, 194);
+    static uint64_t first_only[WIRE_ZERO_WORDS] = {1};
+    image_reply(1, first_only, no_zero_map, no_zero_map, 0);
+    m = sample(MSG_IMAGE_REPLY);
+    m->u.image_reply.status = DONOR_BUSY;
+    m->u.image_reply.nblocks = 12;
+    m->u.image_reply.block = 77;
+}
+
 static int setup(void **state)
 {
     arena = arena_new(64 << 20);
@@ -300,6 +377,7 @@ static int setup(void **state)
     make_consensus_samples();
     make_entry_samples();
     make_read_samples();
+    make_copy_samples();
     return 0;
 }
 
@@ -364,6 +442,33 @@ static void assert_same(const struct msg *a, const struct msg *b)
         x.u.data.crc = y.u.data.crc = NULL;
         x.u.data.zero = y.u.data.zero = NULL;
         break;
+    case MSG_REGIONS_REPLY:
+        if (a->u.regions_reply.n > 0)
+            assert_memory_equal(a->u.regions_reply.region, b->u.regions_reply.region, a->u.regions_reply.n * sizeof(struct listed_region));
+        x.u.regions_reply.region = y.u.regions_reply.region = NULL;
+        break;
+    case MSG_CHUNKS_REPLY:
+        if (a->u.chunks_reply.status == DONOR_OK)
+            assert_memory_equal(a->u.chunks_reply.changed_at, b->u.chunks_reply.changed_at, sizeof changed_at);
+        else
+            assert_null(b->u.chunks_reply.changed_at);
+        x.u.chunks_reply.changed_at = y.u.chunks_reply.changed_at = NULL;
+        break;
+    case MSG_IMAGE_REPLY:
+        if (a->u.image_reply.status == DONOR_OK) {
+            assert_memory_equal(a->u.image_reply.crc, b->u.image_reply.crc, a->u.image_reply.nblocks * sizeof(uint32_t));
+            assert_memory_equal(a->u.image_reply.zero, b->u.image_reply.zero, sizeof zero_map);
+            assert_memory_equal(a->u.image_reply.bad, b->u.image_reply.bad, sizeof zero_map);
+            assert_memory_equal(a->u.image_reply.lost, b->u.image_reply.lost, sizeof zero_map);
+        } else {
+            assert_null(b->u.image_reply.crc);
+            assert_null(b->u.image_reply.zero);
+        }
+        x.u.image_reply.crc = y.u.image_reply.crc = NULL;
+        x.u.image_reply.zero = y.u.image_reply.zero = NULL;
+        x.u.image_reply.bad = y.u.image_reply.bad = NULL;
+        x.u.image_reply.lost = y.u.image_reply.lost = NULL;
+        break;
     case MSG_STATUS_REPLY:
         assert_memory_equal(a->u.status_reply.json, b->u.status_reply.json, a->u.status_reply.len);
         x.u.status_reply.json = y.u.status_reply.json = NULL;
@@ -399,7 +504,7 @@ static void every_type_has_a_sample(void **state)
         if (!found)
             fail_msg("no sample of %s", wire_type_name((uint16_t)t));
     }
-    assert_int_equal(types, 27);
+    assert_int_equal(types, 33);
 }
 
 static void every_message_comes_back_as_it_was(void **state)
@@ -636,7 +741,7 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_READ, 0, wire_read, nblocks, ENTRY_MAX_BLOCKS + 1),
     BAD(MSG_READ, 0, wire_read, block, UINT64_MAX),
     BAD(MSG_READ, 0, wire_read, block, (UINT64_MAX >> BLOCK_SHIFT) - ENTRY_MAX_BLOCKS + 1),
-    BAD(MSG_READ, 0, wire_read, peer, 2),
+    BAD(MSG_READ, 0, wire_read, reserved, 1),
     BAD(MSG_DATA, 0, wire_data, status, 4),
     BAD(MSG_DATA, 0, wire_data, nblocks, 199),
     BAD(MSG_DATA, 0, wire_data, nblocks, UINT32_MAX),
@@ -648,6 +753,45 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_DATA, 3, wire_data, status, DATA_OK),
     BAD(MSG_CATCHUP_END, 0, wire_catchup_end, status, 3),
     BAD(MSG_CATCHUP_END, 0, wire_catchup_end, reserved, 1),
+    BAD(MSG_REGIONS, 0, wire_regions, max, 0),
+    BAD(MSG_REGIONS, 0, wire_regions, max, REGIONS_PER_MESSAGE + 1),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, status, DONOR_BUSY + 1),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, status, DONOR_BEHIND),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, n, 1),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, n, UINT32_MAX),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, more, 2),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, reserved, 1),
+    BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, membership.n_voters, 0),
+    {MSG_REGIONS_REPLY, 0, sizeof(struct wire_regions_reply), sizeof(uint32_t), UINT32_MAX}, /* not ascending */
+    {MSG_REGIONS_REPLY, 1, sizeof(struct wire_regions_reply) + 777 * sizeof(struct listed_region), sizeof(uint32_t), 5},
+    BAD(MSG_REGIONS_REPLY, 2, wire_regions_reply, at.slot, 1),
+    BAD(MSG_REGIONS_REPLY, 2, wire_regions_reply, more, 1),
+    BAD(MSG_REGIONS_REPLY, 2, wire_regions_reply, status, DONOR_OK),
+    BAD(MSG_CHUNKS, 0, wire_chunks, reserved, 1),
+    BAD(MSG_CHUNKS_REPLY, 0, wire_chunks_reply, status, DONOR_BUSY + 1),
+    BAD(MSG_CHUNKS_REPLY, 0, wire_chunks_reply, status, DONOR_BUSY),
+    BAD(MSG_CHUNKS_REPLY, 1, wire_chunks_reply, status, DONOR_OK),
+    BAD(MSG_CHUNKS_REPLY, 1, wire_chunks_reply, changed, 1),
+    BAD(MSG_CHUNKS_REPLY, 1, wire_chunks_reply, at.e.round, 1),
+    BAD(MSG_IMAGE, 0, wire_image, nblocks, 0),
+    BAD(MSG_IMAGE, 0, wire_image, nblocks, ENTRY_MAX_BLOCKS + 1),
+    BAD(MSG_IMAGE, 0, wire_image, block, UINT64_MAX),
+    BAD(MSG_IMAGE, 0, wire_image, reserved, 1),
+    BAD(MSG_IMAGE_REPLY, 0, wire_image_reply, status, DONOR_BUSY + 1),
+    BAD(MSG_IMAGE_REPLY, 0, wire_image_reply, status, DONOR_BEHIND),
+    BAD(MSG_IMAGE_REPLY, 0, wire_image_reply, bad[0], 1),  /* another payload length */
+    BAD(MSG_IMAGE_REPLY, 0, wire_image_reply, lost[0], 2), /* outside of the range */
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, nblocks, 199),
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, nblocks, UINT32_MAX),
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, block, UINT64_MAX),
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, zero[0], 7), /* block 1 is bad as well */
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, zero[0], 9), /* block 3 is not one of zeroes */
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, bad[1], 1),  /* block 64 is lost as well */
+    BAD(MSG_IMAGE_REPLY, 1, wire_image_reply, bad[0], 8),  /* block 3 has a checksum */
+    BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, status, DONOR_OK),
+    BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, nblocks, 0),
+    BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, wal_ns, 1),
+    BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, lost[3], 1),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, 0),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, UINT64_MAX),
     BAD(MSG_CREATE, 0, wire_create, membership.slot, 1),
@@ -806,7 +950,7 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
         assert_int_equal(entry_verify(e), -1);
         assert_int_equal((uintptr_t)entry_block_data(e, 0) % BLOCK_SIZE, 0);
     }
-    if (m->type == MSG_DATA && s->payload_len)
+    if ((m->type == MSG_DATA || m->type == MSG_IMAGE_REPLY) && s->payload_len)
         assert_memory_equal(payload->data, s->payload->data, s->payload_len);
     else
         assert_null(payload);

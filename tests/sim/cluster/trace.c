@@ -214,6 +214,36 @@ static void describe_phase_2(const struct trace *t, const struct msg *m, char *t
     }
 }
 
+static void describe_copy(const struct trace *t, const struct msg *m, char *to, size_t cap)
+{
+    static const char *const status[] = {"", ": BEHIND", ": INCOMPLETE", ": BUSY"};
+    switch (m->type) {
+    case MSG_REGIONS:
+        snprintf(to, cap, "at %s, from region %u", pos_text(t, &m->u.regions.at), m->u.regions.first);
+        break;
+    case MSG_REGIONS_REPLY:
+        snprintf(to, cap, "%u at %s%s%s", m->u.regions_reply.n, pos_text(t, &m->u.regions_reply.at), m->u.regions_reply.more ? ", and more" : "",
+                 m->u.regions_reply.status < ARRAY_LEN(status) ? status[m->u.regions_reply.status] : "?");
+        break;
+    case MSG_CHUNKS:
+        snprintf(to, cap, "region %u at %s, since %llu", m->u.chunks.region, pos_text(t, &m->u.chunks.at), LLU(m->u.chunks.since));
+        break;
+    case MSG_CHUNKS_REPLY:
+        snprintf(to, cap, "region %u at %s, changed %016llx%s", m->u.chunks_reply.region, pos_text(t, &m->u.chunks_reply.at), LLU(m->u.chunks_reply.changed),
+                 m->u.chunks_reply.status < ARRAY_LEN(status) ? status[m->u.chunks_reply.status] : "?");
+        break;
+    case MSG_IMAGE:
+        snprintf(to, cap, "blocks %llu+%u at %s", LLU(m->u.image.block), m->u.image.nblocks, pos_text(t, &m->u.image.at));
+        break;
+    case MSG_IMAGE_REPLY:
+        snprintf(to, cap, "blocks %llu+%u at %s%s", LLU(m->u.image_reply.block), m->u.image_reply.nblocks, pos_text(t, &m->u.image_reply.at),
+                 m->u.image_reply.status < ARRAY_LEN(status) ? status[m->u.image_reply.status] : "?");
+        break;
+    default:
+        break;
+    }
+}
+
 static void describe_rest(const struct trace *t, const struct msg *m, char *to, size_t cap)
 {
     static const char *const status[] = {"", "BEHIND", "BAD", "FUZZY"}, *const catchup[] = {"", ", TOO OLD", ", UNMATCHED"};
@@ -225,7 +255,7 @@ static void describe_rest(const struct trace *t, const struct msg *m, char *to, 
         snprintf(to, cap, "%.*s", (int)sizeof m->u.refused.reason, m->u.refused.reason);
         break;
     case MSG_READ:
-        snprintf(to, cap, "blocks %llu+%u at slot %llu%s", LLU(m->u.read.block), m->u.read.nblocks, LLU(m->u.read.watermark), m->u.read.peer ? ", for a repair" : "");
+        snprintf(to, cap, "blocks %llu+%u at slot %llu", LLU(m->u.read.block), m->u.read.nblocks, LLU(m->u.read.watermark));
         break;
     case MSG_DATA:
         snprintf(to, cap, "blocks %llu+%u as of slot %llu%s%s", LLU(m->u.data.block), m->u.data.nblocks, LLU(m->u.data.applied), m->u.data.status ? ": " : "",
@@ -240,6 +270,14 @@ static void describe_rest(const struct trace *t, const struct msg *m, char *to, 
     case MSG_CATCHUP_END:
         snprintf(to, cap, "through slot %llu, commit %llu%s", LLU(m->u.catchup_end.through.slot), LLU(m->u.catchup_end.commit.slot),
                  m->u.catchup_end.status < ARRAY_LEN(catchup) ? catchup[m->u.catchup_end.status] : "?");
+        break;
+    case MSG_REGIONS:
+    case MSG_REGIONS_REPLY:
+    case MSG_CHUNKS:
+    case MSG_CHUNKS_REPLY:
+    case MSG_IMAGE:
+    case MSG_IMAGE_REPLY:
+        describe_copy(t, m, to, cap);
         break;
     case MSG_CREATED:
         snprintf(to, cap, "error %d", m->u.created.error);

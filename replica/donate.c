@@ -1,0 +1,125 @@
+/* What a replica tells others of its store, for copies and repairs (docs/rebuild.md): images of blocks as of its applied slot.
+ *
+ * What always holds: nothing is told while this replica needs a copy itself, and nothing as of an earlier position than the request names. */
+#include "replica/replica_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/mark.h"
+
+/* Position `at` is committed: the requester applied it or heard so from a donor. Where the own log holds it the own commit rises to it, as after a power cut nobody else may be there to announce
+ * it; else the peers have to bring it. */
+static enum donor_status donor_reach(struct replica_group *g, const struct log_pos *at)
+{
+    struct replica *r = g->replica;
+    if (g->acceptor.needs_copy) {
+        MARK("donate: asked while it needs a copy itself");
+        return DONOR_INCOMPLETE;
+    }
+    if (at->slot > g->acceptor.commit) {
+        struct acceptor_event ev = {.type = ACCEPTOR_CAUGHT_UP, .through = *at};
+        replica_step(g, &ev);
+        MARK_IF(at->slot <= g->acceptor.commit, "donate: the requester vouches for the own log");
+        if (at->slot > g->acceptor.commit)
+            catchup_wanted(g, at);
+    }
+    if (store_applied(r->store, g->id) >= at->slot)
+        return DONOR_OK;
+    MARK("donate: asked for more than was applied");
+    return DONOR_BEHIND;
+}
+
+/* ---- images ---- */
+
+struct donated_image {
+    struct replica *replica;
+    uint64_t group;
+    uint32_t session;
+    uint64_t cookie;
+    struct store_read read;
+};
+
+static void refuse_image(struct session *s, uint64_t group, uint64_t cookie, uint64_t block, uint32_t nblocks, enum donor_status status)
+{
+    struct msg m = {.type = MSG_IMAGE_REPLY,
+                    .cookie = cookie,
+                    .group = group,
+                    .u.image_reply = {.status = status, .nblocks = nblocks, .block = block}};
+    wire_peer_send(&s->peer, &m);
+}
+
+static void send_image(struct session *s, struct replica_group *g, struct donated_image *d)
+{
+    struct store_read *r = &d->read;
+    struct segment segs[ENTRY_MAX_BLOCKS / 2 + 1];
+    uint64_t skip[ENTRY_MAX_BLOCKS / 64];
+    uint32_t bytes;
+    for (unsigned i = 0; i < ENTRY_MAX_BLOCKS / 64; i++) {
+        r->lost[i] &= ~r->bad[i];
+        r->zero[i] &= ~(r->bad[i] | r->lost[i]);
+        skip[i] = r->zero[i] | r->bad[i] | r->lost[i];
+    }
+    for (uint32_t i = 0; i < r->nblocks; i++)
+        if ((r->bad[i / 64] | r->lost[i / 64]) >> (i % 64) & 1)
+            r->crc[i] = 0;
+    unsigned n = serve_payload(r, skip, segs, &bytes);
+    struct log_pos at = {.slot = r->applied};
+    if (!paxos_log_at(&g->acceptor.log, at.slot, &at.e)) { /* its log was emptied meanwhile: this is another one's image */
+        refuse_image(s, d->group, d->cookie, r->block, r->nblocks, DONOR_BUSY);
+        return;
+    }
+    struct msg m = {.type = MSG_IMAGE_REPLY,
+                    .cookie = d->cookie,
+                    .group = d->group,
+                    .u.image_reply = {.status = DONOR_OK,
+                                      .nblocks = r->nblocks,
+                                      .block = r->block,
+                                      .at = at,
+                                      .wal_ns = latency_now(d->replica),
+                                      .wal_quiet_ns = d->replica->latency.quiet_ns,
+                                      .crc = r->crc,
+                                      .zero = r->zero,
+                                      .bad = r->bad,
+                                      .lost = r->lost,
+                                      .payload_len = bytes}};
+    d->replica->n_images_served++;
+    if (s->peer.conn)
+        wire_send(s->peer.conn, &m, segs, n);
+}
+
+static void on_image_read(struct store_read *r)
+{
+    struct donated_image *d = container_of(r, struct donated_image, read);
+    struct session *s = replica_find_session(d->replica, d->session);
+    struct replica_group *g = replica_find_group(d->replica, d->group);
+    if (s && g && r->buf)
+        send_image(s, g, d);
+    else if (s)
+        refuse_image(s, d->group, d->cookie, r->block, r->nblocks, DONOR_BUSY);
+    buf_unref(r->buf);
+    free(d);
+}
+
+void donate_image(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    struct replica *r = g->replica;
+    uint64_t block = m->u.image.block;
+    uint32_t nblocks = m->u.image.nblocks;
+    if (block >= g->acceptor.size_blocks || nblocks > g->acceptor.size_blocks - block) {
+        wire_peer_refuse(&s->peer, "%s: an image beyond the end of group %llu", r->superblock.name, (unsigned long long)g->id);
+        return;
+    }
+    enum donor_status status = donor_reach(g, &m->u.image.at);
+    struct donated_image *d = status == DONOR_OK ? calloc(1, sizeof *d) : NULL;
+    if (!d) {
+        refuse_image(s, g->id, m->cookie, block, nblocks, status == DONOR_OK ? DONOR_BUSY : status);
+        return;
+    }
+    *d = (struct donated_image){.replica = r,
+                                .group = g->id,
+                                .session = s->id,
+                                .cookie = m->cookie,
+                                .read = {.group = g->id, .block = block, .nblocks = nblocks, .fn = on_image_read}};
+    store_read(r->store, &d->read);
+}

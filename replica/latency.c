@@ -1,0 +1,30 @@
+/* How long a batch takes the own WAL, now and when it has little to do: what copies go easy on, here and at their donors.
+ *
+ * The quiet value is the lowest that was seen, and forgets: it rises by a sixty-fourth a second, so that a disk that became slower for good is not taken for a busy one. While nothing
+ * is written there is nobody to be disturbed: then now and quiet are the same. */
+#include "replica/replica_internal.h"
+
+#define LATENCY_IDLE_NS NS_PER_S
+
+uint64_t latency_now(struct replica *r)
+{
+    struct latency *l = &r->latency;
+    uint64_t now = io_now(r->reactor);
+    struct store_stats st;
+    store_get_stats(r->store, &st);
+    if (st.wal.batches != l->batches) {
+        l->batches = st.wal.batches;
+        l->written_ns = now;
+        l->ns = st.wal.write_ns_ewma;
+    } else if (now - l->written_ns >= LATENCY_IDLE_NS) {
+        l->ns = l->quiet_ns;
+    }
+    uint64_t seconds = (now - l->risen_ns) / NS_PER_S;
+    if (seconds > 0) {
+        l->quiet_ns += l->quiet_ns / 64 * (seconds < 64 ? seconds : 64);
+        l->risen_ns = now;
+    }
+    if (l->quiet_ns == 0 || l->ns < l->quiet_ns)
+        l->quiet_ns = l->ns;
+    return l->ns;
+}
