@@ -118,13 +118,13 @@ struct msg {
         struct {
             char reason[256];
         } refused;
-        /* QUERY_ACK and NACK. In a NACK, unknown != 0 says that the group is not here. */
+        /* QUERY_ACK and NACK. In a NACK, unknown != 0 says that the group is not here; full != 0, of an OPEN: no slab is left for a stream. */
         struct {
             struct ballot promised;
             struct uuid holder; /* zero: free */
             uint64_t remaining_ns;
             uint32_t unknown;
-            uint32_t reserved;
+            uint32_t full;
             char holder_name[NAME_MAX_BYTES];
         } holder;
         struct {

@@ -198,6 +198,7 @@ static size_t encode_holder(const struct msg *m, uint8_t *to)
         .holder = m->u.holder.holder,
         .remaining_ns = m->u.holder.remaining_ns,
         .unknown = m->u.holder.unknown ? 1 : 0,
+        .full = m->u.holder.full ? 1 : 0,
     };
     encode_name(w.name, m->u.holder.holder_name, sizeof w.name);
     memcpy(to, &w, sizeof w);
@@ -207,12 +208,13 @@ static size_t encode_holder(const struct msg *m, uint8_t *to)
 static const char *decode_holder(const struct body *b, struct msg *m)
 {
     const struct wire_holder *w = (const void *)b->p;
-    if (w->unknown > 1 || w->reserved != 0)
+    if (w->unknown > 1 || w->full > 1)
         return "a malformed QUERY_ACK or NACK";
     m->u.holder.promised = w->promised;
     m->u.holder.holder = w->holder;
     m->u.holder.remaining_ns = w->remaining_ns;
     m->u.holder.unknown = w->unknown;
+    m->u.holder.full = w->full;
     return decode_name(m->u.holder.holder_name, w->name, sizeof w->name);
 }
 

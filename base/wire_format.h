@@ -37,7 +37,7 @@ struct wire_holder {
     struct uuid holder;
     uint64_t remaining_ns;
     uint32_t unknown;
-    uint32_t reserved;
+    uint32_t full;
     char name[NAME_MAX_BYTES];
 };
 static_assert(sizeof(struct wire_holder) == 120, "wire_holder has no padding");

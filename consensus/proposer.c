@@ -101,15 +101,13 @@ static void on_nack(struct step *x, uint32_t i, const struct msg *m)
 {
     struct proposer *p = x->p;
     struct proposer_replica *r = &p->replica[i];
-    if (m->u.holder.unknown) {
+    int c = ballot_compare(&m->u.holder.promised, &p->ballot);
+    if (m->u.holder.unknown || m->u.holder.full) {
         if (r->stream == STREAM_OPENING) {
             r->stream = STREAM_IDLE;
             r->reopen_at_ns = x->now_ns + PROPOSER_REOPEN_NS;
         }
-        return;
-    }
-    int c = ballot_compare(&m->u.holder.promised, &p->ballot);
-    if (c > 0) {
+    } else if (c > 0) {
         MARK("proposer: outbid");
         /* Another ballot stands above ours. Whether its proposer got anywhere, the next attempt finds out (P7). */
         proposer_note_holder(x, m);

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 static void session_free(struct session *s)
 {
     struct replica *r = s->replica;
@@ -113,6 +115,20 @@ static void on_fetch(struct session *s, struct replica_group *g, const struct ms
     store_value(s->replica->store, g->id, m->u.fetch.at.slot, on_fetched, f);
 }
 
+/* A stream that is opened while no slab is left brings one entry each time before it is held back, and front ends give up a replica that is silent and
+ * come again: so drop by drop the reserve would go. Refused, the front end asks again now and then, and everything else goes on. */
+static bool refuse_open(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    if (m->type != MSG_OPEN || !store_is_full(s->replica->store) || ballot_compare(&m->ballot, &g->acceptor.promised) < 0)
+        return false;
+    MARK("session: stream refused, no slab is left");
+    s->replica->n_refused++;
+    struct msg nack = {.type = MSG_NACK, .cookie = m->cookie, .group = m->group, .target = m->ballot.proposer, .ballot = m->ballot,
+                       .u.holder = {.promised = g->acceptor.promised, .full = 1}};
+    wire_peer_send(&s->peer, &nack);
+    return true;
+}
+
 static void on_consensus(struct session *s, struct replica_group *g, const struct msg *m)
 {
     if (m->type == MSG_ACCEPT) {
@@ -123,6 +139,8 @@ static void on_consensus(struct session *s, struct replica_group *g, const struc
         }
         s->replica->n_accepts++;
     }
+    if (refuse_open(s, g, m))
+        return;
     struct acceptor_event ev = {.type = ACCEPTOR_MSG, .link = s->id, .msg = m};
     replica_step(g, &ev);
     if (m->type == MSG_ACCEPT)

@@ -461,6 +461,28 @@ static void test_nack_of_an_unknown_stream_opens_it_again(void **state)
     assert_int_equal(n_sent(r, MSG_ACCEPT), 1);
 }
 
+static void test_a_full_replica_is_asked_for_a_stream_now_and_then(void **state)
+{
+    struct rig *r = *state;
+    serving(r);
+    write_one(r);
+    nack(r, 1, NULL, 0, mine(1));
+    assert_int_equal(n_sent(r, MSG_OPEN), 1);
+    struct msg full = answer(r, MSG_NACK);
+    full.u.holder.promised = mine(1);
+    full.u.holder.full = 1;
+    say(r, 1, full);
+    assert_int_equal(r->n, 0);
+    opened(r, 1, 1); /* of a stream that nobody waits for */
+    assert_int_equal(n_sent(r, MSG_ACCEPT), 0);
+    tick(r, 900 * MS);
+    assert_int_equal(n_sent(r, MSG_OPEN), 0);
+    tick(r, 200 * MS);
+    assert_int_equal(n_sent(r, MSG_OPEN), 1);
+    opened(r, 1, 1);
+    assert_int_equal(n_sent(r, MSG_ACCEPT), 1);
+}
+
 /* ---- P5: chosen ---- */
 
 static void test_chosen_needs_the_own_session_start(void **state)
@@ -994,6 +1016,7 @@ int main(void)
         T(test_mismatch_finds_the_place),
         T(test_refused_at_the_matching_place),
         T(test_nack_of_an_unknown_stream_opens_it_again),
+        T(test_a_full_replica_is_asked_for_a_stream_now_and_then),
         T(test_chosen_needs_the_own_session_start),
         T(test_answers_of_another_ballot_never_count),
         T(test_entries_carry_the_commit),

@@ -717,7 +717,7 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_HELLO, 0, wire_hello, role, 0),
     BAD(MSG_HELLO, 0, wire_hello, role, 4),
     BAD(MSG_NACK, 0, wire_holder, unknown, 2),
-    BAD(MSG_NACK, 0, wire_holder, reserved, 1),
+    BAD(MSG_NACK, 0, wire_holder, full, 2),
     BAD_BYTE(MSG_NACK, 0, sizeof(struct wire_holder) - 1, 'x'),
     BAD_BYTE(MSG_REFUSED, 0, sizeof(struct wire_refused) - 1, 'x'),
     BAD(MSG_PROMISE, 1, wire_promise, n_runs, RUNS_MAX + 1),

@@ -145,6 +145,8 @@ static const char *holder_text(const struct trace *t, const struct msg *m)
     static char text[160];
     if (m->u.holder.unknown)
         return "no such group here";
+    if (m->u.holder.full)
+        return "no slab is left for a stream";
     if (uuid_is_zero(&m->u.holder.holder)) {
         snprintf(text, sizeof text, "promised %s, free", ballot_text(t, &m->u.holder.promised));
         return text;
