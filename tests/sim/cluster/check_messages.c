@@ -365,7 +365,7 @@ static void on_read(struct checks *ck, const char *host, uint32_t conn, const st
 {
     const struct wire_read *r = (const void *)body;
     struct ballot b = ballot_of(h);
-    if (h->body_len < sizeof *r || r->peer)
+    if (h->body_len < sizeof *r)
         return;
     announced_is_chosen(ck, host, r->watermark, "READ");
     *asked_of(ck, conn ^ 1, h->cookie) =
