@@ -226,13 +226,12 @@ struct msg {
         /* REGIONS, CHUNKS and IMAGE ask a donor at `at` or later. Where its log holds that position its own commit rises to it: the requester vouches. */
         struct {
             struct log_pos at;
-            uint32_t first; /* region: this one and those above */
-            uint32_t max;   /* 1..REGIONS_PER_MESSAGE */
         } regions;
+        /* All of the donor's regions, in one turn: as many answers as it takes, of one position. */
         struct {
             uint32_t status; /* enum donor_status; with anything but DONOR_OK the rest is zero */
             uint32_t n;
-            uint32_t more; /* 1: there are regions above these */
+            uint32_t more; /* 1: another answer follows, with regions above these */
             uint32_t reserved;
             struct log_pos at;            /* the donor's applied position: what this tells is as of then */
             struct membership membership; /* the committed one, then */
@@ -262,6 +261,7 @@ struct msg {
             uint32_t nblocks;
             uint64_t block;
             struct log_pos at; /* the image's: every entry up to it and none above */
+            uint64_t changed_at; /* no slot above this, up to there, touched the chunks that the image is of */
             uint64_t wal_ns, wal_quiet_ns; /* how long a batch takes the donor's WAL now, and when it has nothing else to do */
             const uint32_t *crc;  /* nblocks; NULL when not DONOR_OK, as are the maps. CRC32C_ZERO_BLOCK for blocks in the zero map, 0 for bad and lost ones */
             const uint64_t *zero; /* ENTRY_MAX_BLOCKS bits: not in the payload, as are bad and lost ones. No block is in two maps */

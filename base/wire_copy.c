@@ -18,20 +18,14 @@ static bool is_zero(const void *p, size_t n)
 
 size_t wire_encode_regions(const struct msg *m, uint8_t *to)
 {
-    struct wire_regions w = {.at = m->u.regions.at, .first = m->u.regions.first, .max = m->u.regions.max};
-    assert(w.max >= 1 && w.max <= REGIONS_PER_MESSAGE);
+    struct wire_regions w = {.at = m->u.regions.at};
     memcpy(to, &w, sizeof w);
     return sizeof w;
 }
 
 const char *wire_decode_regions(const struct body *b, struct msg *m)
 {
-    const struct wire_regions *w = (const void *)b->p;
-    if (w->max < 1 || w->max > REGIONS_PER_MESSAGE)
-        return "a REGIONS that asks for none or too many";
-    m->u.regions.at = w->at;
-    m->u.regions.first = w->first;
-    m->u.regions.max = w->max;
+    m->u.regions.at = ((const struct wire_regions *)(const void *)b->p)->at;
     return NULL;
 }
 
@@ -189,6 +183,7 @@ size_t wire_encode_image_reply(const struct msg *m, uint8_t *to)
         return sizeof w;
     }
     w.at = m->u.image_reply.at;
+    w.changed_at = m->u.image_reply.changed_at;
     w.wal_ns = m->u.image_reply.wal_ns;
     w.wal_quiet_ns = m->u.image_reply.wal_quiet_ns;
     memcpy(w.zero, m->u.image_reply.zero, sizeof w.zero);
@@ -217,6 +212,7 @@ const char *wire_decode_image_reply(const struct body *b, struct msg *m)
     m->u.image_reply.nblocks = w->nblocks;
     m->u.image_reply.block = w->block;
     m->u.image_reply.at = w->at;
+    m->u.image_reply.changed_at = w->changed_at;
     m->u.image_reply.wal_ns = w->wal_ns;
     m->u.image_reply.wal_quiet_ns = w->wal_quiet_ns;
     m->u.image_reply.crc = ok ? crc : NULL;

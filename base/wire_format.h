@@ -174,10 +174,8 @@ static_assert(sizeof(struct wire_catchup_end) == 72, "wire_catchup_end has no pa
 
 struct wire_regions {
     struct log_pos at;
-    uint32_t first;
-    uint32_t max;
 };
-static_assert(sizeof(struct wire_regions) == 40, "wire_regions has no padding");
+static_assert(sizeof(struct wire_regions) == 32, "wire_regions has no padding");
 
 /* followed by n struct listed_region */
 struct wire_regions_reply {
@@ -223,13 +221,14 @@ struct wire_image_reply {
     uint32_t nblocks;
     uint64_t block;
     struct log_pos at;
+    uint64_t changed_at;
     uint64_t wal_ns;
     uint64_t wal_quiet_ns;
     uint64_t zero[WIRE_ZERO_WORDS];
     uint64_t bad[WIRE_ZERO_WORDS];
     uint64_t lost[WIRE_ZERO_WORDS];
 };
-static_assert(sizeof(struct wire_image_reply) == 160, "wire_image_reply has no padding");
+static_assert(sizeof(struct wire_image_reply) == 168, "wire_image_reply has no padding");
 
 struct wire_create {
     uint64_t size_blocks;

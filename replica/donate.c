@@ -76,6 +76,7 @@ static void send_image(struct session *s, struct replica_group *g, struct donate
                                       .nblocks = r->nblocks,
                                       .block = r->block,
                                       .at = at,
+                                      .changed_at = at.slot,
                                       .wal_ns = latency_now(d->replica),
                                       .wal_quiet_ns = d->replica->latency.quiet_ns,
                                       .crc = r->crc,

@@ -300,6 +300,7 @@ static void image_reply(uint32_t nblocks, const uint64_t *zero, const uint64_t *
     m->u.image_reply.nblocks = nblocks;
     m->u.image_reply.block = next_random() >> 20;
     m->u.image_reply.at = some_pos();
+    m->u.image_reply.changed_at = next_random();
     m->u.image_reply.wal_ns = next_random();
     m->u.image_reply.wal_quiet_ns = next_random();
     m->u.image_reply.crc = image_crcs;
@@ -327,8 +328,6 @@ static void make_copy_samples(void)
 {
     struct msg *m = sample(MSG_REGIONS);
     m->u.regions.at = some_pos();
-    m->u.regions.first = (uint32_t)next_random();
-    m->u.regions.max = REGIONS_PER_MESSAGE;
     for (unsigned i = 0; i < REGIONS_PER_MESSAGE; i++)
         regions[i] = (struct listed_region){(i ? regions[i - 1].region : 0) + 1 + (uint32_t)(next_random() % 999), (uint32_t)next_random(), next_random()};
     regions_reply(2);
@@ -753,8 +752,6 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_DATA, 3, wire_data, status, DATA_OK),
     BAD(MSG_CATCHUP_END, 0, wire_catchup_end, status, 3),
     BAD(MSG_CATCHUP_END, 0, wire_catchup_end, reserved, 1),
-    BAD(MSG_REGIONS, 0, wire_regions, max, 0),
-    BAD(MSG_REGIONS, 0, wire_regions, max, REGIONS_PER_MESSAGE + 1),
     BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, status, DONOR_BUSY + 1),
     BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, status, DONOR_BEHIND),
     BAD(MSG_REGIONS_REPLY, 0, wire_regions_reply, n, 1),
@@ -791,6 +788,7 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, status, DONOR_OK),
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, nblocks, 0),
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, wal_ns, 1),
+    BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, changed_at, 1),
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, lost[3], 1),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, 0),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, UINT64_MAX),

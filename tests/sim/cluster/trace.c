@@ -221,7 +221,7 @@ static void describe_copy(const struct trace *t, const struct msg *m, char *to, 
     static const char *const status[] = {"", ": BEHIND", ": INCOMPLETE", ": BUSY"};
     switch (m->type) {
     case MSG_REGIONS:
-        snprintf(to, cap, "at %s, from region %u", pos_text(t, &m->u.regions.at), m->u.regions.first);
+        snprintf(to, cap, "at %s", pos_text(t, &m->u.regions.at));
         break;
     case MSG_REGIONS_REPLY:
         snprintf(to, cap, "%u at %s%s%s", m->u.regions_reply.n, pos_text(t, &m->u.regions_reply.at), m->u.regions_reply.more ? ", and more" : "",
