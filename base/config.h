@@ -11,7 +11,7 @@
 
 #define CONFIG_REPLICAS_MAX 32
 #define CONFIG_VOLUMES_MAX 64
-#define CONFIG_ADDRESS_MAX 112
+#define CONFIG_ADDRESS_MAX ADDRESS_MAX_BYTES
 
 struct replica_config {
     char name[NAME_MAX_BYTES];

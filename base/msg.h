@@ -46,7 +46,18 @@ enum msg_type {
     MSG_CREATED,
     MSG_STATUS,
     MSG_STATUS_REPLY,
+    MSG_ADDRESS, /* where an identity lives: for daemons whose configuration does not say */
+    MSG_MEMBERS, /* to the front end that holds the group */
+    MSG_DONE,    /* answers both */
 };
+
+enum members_verb {
+    MEMBERS_LEARN = 1,  /* stream to voter[0], which is no voter yet: a learner */
+    MEMBERS_FORGET = 2, /* no longer */
+    MEMBERS_CHANGE = 3, /* propose these voters; DONE when that is committed */
+};
+
+#define DONE_TEXT_BYTES 240u
 
 enum node_role { ROLE_FRONTEND = 1, ROLE_REPLICA = 2, ROLE_TOOL = 3 };
 
@@ -277,6 +288,21 @@ struct msg {
             int32_t error; /* 0 or an errno */
             uint32_t reserved;
         } created;
+        struct {
+            struct uuid identity;
+            char name[NAME_MAX_BYTES];
+            char address[ADDRESS_MAX_BYTES];
+        } address;
+        struct {
+            uint32_t verb; /* enum members_verb */
+            uint32_t reserved;
+            struct membership membership; /* slot: that of the committed one which this goes out from */
+        } members;
+        struct {
+            int32_t error; /* 0 or an errno */
+            uint32_t reserved;
+            char text[DONE_TEXT_BYTES]; /* for people: what is wrong, and what to do */
+        } done;
         struct {
             const char *json; /* not NUL-terminated */
             uint32_t len;

@@ -24,6 +24,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "qbd's formats are litt
 #define ENTRY_MAX_BYTES (ENTRY_MAX_BLOCKS * BLOCK_SIZE)
 #define ENTRY_MAX_RANGE_BLOCKS 16384u /* a TRIM or ZERO entry covers at most 64 MiB */
 #define NAME_MAX_BYTES 64 /* names of replicas, front ends, volumes: NUL-terminated UTF-8 */
+#define ADDRESS_MAX_BYTES 112 /* "unix:PATH" or "HOST:PORT" */
 
 /* 128 random bits: a cluster, a replica's disk, a proposer's process. All zero means "none". */
 struct uuid {

@@ -49,7 +49,7 @@ static const char *check_credits(const struct credits *c)
     return NULL;
 }
 
-static void encode_membership(uint8_t *to, const struct membership *m)
+void wire_encode_membership(uint8_t *to, const struct membership *m)
 {
     assert(membership_is_valid(m));
     memcpy(to, m, sizeof *m);
@@ -254,7 +254,7 @@ static size_t encode_promise(const struct msg *m, uint8_t *to)
     size_t len = sizeof w;
     len += encode_runs(to + len, w.base.slot, m->u.promise.runs, w.n_runs, m->u.promise.lost, w.n_lost);
     for (uint32_t i = 0; i < w.n_memberships; i++, len += sizeof(struct membership))
-        encode_membership(to + len, &m->u.promise.memberships[i]);
+        wire_encode_membership(to + len, &m->u.promise.memberships[i]);
     return len;
 }
 
@@ -616,16 +616,16 @@ static const char *decode_catchup_end(const struct body *b, struct msg *m)
 static size_t encode_create(const struct msg *m, uint8_t *to)
 {
     struct wire_create w = {.size_blocks = m->u.create.size_blocks};
-    assert(w.size_blocks >= 1 && m->u.create.membership.slot == 0);
+    assert(w.size_blocks >= 1);
     memcpy(to, &w, sizeof w);
-    encode_membership(to + offsetof(struct wire_create, membership), &m->u.create.membership);
+    wire_encode_membership(to + offsetof(struct wire_create, membership), &m->u.create.membership);
     return sizeof w;
 }
 
 static const char *decode_create(const struct body *b, struct msg *m)
 {
     const struct wire_create *w = (const void *)b->p;
-    if (w->size_blocks < 1 || w->size_blocks > UINT64_MAX >> BLOCK_SHIFT || w->membership.slot != 0 ||
+    if (w->size_blocks < 1 || w->size_blocks > UINT64_MAX >> BLOCK_SHIFT ||
         !membership_is_valid(&w->membership))
         return "a CREATE of an impossible size or membership";
     m->u.create.size_blocks = w->size_blocks;
@@ -715,6 +715,9 @@ static const struct codec codecs[] = {
     [MSG_CREATED] = {"CREATED", FIXED(created)},
     [MSG_STATUS] = {"STATUS", EMPTY},
     [MSG_STATUS_REPLY] = {"STATUS_REPLY", 0, WIRE_BODY_MAX, 0, encode_status_reply, decode_status_reply},
+    [MSG_ADDRESS] = {"ADDRESS", FIXED_OF(address)},
+    [MSG_MEMBERS] = {"MEMBERS", FIXED_OF(members)},
+    [MSG_DONE] = {"DONE", FIXED_OF(done)},
 };
 
 const char *wire_type_name(uint16_t type)

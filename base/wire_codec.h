@@ -14,6 +14,7 @@ struct body {
 };
 
 bool wire_range_valid(uint64_t block, uint64_t nblocks);
+void wire_encode_membership(uint8_t *to, const struct membership *m);
 
 /* wire_copy.c: encoders return the body's length, decoders NULL or what is wrong. */
 size_t wire_encode_regions(const struct msg *m, uint8_t *to);
@@ -28,5 +29,13 @@ size_t wire_encode_image(const struct msg *m, uint8_t *to);
 const char *wire_decode_image(const struct body *b, struct msg *m);
 size_t wire_encode_image_reply(const struct msg *m, uint8_t *to);
 const char *wire_decode_image_reply(const struct body *b, struct msg *m);
+
+/* wire_operator.c: likewise. */
+size_t wire_encode_address(const struct msg *m, uint8_t *to);
+const char *wire_decode_address(const struct body *b, struct msg *m);
+size_t wire_encode_members(const struct msg *m, uint8_t *to);
+const char *wire_decode_members(const struct body *b, struct msg *m);
+size_t wire_encode_done(const struct msg *m, uint8_t *to);
+const char *wire_decode_done(const struct body *b, struct msg *m);
 
 #endif

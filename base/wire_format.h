@@ -242,6 +242,27 @@ struct wire_created {
 };
 static_assert(sizeof(struct wire_created) == 8, "wire_created has no padding");
 
+struct wire_address {
+    struct uuid identity;
+    char name[NAME_MAX_BYTES];
+    char address[ADDRESS_MAX_BYTES];
+};
+static_assert(sizeof(struct wire_address) == 16 + NAME_MAX_BYTES + ADDRESS_MAX_BYTES, "wire_address has no padding");
+
+struct wire_members {
+    uint32_t verb;
+    uint32_t reserved;
+    struct membership membership;
+};
+static_assert(sizeof(struct wire_members) == 248, "wire_members has no padding");
+
+struct wire_done {
+    int32_t error;
+    uint32_t reserved;
+    char text[DONE_TEXT_BYTES];
+};
+static_assert(sizeof(struct wire_done) == 248, "wire_done has no padding");
+
 #define WIRE_ENTRY_MIN sizeof(struct entry_format)
 #define WIRE_ENTRY_MAX (sizeof(struct entry_format) + ENTRY_MAX_BLOCKS * sizeof(uint32_t))
 static_assert(WIRE_ENTRY_MAX >= sizeof(struct entry_format) + sizeof(struct membership), "no entry is larger than a WRITE");

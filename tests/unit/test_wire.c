@@ -15,7 +15,7 @@
 #include "base/wire.h"
 #include "base/wire_format.h"
 
-#define SAMPLES_MAX 64
+#define SAMPLES_MAX 128
 #define FRAME_MAX (sizeof(struct wire_header) + WIRE_BODY_MAX)
 
 struct sample {
@@ -149,6 +149,19 @@ static void make_session_samples(void)
     m->u.create.membership = some_membership(0, MEMBERS_MAX, MEMBERS_MAX);
     m = sample(MSG_CREATED);
     m->u.created.error = ENOSPC;
+    m = sample(MSG_ADDRESS);
+    m->u.address.identity.b[15] = 1;
+    strcpy(m->u.address.name, "replica-4");
+    memset(m->u.address.address, 'x', ADDRESS_MAX_BYTES - 1);
+    m = sample(MSG_MEMBERS);
+    m->u.members.verb = MEMBERS_CHANGE;
+    m->u.members.membership = some_membership(7, 5, 0);
+    m = sample(MSG_MEMBERS);
+    m->u.members.verb = MEMBERS_LEARN;
+    m->u.members.membership = some_membership(7, 1, 0);
+    m = sample(MSG_DONE);
+    m->u.done.error = EBUSY;
+    memset(m->u.done.text, 'y', DONE_TEXT_BYTES - 1);
 }
 
 static void promise(uint32_t n_runs, uint32_t n_lost, uint32_t n_memberships)
@@ -503,7 +516,7 @@ static void every_type_has_a_sample(void **state)
         if (!found)
             fail_msg("no sample of %s", wire_type_name((uint16_t)t));
     }
-    assert_int_equal(types, 33);
+    assert_int_equal(types, 36);
 }
 
 static void every_message_comes_back_as_it_was(void **state)
@@ -792,13 +805,26 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, lost[3], 1),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, 0),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, UINT64_MAX),
-    BAD(MSG_CREATE, 0, wire_create, membership.slot, 1),
     BAD(MSG_CREATE, 0, wire_create, membership.n_voters, 0),
     BAD(MSG_CREATE, 0, wire_create, membership.n_voters, MEMBERS_MAX + 1),
     BAD(MSG_CREATE, 0, wire_create, membership.n_learners, MEMBERS_MAX + 1),
     BAD(MSG_CREATE, 0, wire_create, membership.n_learners, 255),
     BAD(MSG_CREATED, 0, wire_created, error, UINT32_MAX),
     BAD(MSG_CREATED, 0, wire_created, reserved, 1),
+    BAD_BYTE(MSG_ADDRESS, 0, offsetof(struct wire_address, identity) + 15, 0),
+    BAD_BYTE(MSG_ADDRESS, 0, offsetof(struct wire_address, name), 0),
+    BAD_BYTE(MSG_ADDRESS, 0, offsetof(struct wire_address, name) + NAME_MAX_BYTES - 1, 'x'),
+    BAD_BYTE(MSG_ADDRESS, 0, offsetof(struct wire_address, address), 0),
+    BAD_BYTE(MSG_ADDRESS, 0, offsetof(struct wire_address, address) + ADDRESS_MAX_BYTES - 1, 'x'),
+    BAD(MSG_MEMBERS, 0, wire_members, verb, 0),
+    BAD(MSG_MEMBERS, 0, wire_members, verb, 4),
+    BAD(MSG_MEMBERS, 0, wire_members, verb, MEMBERS_LEARN),
+    BAD(MSG_MEMBERS, 0, wire_members, reserved, 1),
+    BAD(MSG_MEMBERS, 0, wire_members, membership.n_voters, 0),
+    BAD(MSG_DONE, 0, wire_done, error, UINT32_MAX),
+    BAD(MSG_DONE, 0, wire_done, error, 4096),
+    BAD(MSG_DONE, 0, wire_done, reserved, 1),
+    BAD_BYTE(MSG_DONE, 0, sizeof(struct wire_done) - 1, 'x'),
     BAD_BYTE(MSG_ACCEPT, 0, sizeof(struct wire_accept) + offsetof(struct entry_format, group), 1),
     BAD_BYTE(MSG_ACCEPT, 0, sizeof(struct wire_accept) + offsetof(struct entry_format, kind), 99),
     BAD_BYTE(MSG_ACCEPT, 0, sizeof(struct wire_accept) + offsetof(struct entry_format, kind), ENTRY_TRIM),
