@@ -51,7 +51,7 @@ static void ask(struct replica_group *g)
     struct msg m = {.type = MSG_CATCHUP,
                     .cookie = c->cookie,
                     .group = g->id,
-                    .target = c->peer->config->identity,
+                    .target = c->peer->config.identity,
                     .u.catchup = {.from = c->from, .max_bytes = piece_bytes(g->replica)}};
     wire_peer_send(&c->peer->wire, &m);
     set_timer(g, CATCHUP_TIMEOUT_NS);
@@ -170,7 +170,7 @@ static void take_entry(struct replica_group *g, const struct msg *m)
     struct entry *e = m->u.catchup_entry.entry;
     bool fits = e->block <= g->acceptor.size_blocks && e->nblocks <= g->acceptor.size_blocks - e->block;
     if (e->group != g->id || e->slot != c->from.slot + 1 + c->n_entries || c->n_entries == CATCHUP_PIECE_ENTRIES || !fits) {
-        log_warning("group %llu: %s sent an entry out of order; dropping it as a donor for now", (unsigned long long)g->id, c->peer->config->name);
+        log_warning("group %llu: %s sent an entry out of order; dropping it as a donor for now", (unsigned long long)g->id, c->peer->config.name);
         wire_peer_close(&c->peer->wire); /* peer_failed follows */
         return;
     }

@@ -2,6 +2,7 @@
 #include "replica/replica_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 static void peer_changed(struct peer *p)
 {
@@ -23,9 +24,9 @@ static void on_open(struct wire_peer *w)
 static void on_hello(struct peer *p, const struct msg *m)
 {
     if (m->u.hello.version != WIRE_VERSION || !uuid_equal(&m->u.hello.cluster, &p->replica->superblock.cluster) ||
-        !uuid_equal(&m->u.hello.identity, &p->config->identity)) {
+        !uuid_equal(&m->u.hello.identity, &p->config.identity)) {
         log_warning("%s at %s is not the replica that the configuration names (a wiped disk is a new identity); not asking it",
-                    p->config->name, p->config->address);
+                    p->config.name, p->config.address);
         wire_peer_close(&p->wire);
         return;
     }
@@ -41,13 +42,13 @@ static void on_msg(struct wire_peer *w, const struct msg *m, struct buf *payload
         if (m->type == MSG_HELLO)
             on_hello(p, m);
         else if (m->type == MSG_REFUSED)
-            log_warning("%s refused us: %s", p->config->name, m->u.refused.reason);
+            log_warning("%s refused us: %s", p->config.name, m->u.refused.reason);
         return;
     }
     if (m->type == MSG_IMAGE_REPLY || m->type == MSG_NACK)
         repair_on_answer(p, m, payload);
     if (m->type == MSG_REFUSED) {
-        log_warning("%s refused us: %s", p->config->name, m->u.refused.reason);
+        log_warning("%s refused us: %s", p->config.name, m->u.refused.reason);
         return;
     }
     struct replica_group *g = replica_find_group(p->replica, m->group);
@@ -59,7 +60,7 @@ static void on_closed(struct wire_peer *w, int err, const char *reason)
 {
     struct peer *p = w->user;
     if (reason)
-        log_warning("%s: connection ended: %s", p->config->name, reason);
+        log_warning("%s: connection ended: %s", p->config.name, reason);
     (void)err;
     p->state = PEER_DOWN;
     p->retry_at_ns = io_now(p->replica->reactor) + CATCHUP_RETRY_NS;
@@ -82,7 +83,7 @@ void peer_want(struct peer *p)
     if (p->state != PEER_DOWN || now < p->retry_at_ns || p->replica->closing)
         return;
     p->wire.verify_payload = true;
-    if (wire_peer_connect(&p->wire, p->replica->reactor, p->config->address, &handler, p) < 0) {
+    if (wire_peer_connect(&p->wire, p->replica->reactor, p->config.address, &handler, p) < 0) {
         p->retry_at_ns = now + PEER_CONNECT_TIMEOUT_NS;
         return;
     }
@@ -96,8 +97,29 @@ void peers_init(struct replica *r)
         const struct replica_config *c = &r->config->replicas[i];
         if (uuid_equal(&c->identity, &r->superblock.identity))
             continue;
-        r->peers[r->n_peers++] = (struct peer){.replica = r, .config = c, .timeout.fn = on_timeout};
+        r->peers[r->n_peers++] = (struct peer){.replica = r, .config = *c, .timeout.fn = on_timeout};
     }
+}
+
+int peers_learn(struct replica *r, const struct uuid *identity, const char *name, const char *address)
+{
+    if (uuid_equal(identity, &r->superblock.identity))
+        return 0;
+    struct peer *p = NULL;
+    for (uint32_t i = 0; i < r->n_peers && !p; i++)
+        if (uuid_equal(&r->peers[i].config.identity, identity))
+            p = &r->peers[i];
+    if (!p && r->n_peers == CONFIG_REPLICAS_MAX)
+        return ENOSPC;
+    if (!p) {
+        p = &r->peers[r->n_peers++];
+        *p = (struct peer){.replica = r, .config.identity = *identity, .timeout.fn = on_timeout};
+    }
+    if (strcmp(p->config.address, address) != 0)
+        log_info("%s lives at %s", name, address); /* a connection that stands is left to its end */
+    snprintf(p->config.name, sizeof p->config.name, "%s", name);
+    snprintf(p->config.address, sizeof p->config.address, "%s", address);
+    return 0;
 }
 
 void peers_close(struct replica *r)
@@ -113,7 +135,7 @@ struct peer *peer_of_group(struct replica_group *g, unsigned i)
 {
     struct replica *r = g->replica;
     for (uint32_t k = 0; k < r->n_peers; k++)
-        if (membership_has_voter(&g->acceptor.committed, &r->peers[k].config->identity) && i-- == 0)
+        if (membership_has_voter(&g->acceptor.committed, &r->peers[k].config.identity) && i-- == 0)
             return &r->peers[k];
     return NULL;
 }
@@ -122,6 +144,6 @@ unsigned peers_of_group(const struct replica_group *g)
 {
     unsigned n = 0;
     for (uint32_t k = 0; k < g->replica->n_peers; k++)
-        n += membership_has_voter(&g->acceptor.committed, &g->replica->peers[k].config->identity);
+        n += membership_has_voter(&g->acceptor.committed, &g->replica->peers[k].config.identity);
     return n;
 }

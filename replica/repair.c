@@ -71,7 +71,7 @@ static void ask(struct repair *rp, struct peer *p)
     struct msg m = {.type = MSG_IMAGE,
                     .cookie = rp->cookie,
                     .group = rp->group->id,
-                    .target = p->config->identity,
+                    .target = p->config.identity,
                     .u.image = {.block = rp->block, .nblocks = rp->nblocks}};
     if (!replica_applied_pos(rp->group, &m.u.image.at)) {
         rp->cookie = 0; /* the log says no more what stands there; the timer asks again */
@@ -142,7 +142,7 @@ static void on_installed(void *user, int err)
         r->n_repaired++;
         MARK("repair: block repaired from a peer");
         log_info("group %llu: block %llu repaired from %s", (unsigned long long)rp->group->id, (unsigned long long)in->block,
-                 rp->peer ? rp->peer->config->name : "a peer");
+                 rp->peer ? rp->peer->config.name : "a peer");
     }
     free(in);
     /* -ESTALE: an entry has overwritten it, which healed it. Other errors (the image was too old, or damaged): the range is asked for again. */

@@ -314,6 +314,14 @@ struct replica_group *replica_add_group(struct replica *r, const struct acceptor
     return g;
 }
 
+static bool has_learner(const struct membership *m, const struct uuid *identity)
+{
+    for (unsigned i = 0; i < m->n_learners; i++)
+        if (uuid_equal(&m->learner[i], identity))
+            return true;
+    return false;
+}
+
 static int refuse_create(struct replica *r, const struct replica_group *g, const struct msg *m)
 {
     const struct membership *want = &m->u.create.membership;
@@ -323,9 +331,10 @@ static int refuse_create(struct replica *r, const struct replica_group *g, const
             same = membership_has_voter(&g->acceptor.committed, &want->voter[i]);
         return same ? 0 : EEXIST;
     }
-    if (m->group == 0 || m->u.create.size_blocks == 0 || m->u.create.size_blocks > GROUP_BLOCKS_MAX || want->slot != 0 || want->n_voters == 0)
+    if (m->group == 0 || m->u.create.size_blocks == 0 || m->u.create.size_blocks > GROUP_BLOCKS_MAX || want->n_voters == 0)
         return EINVAL;
-    if (!membership_has_voter(want, &r->superblock.identity))
+    /* A founding member votes from the beginning. A group that has a history is joined as a learner: its data is elsewhere, and whatever this identity may have promised is not known here. */
+    if (membership_has_voter(want, &r->superblock.identity) ? want->slot != 0 : !has_learner(want, &r->superblock.identity))
         return EPERM;
     unsigned n = 0;
     list_for_each(p, &r->groups)
@@ -353,11 +362,12 @@ void replica_create_group(struct session *s, const struct msg *m)
             .size_blocks = rec.size_blocks,
             .log = &empty,
             .committed = rec.membership,
+            .needs_copy = has_learner(&rec.membership, &r->superblock.identity),
         };
         g = replica_add_group(r, &st);
         g->acceptor.seq++;         /* its record is the group's first */
         store_create_group(r->store, &rec, g->acceptor.seq);
-        log_info("group %llu: created: %llu bytes, %u voters", (unsigned long long)g->id,
+        log_info("group %llu: created%s: %llu bytes, %u voters", (unsigned long long)g->id, st.needs_copy ? " as a learner" : "",
                  (unsigned long long)rec.size_blocks * BLOCK_SIZE, rec.membership.n_voters);
     }
     /* The record is the group's first (seq 1) when it was created in this life; one that was recovered is durable. */

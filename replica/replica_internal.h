@@ -60,7 +60,7 @@ struct pending_read {
 struct peer {
     struct wire_peer wire;
     struct replica *replica;
-    const struct replica_config *config;
+    struct replica_config config; /* of the configuration, or as ADDRESS told */
     enum { PEER_DOWN, PEER_CONNECTING, PEER_UP } state;
     uint64_t retry_at_ns;
     struct timer timeout;
@@ -179,6 +179,8 @@ uint64_t latency_now(struct replica *r);
 /* peer.c */
 void peers_init(struct replica *r);
 void peers_close(struct replica *r);
+/* This identity lives at that address: known until the daemon ends. 0, or an errno when there are too many. */
+int peers_learn(struct replica *r, const struct uuid *identity, const char *name, const char *address);
 /* The group's i-th other voter that the configuration knows, or NULL. */
 struct peer *peer_of_group(struct replica_group *g, unsigned i);
 unsigned peers_of_group(const struct replica_group *g);

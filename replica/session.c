@@ -5,6 +5,7 @@
 #include "replica/replica_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/mark.h"
@@ -147,6 +148,19 @@ static void on_consensus(struct session *s, struct replica_group *g, const struc
         replica_update_pause(s->replica);
 }
 
+static void on_address(struct session *s, const struct msg *m)
+{
+    struct msg done = {.type = MSG_DONE, .cookie = m->cookie};
+    if (s->role != ROLE_TOOL)
+        done.u.done.error = EPERM;
+    else
+        done.u.done.error = peers_learn(s->replica, &m->u.address.identity, m->u.address.name, m->u.address.address);
+    if (done.u.done.error)
+        snprintf(done.u.done.text, sizeof done.u.done.text, "%s",
+                 done.u.done.error == EPERM ? "only a tool says where replicas live" : "it knows too many replicas already; restart it with a shorter configuration");
+    wire_peer_send(&s->peer, &done);
+}
+
 static bool is_for_us(struct session *s, const struct msg *m)
 {
     return uuid_equal(&m->target, &s->replica->superblock.identity);
@@ -165,6 +179,10 @@ static void dispatch(struct session *s, const struct msg *m)
     }
     if (!is_for_us(s, m)) {
         refuse(s, "a message was meant for another identity: the disk behind this name is not the one that the sender knows");
+        return;
+    }
+    if (m->type == MSG_ADDRESS) {
+        on_address(s, m);
         return;
     }
     if (m->type == MSG_CREATE) {
