@@ -56,6 +56,10 @@ bool cycle_wanted(const struct store *s, bool groups)
         MARK("checkpoint: wanted by the WAL");
         return true;
     }
+    if (s->clean_bytes[s->gen] > s->options.overlay_bytes / 16) {
+        MARK("checkpoint: wanted by a copy");
+        return true;
+    }
     if (s->overlay_bytes[s->gen] > s->options.overlay_bytes / 2) {
         MARK("checkpoint: wanted by the overlay");
         return true;
@@ -193,6 +197,14 @@ static void take_image(struct group *g)
     p->committed = g->committed;
     p->uncommitted = g->uncommitted;
     p->needs_copy = g->needs_copy;
+    p->since = g->since;
+    p->jump = g->jump;
+    if (g->completing == COMPLETE_WANTED && g->jumping == JUMP_NONE) {
+        assert(g->needs_copy && g->n_unknown == 0);
+        g->completing = COMPLETE_IN_IMAGE;
+        p->needs_copy = 0;
+        p->since = GROUP_SINCE_NONE;
+    }
     name_tail(g, p);
 }
 
@@ -204,7 +216,7 @@ void cycle_start(struct store *s)
     c->state = CYCLE_COMMIT;
     c->mutations = s->mutations;
     for (unsigned p = 0; p < GROUPS_MAX; p++)
-        if (s->groups[p] && s->groups[p]->applied > 0)
+        if (s->groups[p] && s->groups[p]->applied > 0 && s->groups[p]->jumping == JUMP_NONE)
             wal_append_commit(s->wal, store_next_token(s), s->groups[p]->id, s->groups[p]->applied);
     c->cut = wal_cut_position(s->wal);
     copy_forward(s);
@@ -419,6 +431,7 @@ static void finish(struct store *s)
     struct cycle *c = &s->cycle;
     *s->root = *c->root;
     slabs_promote(s);
+    s->clean_bytes[s->gen ^ 1u] = 0;
     wal_trim(s->wal, &c->tail, c->redo.lsn);
     c->state = CYCLE_IDLE;
     s->checkpoints_done++;
@@ -434,6 +447,14 @@ static void finish(struct store *s)
         g->image->group = 0;
         if (rises && s->cb.on_trimmed)
             s->cb.on_trimmed(s->cb.user, g->id, g->next_floor);
+    }
+    for (unsigned p = 0; p < GROUPS_MAX && !s->dead; p++) {
+        struct group *g = s->groups[p];
+        if (!g)
+            continue;
+        g->clean_blocks[s->gen ^ 1u] = 0;
+        jump_on_root(s, g);
+        copy_on_root(s, g);
     }
     store_schedule_kick(s); /* credits, room, the next one */
 }

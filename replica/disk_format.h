@@ -15,7 +15,7 @@
 
 #include "base/msg.h"
 
-#define DISK_VERSION 2u
+#define DISK_VERSION 3u
 #define SLAB_BYTES (64u << 10)
 #define SLAB_BLOCKS (SLAB_BYTES / BLOCK_SIZE)
 #define LEAF_BLOCKS 512u
@@ -96,6 +96,7 @@ struct meta_header {
 static_assert(sizeof(struct meta_header) == 64, "meta_header has no padding");
 
 #define GROUP_TAIL_RUNS 80u
+#define GROUP_SINCE_NONE UINT64_MAX
 
 /* A group at checkpoint `header.checkpoint`: all of ST1 that is not in the WAL from redo on. */
 struct group_page {
@@ -114,7 +115,9 @@ struct group_page {
     /* The slots above `applied` as of the checkpoint, by name: what the WAL from tail on does not give of them has lost its value. More runs than fit here: the WAL from redo on names the rest. */
     uint32_t n_tail;
     struct run tail[GROUP_TAIL_RUNS];
-    uint8_t pad[216];
+    uint64_t since; /* lowest applied slot from which a jump of the copy under way started; GROUP_SINCE_NONE: none was made */
+    uint64_t jump;  /* slot that the last jump led to; 0: none ever */
+    uint8_t pad[200];
 };
 static_assert(sizeof(struct group_page) == BLOCK_SIZE, "group_page is one page");
 
@@ -129,19 +132,20 @@ static_assert(sizeof(struct bitmap_page) == BLOCK_SIZE, "bitmap_page is one page
 struct region_entry {
     uint64_t group;  /* 0: entry free */
     uint32_t region; /* block / REGION_BLOCKS */
-    uint32_t reserved;
+    uint32_t unknown; /* bit l: leaf l may have unknown blocks since a jump (docs/rebuild.md); it need not exist */
     uint32_t leaf_slab[REGION_LEAVES / LEAVES_PER_SLAB]; /* SLAB_NONE: not there */
     uint32_t present; /* bit l: leaf l exists */
     uint32_t place;   /* bit l: which of its two places is in force */
     uint8_t mapped[REGION_SLABS / 8];
     uint32_t leaf_crc[REGION_LEAVES]; /* the header's CRC of each leaf in force: an older one that still stands there is not believed */
+    uint64_t changed_at; /* no lower than the highest slot of an entry that touched the region */
 };
-static_assert(sizeof(struct region_entry) == 296, "region_entry has no padding");
+static_assert(sizeof(struct region_entry) == 304, "region_entry has no padding");
 #define REGIONS_PER_PAGE 13u
 struct regions_page {
     struct meta_header header;
     struct region_entry entry[REGIONS_PER_PAGE];
-    uint8_t pad[184];
+    uint8_t pad[80];
 };
 static_assert(sizeof(struct regions_page) == BLOCK_SIZE, "regions_page is one page");
 
@@ -149,12 +153,12 @@ static_assert(sizeof(struct regions_page) == BLOCK_SIZE, "regions_page is one pa
 struct leaf {
     struct meta_header header;
     uint64_t changed_at[LEAF_CHUNKS]; /* slot of the last entry that touched the chunk */
-    uint64_t version[LEAF_CHUNKS];    /* v(c): slot at which the chunk was copied here; 0: never */
+    uint64_t version[LEAF_CHUNKS];    /* the jump for which the chunk's bad bits were set. While the region says that the leaf is unknown: another than the group's `jump`: all of the chunk is unknown */
     uint32_t slab[LEAF_SLABS];        /* SLAB_NONE: a hole, all its blocks zero */
     uint8_t zero[LEAF_BLOCKS / 8];    /* block reads as zero */
     uint8_t lost[LEAF_BLOCKS / 8];    /* no replica has it intact: EIO */
     uint32_t crc[LEAF_BLOCKS];
-    uint8_t bad[LEAF_BLOCKS / 8];     /* contents unknown here (this leaf was rebuilt after rot, or its slab could not be read): to be repaired from a peer */
+    uint8_t bad[LEAF_BLOCKS / 8];     /* contents unknown here (a jump went over it, this leaf was rebuilt after rot, or its slab could not be read): to be fetched from a peer */
     uint8_t pad[1632];
 };
 static_assert(sizeof(struct leaf) == BLOCK_SIZE, "leaf is one page");
@@ -223,7 +227,7 @@ enum wal_record_type {
     WAL_FUZZY = 6,   /* wal_slot: fuzzy_end */
     WAL_SLABFREE = 7, /* reserved */
     WAL_GROUP = 8,   /* wal_group: the group was created here */
-    WAL_NEEDS_COPY = 9, /* wal_slot: slot != 0: needs copy; 0: complete */
+    WAL_NEEDS_COPY = 9, /* wal_needs_copy */
 };
 
 enum wal_record_flags {
@@ -249,9 +253,18 @@ struct wal_slot {
     uint64_t slot;
 };
 
+/* Counts only when `slot` is above the applied slot of the checkpoint that replay starts from: an old one never undoes a completed copy. */
+struct wal_needs_copy {
+    uint64_t group;
+    uint64_t slot; /* applied + 1 when it was written */
+    uint64_t on;   /* 1: the log does not reach what peers' logs hold; 0: it does after all */
+};
+
+#define WAL_GROUP_NEEDS_COPY UINT64_C(1) /* a learner: created with nothing */
 struct wal_group {
     uint64_t group;
     uint64_t size_blocks;
+    uint64_t flags;
     struct membership membership;
 };
 

@@ -184,7 +184,11 @@ static void make_rotten(struct store *s, struct cached_leaf *c)
     memset(p->slab, 0xff, sizeof p->slab);
     memset(p->bad, 0xff, sizeof p->bad);
     for (unsigned i = 0; i < LEAF_CHUNKS; i++)
-        p->changed_at[i] = r->group->applied; /* no earlier than the truth */
+        p->changed_at[i] = r->entry->changed_at; /* no earlier than the truth */
+    /* Its bad bits are explicit, hence no verdict of a donor clears them: what stood here is gone. */
+    for (unsigned i = 0; i < LEAF_CHUNKS; i++)
+        p->version[i] = r->group->jump;
+    r->unchanged &= ~(UINT64_C(3) << (c->number * LEAF_CHUNKS));
     c->rotten = true;
     for (unsigned i = 0; i < LEAF_SLABS; i++) {
         if (!bit_get(r->entry->mapped, c->number * LEAF_SLABS + i))

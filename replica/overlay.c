@@ -4,7 +4,7 @@
  * drops the frozen one leaf by leaf as it is written back.
  *
  * What always holds:
- *  - a block stands in a generation as a page or as zero, never both.
+ *  - a block stands in a generation as a page, as zero or as lost, never as two of them.
  *  - the active generation is newer than the frozen one, which is newer than the disk: readers look in that order.
  *  - pages refer to the entries' own payload; nothing is copied.
  *  - ranges that read as zero cost bits, and nothing at all where nothing was ever written. */
@@ -90,6 +90,7 @@ static void set_page(struct store *s, struct oleaf *o, unsigned i, struct buf *b
         s->overlay_bytes[s->gen] += BLOCK_SIZE;
         o->zero[i / 64] &= ~(UINT64_C(1) << (i % 64));
         o->trim[i / 64] &= ~(UINT64_C(1) << (i % 64));
+        o->lost[i / 64] &= ~(UINT64_C(1) << (i % 64));
     }
     *p = (struct opage){.buf = buf_ref(buf), .off = off, .crc = crc};
 }
@@ -100,6 +101,7 @@ static void set_zero(struct store *s, struct oleaf *o, unsigned i, bool trim)
         drop_page(s, s->gen, o, i);
     uint64_t bit = UINT64_C(1) << (i % 64);
     o->zero[i / 64] |= bit;
+    o->lost[i / 64] &= ~bit;
     if (trim)
         o->trim[i / 64] |= bit;
     else
@@ -114,20 +116,38 @@ static void touch_chunks(struct oleaf *o, unsigned first, unsigned n, uint64_t s
 }
 
 void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc,
-                 uint64_t slot)
+                 uint64_t changed_at)
 {
     unsigned i = block % LEAF_BLOCKS;
     struct oleaf *o = leaf_for_change(s, r, block % REGION_BLOCKS / LEAF_BLOCKS);
     set_page(s, o, i, buf, off, crc);
-    touch_chunks(o, i, 1, slot);
+    touch_chunks(o, i, 1, changed_at);
+    region_touch(s, r, changed_at);
 }
 
-void overlay_put_zero(struct store *s, struct region *r, uint64_t block, uint64_t slot)
+void overlay_put_zero(struct store *s, struct region *r, uint64_t block, bool trim, uint64_t changed_at)
 {
+    unsigned i = block % LEAF_BLOCKS, l = block % REGION_BLOCKS / LEAF_BLOCKS;
+    struct oleaf *o = leaf_for_change(s, r, l);
+    set_zero(s, o, i, trim);
+    touch_chunks(o, i, 1, changed_at);
+    region_touch(s, r, changed_at);
+    slabs_reserve_leaf(s, r, l);
+}
+
+void overlay_put_lost(struct store *s, struct region *r, uint64_t block, uint64_t changed_at)
+{
+    overlay_put_zero(s, r, block, false, changed_at);
     unsigned i = block % LEAF_BLOCKS;
-    struct oleaf *o = leaf_for_change(s, r, block % REGION_BLOCKS / LEAF_BLOCKS);
-    set_zero(s, o, i, false);
-    touch_chunks(o, i, 1, slot);
+    struct oleaf *o = r->overlay[s->gen][block % REGION_BLOCKS / LEAF_BLOCKS];
+    o->zero[i / 64] &= ~(UINT64_C(1) << (i % 64));
+    o->lost[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+void overlay_touch(struct store *s, struct region *r, unsigned l, unsigned chunk)
+{
+    leaf_for_change(s, r, l)->touch |= (uint8_t)(1u << chunk);
+    slabs_reserve_leaf(s, r, l);
 }
 
 static void apply_pages(struct store *s, struct oleaf *o, unsigned first, unsigned n, const struct entry *e,
@@ -149,13 +169,14 @@ static void apply_zero(struct store *s, struct oleaf *o, unsigned first, unsigne
     }
     memset(o->zero, 0xff, sizeof o->zero);
     memset(o->trim, trim ? 0xff : 0, sizeof o->trim);
+    memset(o->lost, 0, sizeof o->lost);
 }
 
 /* A leaf that is nowhere reads as zero already: there is nothing to write down, and no replica at or below this slot
- * has anything else there. */
+ * has anything else there. One that is unknown is another matter: after this entry its blocks are known to be zero. */
 static bool leaf_is_nowhere(const struct region *r, unsigned l)
 {
-    return !leaf_present(r, l) && !r->overlay[0][l] && !r->overlay[1][l] && !r->cached[l];
+    return !leaf_present(r, l) && !r->overlay[0][l] && !r->overlay[1][l] && !r->cached[l] && !leaf_unknown(r, l);
 }
 
 void overlay_apply(struct store *s, struct group *g, const struct entry *e)
@@ -180,8 +201,11 @@ void overlay_apply(struct store *s, struct group *g, const struct entry *e)
                 apply_pages(s, o, first, n, e, (uint32_t)(block - e->block));
             else
                 apply_zero(s, o, first, n, e->kind == ENTRY_TRIM);
+            if (e->kind != ENTRY_WRITE && leaf_unknown(r, l))
+                slabs_reserve_leaf(s, r, l);
             s->trimmed |= e->kind == ENTRY_TRIM;
             touch_chunks(o, first, n, e->slot);
+            region_touch(s, r, e->slot);
             if (r->n_bad)
                 bad_cleared(s, r, l, first, n);
         }
@@ -202,6 +226,8 @@ enum overlay_state overlay_find(const struct store *s, const struct region *r, u
         }
         if (o->zero[i / 64] >> (i % 64) & 1)
             return OVERLAY_ZERO;
+        if (o->lost[i / 64] >> (i % 64) & 1)
+            return OVERLAY_LOST;
     }
     return OVERLAY_NONE;
 }
@@ -230,4 +256,12 @@ void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned
 bool overlay_is_empty(const struct store *s, unsigned gen)
 {
     return list_empty(&s->overlay_regions[gen]);
+}
+
+bool overlay_has_group(const struct store *s, const struct group *g)
+{
+    for (unsigned gen = 0; gen < 2; gen++)
+        list_for_each(n, &s->overlay_regions[gen]) if (container_of(n, struct region, overlay_link[gen])->group == g)
+            return true;
+    return false;
 }

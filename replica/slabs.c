@@ -126,17 +126,33 @@ static void note_reserved(struct store *s, struct region *r)
     }
 }
 
+void slabs_reserve_leaf(struct store *s, struct region *r, unsigned l)
+{
+    unsigned k = l / LEAVES_PER_SLAB;
+    if (r->entry->leaf_slab[k] != SLAB_NONE || r->reserved_leaf_slab[k])
+        return;
+    r->reserved_leaf_slab[k] = true;
+    note_reserved(s, r);
+}
+
 static void reserve_slab(struct store *s, struct region *r, unsigned l, unsigned slab)
 {
     if (bit_get(r->entry->mapped, l * LEAF_SLABS + slab) || r->reserved[l] >> slab & 1)
         return;
     r->reserved[l] |= UINT32_C(1) << slab;
     note_reserved(s, r);
+    slabs_reserve_leaf(s, r, l);
+}
+
+uint64_t slabs_needed(const struct region *r, uint64_t block, uint32_t nblocks)
+{
+    unsigned l = block % REGION_BLOCKS / LEAF_BLOCKS, first = block % LEAF_BLOCKS / SLAB_BLOCKS,
+             last = (block % LEAF_BLOCKS + nblocks - 1) / SLAB_BLOCKS;
+    uint64_t n = 0;
+    for (unsigned i = first; i <= last; i++)
+        n += !bit_get(r->entry->mapped, l * LEAF_SLABS + i) && !(r->reserved[l] >> i & 1);
     unsigned k = l / LEAVES_PER_SLAB;
-    if (r->entry->leaf_slab[k] == SLAB_NONE && !r->reserved_leaf_slab[k]) {
-        r->reserved_leaf_slab[k] = true;
-        note_reserved(s, r);
-    }
+    return n + (r->entry->leaf_slab[k] == SLAB_NONE && !r->reserved_leaf_slab[k]);
 }
 
 void slabs_reserve_block(struct store *s, struct region *r, uint64_t block)
@@ -185,6 +201,8 @@ static void reserve_overlay(struct store *s)
             for (unsigned i = 0; o && o->slab && i < LEAF_SLABS; i++)
                 if (o->slab[i])
                     reserve_slab(s, r, l, i);
+            if (o && leaf_unknown(r, l))
+                slabs_reserve_leaf(s, r, l);
         }
     }
 }
@@ -201,6 +219,7 @@ void slabs_reserve_again(struct store *s)
     }
     s->slabs_reserved = 0;
     reserve_overlay(s);
+    copies_reserve_again(s);
     for (unsigned p = 0; p < GROUPS_MAX; p++) {
         struct group *g = s->groups[p];
         for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++)

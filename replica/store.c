@@ -47,6 +47,8 @@ struct group *store_group_new(struct store *s, const struct wal_group *wg, unsig
     g->page = page;
     g->size_blocks = wg->size_blocks;
     g->committed = wg->membership;
+    g->needs_copy = wg->flags & WAL_GROUP_NEEDS_COPY;
+    g->since = GROUP_SINCE_NONE;
     g->image = aligned_alloc(BLOCK_SIZE, sizeof *g->image);
     if (!g->image)
         abort();
@@ -90,6 +92,15 @@ static uint64_t token_for(struct store *s, struct group *g, uint64_t seq)
     return token;
 }
 
+static void needs_copy_durable(struct group *g, uint64_t token)
+{
+    if (!g->needs_copy_fn || g->needs_copy_token > token)
+        return;
+    void (*fn)(void *, int) = g->needs_copy_fn;
+    g->needs_copy_fn = NULL;
+    fn(g->needs_copy_user, 0);
+}
+
 void store_wal_durable(void *user, uint64_t token)
 {
     struct store *s = user;
@@ -108,6 +119,9 @@ void store_wal_durable(void *user, uint64_t token)
         changed[i]->durable_reported = false;
     for (unsigned i = 0; i < n && !s->dead; i++)
         s->cb.on_durable(s->cb.user, changed[i]->id, changed[i]->durable_seq);
+    for (unsigned i = 0; i < GROUPS_MAX && !s->dead; i++)
+        if (s->groups[i])
+            needs_copy_durable(s->groups[i], token);
     if (s->cycle.state == CYCLE_COMMIT)
         cycle_advance(s);
 }
@@ -170,6 +184,7 @@ void store_cut(struct store *s, uint64_t group, uint64_t slot, uint64_t seq)
     if (s->dead)
         return;
     assert(g && slot > g->applied); /* A4: nothing committed is cut */
+    assert(g->jumping == JUMP_NONE);
     log_cut(g, slot);
     wal_append_cut(s->wal, token_for(s, g, seq), group, slot);
     store_touch(s);
@@ -199,6 +214,7 @@ void store_append(struct store *s, struct entry *e, uint64_t seq)
     if (s->dead)
         return;
     assert(g && e->slot == g->last + 1);
+    assert(g->jumping == JUMP_NONE); /* docs/rebuild.md section 3: held back until the jump is durable */
     log_commit(s, g);
     log_extend(g, e->slot);
     *log_slot(g, e->slot) = (struct slot_info){.state = SLOT_VALUE, .entry = entry_ref(e)};
@@ -217,7 +233,7 @@ void store_refill(struct store *s, struct entry *e, uint64_t seq)
         return;
     assert(g && e->slot > g->applied && paxos_log_at(&g->log, e->slot, &named) && ballot_equal(&named, &e->e));
     struct slot_info *i = log_slot(g, e->slot);
-    assert(i->state == SLOT_LOST);
+    assert(i->state == SLOT_LOST && g->jumping == JUMP_NONE);
     g->n_lost--;
     *i = (struct slot_info){.state = SLOT_VALUE, .entry = entry_ref(e)};
     note_membership(g, e);
@@ -226,15 +242,22 @@ void store_refill(struct store *s, struct entry *e, uint64_t seq)
     touch_group(s, g);
 }
 
-void store_needs_copy(struct store *s, uint64_t group, bool on)
+void store_needs_copy(struct store *s, uint64_t group, bool on, void (*fn)(void *user, int err), void *user)
 {
     struct group *g = store_group(s, group);
     if (s->dead)
         return;
     assert(g);
+    if (!on && g->since != GROUP_SINCE_NONE)
+        on = true; /* what a jump made unknown no log brings back */
     g->needs_copy = on;
-    wal_append_needs_copy(s->wal, store_next_token(s), group, on);
+    g->needs_copy_token = store_next_token(s);
+    g->needs_copy_fn = fn;
+    g->needs_copy_user = user;
+    wal_append_needs_copy(s->wal, g->needs_copy_token, group, g->applied + 1, on);
     store_touch(s);
+    if (on)
+        copy_cancel_completion(g);
 }
 
 /* ---- apply ---- */
@@ -265,6 +288,7 @@ void store_apply(struct store *s, struct group *g, uint64_t through)
         }
     }
     repairs_on_applied(s, g);
+    copies_on_applied(s, g);
 }
 
 void store_commit(struct store *s, uint64_t group, uint64_t slot)
@@ -273,7 +297,7 @@ void store_commit(struct store *s, uint64_t group, uint64_t slot)
     assert(g);
     if (s->dead || slot <= g->applied)
         return;
-    assert(slot <= g->last);
+    assert(slot <= g->last && g->jumping == JUMP_NONE);
     store_apply(s, g, slot);
     store_touch(s);
     if (s->cb.on_applied && !s->dead)
@@ -454,6 +478,7 @@ static void turn(struct turn_hook *h)
     s->kick_set = false;
     if (s->ready && !s->dead) {
         slabs_maybe_grow(s);
+        jump_poll(s);
         if (s->cycle.state == CYCLE_IDLE && (s->cycle.again || cycle_wanted(s, true)) && !slabs_must_grow(s))
             cycle_start(s);
         store_publish(s);
@@ -504,6 +529,7 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
     s->slab_array_pool.size = LEAF_SLABS * sizeof(struct oslab *);
     list_init(&s->leaf_lru);
     list_init(&s->repairs);
+    list_init(&s->copies);
     list_init(&s->reserved_regions);
     list_init(&s->overlay_regions[0]);
     list_init(&s->overlay_regions[1]);

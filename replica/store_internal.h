@@ -10,6 +10,8 @@
  * - write_back.c: the frozen overlay to the extents, leaves to their other places
  * - checkpoint.c: the cycle: commit records, freeze, write-back, meta, root
  * - store_read.c, store_repair.c: reads; damaged blocks and their repair
+ * - unknown.c: which blocks are unknown since a jump
+ * - store_jump.c, store_copy.c, store_donor.c: the jump, the copy at the target, the copy at the donor (docs/rebuild.md)
  *
  * One region (64 MiB of a group's addresses) carries all that is known about it in memory: overlay, cached leaves,
  * reservations, damage. So an entry costs one lookup, and a checkpoint goes through regions in order of addresses. */
@@ -32,6 +34,8 @@
 #define RELOCATE_TRIES 4u
 #define REGIONS_SPARE 8u /* entries of the region table that credits never give out */
 #define GROW_RETRY_NS (30 * NS_PER_S)
+#define COPY_CREDIT_MIN (UINT64_C(32) << 20) /* what a copy leaves to writers, or a sixteenth of a tiny store */
+static_assert(REGION_LEAVES * LEAF_CHUNKS == 64, "a region's verdicts are one word");
 
 /* ---- bits ---- */
 
@@ -87,6 +91,10 @@ struct slot_info {
     bool pinned; /* copied forward: the entry stays in memory until its new place is durable */
 };
 
+/* A jump is in force for good when both roots have it: a newest root that rots may not lead back before it. */
+enum jump_state { JUMP_NONE, JUMP_FIRST_ROOT, JUMP_SECOND_ROOT };
+enum complete_state { COMPLETE_NONE, COMPLETE_WANTED, COMPLETE_IN_IMAGE };
+
 struct group {
     uint64_t id;
     unsigned page; /* its logical meta page */
@@ -107,6 +115,22 @@ struct group {
     uint64_t slot_limit; /* as last published */
     uint64_t commit_logged; /* by the last COMMIT record among appends */
     unsigned n_repairs;  /* waiting for `applied` */
+    unsigned n_copies;   /* images waiting for it */
+    /* a copy */
+    uint64_t since, jump; /* as in the group page */
+    uint64_t n_unknown;   /* leaves */
+    uint64_t image_floor; /* images for bad bits of an earlier life must be no older */
+    uint64_t copied_blocks, unchanged_blocks;
+    uint64_t clean_blocks[2]; /* installed images in an overlay generation, zeroes included */
+    bool held; /* from the drain until the jump is over: nothing is installed */
+    enum jump_state jumping;
+    enum complete_state completing;
+    uint64_t needs_copy_token;
+    void (*needs_copy_fn)(void *user, int err);
+    void (*drain_fn)(void *user);
+    void (*jump_fn)(void *user);
+    void (*complete_fn)(void *user, int err);
+    void *needs_copy_user, *drain_user, *jump_user, *complete_user;
     /* the checkpoint under way */
     struct group_page *image;           /* as of the freeze; 4 KiB-aligned */
     uint64_t copied_first, copied_last; /* slots copied forward; 0: none */
@@ -134,17 +158,19 @@ struct oslab {
     uint16_t mask; /* which of them are there */
 };
 
-/* What was applied to one leaf's blocks since the generation began. A block has a page, or its zero bit, or neither
- * (then an older generation or the disk has it). */
+/* What was applied to one leaf's blocks since the generation began. A block has a page, or its zero bit, or its lost
+ * bit, or none (then an older generation or the disk has it). */
 struct oleaf {
     uint64_t changed_at[LEAF_CHUNKS];
     uint64_t zero[LEAF_BLOCKS / 64];
     uint64_t trim[LEAF_BLOCKS / 64]; /* of the zero ones: its space may go */
+    uint64_t lost[LEAF_BLOCKS / 64]; /* no replica has it */
+    uint8_t touch; /* bit per chunk: its bad bits are to become explicit, though nothing of it may be here */
     struct oslab **slab;             /* LEAF_SLABS of them, or NULL: no pages */
     uint32_t n_pages;
 };
 
-enum overlay_state { OVERLAY_NONE, OVERLAY_PAGE, OVERLAY_ZERO };
+enum overlay_state { OVERLAY_NONE, OVERLAY_PAGE, OVERLAY_ZERO, OVERLAY_LOST };
 
 /* ---- map ---- */
 
@@ -171,6 +197,7 @@ struct leaf_wait {
 
 struct bad_leaf {
     uint64_t bits[LEAF_BLOCKS / 64];
+    uint64_t given_up[LEAF_BLOCKS / 64]; /* of them: nobody could give it to the copy, which does not wait for it */
     uint64_t since; /* applied when the last of them was found: an image must be no older */
     unsigned n;
 };
@@ -189,6 +216,7 @@ struct region {
     struct list reserved_link;
     struct bad_leaf *bad[REGION_LEAVES];
     unsigned n_bad;
+    uint64_t unchanged; /* bit per chunk of an unknown leaf: a donor said that it did not change: it is known */
 };
 
 struct extent {
@@ -344,6 +372,11 @@ struct store {
     uint64_t reads_in_flight[2]; /* by epoch & 1: reads of data blocks from disk */
     struct list repairs;
 
+    /* copies: requests (struct store_copy) in the order in which they were begun */
+    struct list copies;
+    uint64_t copy_bytes;     /* requested or waiting */
+    uint64_t clean_bytes[2]; /* installed, by overlay generation */
+
     struct cycle cycle;
     uint64_t mutations; /* what a checkpoint would save is counted */
     uint64_t idle_mutations;
@@ -387,9 +420,14 @@ void log_free(struct group *g);
 
 /* overlay.c */
 void overlay_apply(struct store *s, struct group *g, const struct entry *e);
+/* Images: content of the applied slot that no entry brings. changed_at: the donor's; 0: the own one stands. */
 void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc,
-                 uint64_t slot);
-void overlay_put_zero(struct store *s, struct region *r, uint64_t block, uint64_t slot);
+                 uint64_t changed_at);
+void overlay_put_zero(struct store *s, struct region *r, uint64_t block, bool trim, uint64_t changed_at);
+void overlay_put_lost(struct store *s, struct region *r, uint64_t block, uint64_t changed_at);
+/* Has write-back make the chunk's bad bits explicit. */
+void overlay_touch(struct store *s, struct region *r, unsigned l, unsigned chunk);
+bool overlay_has_group(const struct store *s, const struct group *g);
 enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block,
                                 const struct opage **ret);
 void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l);
@@ -404,6 +442,9 @@ void slab_release(struct store *s, uint32_t slab); /* free when the next root is
 void slabs_promote(struct store *s);               /* it is */
 void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e);
 void slabs_reserve_block(struct store *s, struct region *r, uint64_t block);
+/* How many slabs the blocks of one leaf would take that are neither mapped nor reserved. */
+uint64_t slabs_needed(const struct region *r, uint64_t block, uint32_t nblocks);
+void slabs_reserve_leaf(struct store *s, struct region *r, unsigned l); /* the slab that the leaf itself stands in */
 void slabs_reserve_again(struct store *s); /* all reservations, from what is in memory */
 void slabs_take_reservation(struct store *s, struct region *r, unsigned l, unsigned slab);
 void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l);
@@ -437,6 +478,13 @@ struct region *region_make(struct store *s, struct group *g, uint64_t number);
 struct region *region_adopt(struct store *s, struct group *g,
                             struct region_entry *e); /* recovery; NULL: it is there already */
 void region_dirty(struct store *s, const struct region *r);
+static inline void region_touch(struct store *s, struct region *r, uint64_t slot)
+{
+    if (r->entry->changed_at >= slot)
+        return;
+    r->entry->changed_at = slot;
+    region_dirty(s, r);
+}
 static inline bool leaf_present(const struct region *r, unsigned l)
 {
     return r->entry->present >> l & 1;
@@ -456,6 +504,27 @@ struct dev *leaf_place(const struct store *s, const struct region *r, unsigned l
 uint64_t leaf_own_place(const struct store *s, const struct region *r, unsigned l, unsigned bit);
 void map_free(struct store *s);
 
+/* unknown.c */
+static inline bool leaf_unknown(const struct region *r, unsigned l)
+{
+    return r->entry->unknown >> l & 1;
+}
+/* Blocks of the chunk that lie within the volume. */
+uint32_t chunk_blocks(const struct region *r, unsigned l, unsigned c);
+/* Is the chunk unknown as a whole, but for what the overlay has? p: the leaf; NULL: there is none. */
+bool chunk_unknown(const struct region *r, unsigned l, unsigned c, const struct leaf *p);
+/* Does the leaf's own page leave the block's content open (unknown since a jump, or bad)? */
+static inline bool block_unknown(const struct region *r, unsigned l, unsigned i, const struct leaf *p)
+{
+    return chunk_unknown(r, l, i / CHUNK_BLOCKS, p) || (p && bit_get(p->bad, i));
+}
+/* Marks leaves of a jump. */
+void unknown_mark(struct store *s, struct region *r, uint32_t leaves);
+/* Before write-back changes the leaf of an unknown region: bad bits of the chunks that it touches become explicit. */
+void unknown_make_explicit(struct region *r, unsigned l, struct leaf *p, const struct oleaf *o);
+/* Clears the region's bit when all of the leaf is known. */
+void unknown_settle(struct store *s, struct region *r, unsigned l, const struct leaf *p);
+
 /* write_back.c */
 void write_back_begin(struct store *s); /* after the freeze */
 void write_back_advance(struct store *s);
@@ -474,8 +543,25 @@ void reads_over(struct store *s, uint64_t epoch);
 /* store_repair.c */
 void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bits[LEAF_BLOCKS / 64]);
 void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, unsigned n);
+void bad_given_up(struct store *s, struct region *r, unsigned l, unsigned i);
 void repairs_on_applied(struct store *s, struct group *g);
+void repairs_drop(struct store *s, struct group *g); /* a jump: -ECANCELED */
 void repairs_free(struct store *s);
+
+/* store_donor.c */
+/* No lower than the last slot that changed the chunk. p: the leaf, or NULL: not at hand, or there is none. */
+uint64_t chunk_changed_at(const struct region *r, unsigned l, unsigned c, const struct leaf *p);
+
+/* store_jump.c */
+void jump_poll(struct store *s); /* at the end of a turn without a cycle: drains that are over, before another begins */
+void jump_on_root(struct store *s, struct group *g);
+
+/* store_copy.c */
+void copies_on_applied(struct store *s, struct group *g);
+void copies_drop(struct store *s, struct group *g);
+void copies_reserve_again(struct store *s);
+void copy_on_root(struct store *s, struct group *g);
+void copy_cancel_completion(struct group *g);
 
 /* store_open.c */
 void page_seal(struct meta_header *h, enum meta_kind kind, uint64_t checkpoint, uint64_t group, uint64_t number);

@@ -110,7 +110,7 @@ static const char *take_group(struct store *s, uint32_t page, const struct group
     if (p->group == 0)
         return NULL;
     if (store_group(s, p->group) || !membership_ok(&p->committed) || p->floor.slot > p->applied.slot ||
-        p->n_tail > GROUP_TAIL_RUNS)
+        p->n_tail > GROUP_TAIL_RUNS || p->jump > p->applied.slot)
         return "holds impossible values";
     struct wal_group wg = {.group = p->group, .size_blocks = p->size_blocks, .membership = p->committed};
     struct group *g = store_group_new(s, &wg, page);
@@ -118,6 +118,9 @@ static const char *take_group(struct store *s, uint32_t page, const struct group
     g->max_lease_ns = p->max_lease_ns;
     g->fuzzy_end = p->fuzzy_end;
     g->needs_copy = p->needs_copy;
+    g->since = p->since;
+    g->jump = p->jump;
+    g->image_floor = p->applied.slot;
     replay_seed(s, g, p);
     s->opening->n_groups++;
     return NULL;
@@ -147,6 +150,7 @@ static const char *take_regions(struct store *s, uint32_t index, const struct re
         s->regions_used = at + 1;
         if (!region_adopt(s, g, &s->regions[at]))
             return "names a region twice";
+        g->n_unknown += (unsigned)__builtin_popcount(from->unknown);
     }
     return NULL;
 }

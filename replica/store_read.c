@@ -43,6 +43,7 @@ struct reading {
     struct fragment *fragment;
     struct fragment one;
     uint64_t place[ENTRY_MAX_BLOCKS]; /* on disk; UINT64_MAX: not read from there */
+    uint64_t unknown[ENTRY_MAX_BLOCKS / 64]; /* bad because of a jump: the copy fetches them, nobody else need be told */
 };
 static_assert(ENTRY_MAX_BLOCKS <= LEAF_BLOCKS, "a read touches at most two leaves");
 
@@ -66,7 +67,10 @@ static void finish(struct reading *rd)
             if (!bit_get(r->bad, i))
                 continue;
             bit_set(bits, (r->block + i) % LEAF_BLOCKS);
-            any = bad = true;
+            bad = true;
+            any |= !bit_get(rd->unknown, i);
+            if (bit_get(rd->unknown, i))
+                bit_clear(bits, (r->block + i) % LEAF_BLOCKS);
         }
         if (any)
             bad_found(s, rd->part[p].region, rd->part[p].leaf, bits);
@@ -175,12 +179,22 @@ static void take_zero(struct store_read *r, uint32_t i)
     r->crc[i] = CRC32C_ZERO_BLOCK;
 }
 
-static void take_from_leaf(struct reading *rd, const struct leaf *leaf, uint32_t i)
+static void take_unknown(struct reading *rd, uint32_t i)
+{
+    bit_set(rd->r->bad, i);
+    bit_set(rd->unknown, i);
+}
+
+static void take_from_leaf(struct reading *rd, const struct part *pt, const struct leaf *leaf, uint32_t i)
 {
     struct store_read *r = rd->r;
     unsigned b = (r->block + i) % LEAF_BLOCKS;
     uint32_t slab = leaf->slab[b / SLAB_BLOCKS];
-    if (bit_get(leaf->lost, b)) {
+    const struct bad_leaf *found = pt->region->bad[pt->leaf];
+    bool copied = leaf_unknown(pt->region, pt->leaf) && !(found && bit_get(found->bits, b));
+    if (chunk_unknown(pt->region, pt->leaf, b / CHUNK_BLOCKS, leaf) || (copied && bit_get(leaf->bad, b))) {
+        take_unknown(rd, i);
+    } else if (bit_get(leaf->lost, b)) {
         bit_set(r->lost, i);
     } else if (bit_get(leaf->bad, b)) {
         bit_set(r->bad, i);
@@ -199,18 +213,30 @@ static void take(struct reading *rd)
     r->applied = rd->group->applied;
     for (unsigned p = 0; p < rd->n_parts; p++) {
         struct part *pt = &rd->part[p];
+        const struct leaf *leaf = pt->have ? pt->have->page : NULL;
         for (uint32_t i = pt->first; i < pt->first + pt->n; i++) {
             const struct opage *page;
+            unsigned c = (unsigned)((r->block + i) % LEAF_BLOCKS / CHUNK_BLOCKS);
             enum overlay_state st =
                 pt->region ? overlay_find(rd->store, pt->region, r->block + i, &page) : OVERLAY_NONE;
             rd->place[i] = UINT64_MAX;
+            if (pt->region && (i == pt->first || (r->block + i) % CHUNK_BLOCKS == 0)) {
+                uint64_t at = chunk_changed_at(pt->region, pt->leaf, c, leaf);
+                r->changed_at = at > r->changed_at ? at : r->changed_at;
+            }
             if (st == OVERLAY_PAGE) {
                 memcpy(r->buf->data + (size_t)i * BLOCK_SIZE, page->buf->data + page->off, BLOCK_SIZE);
                 r->crc[i] = page->crc;
-            } else if (st == OVERLAY_ZERO || !pt->have) {
+            } else if (st == OVERLAY_LOST) {
+                bit_set(r->lost, i);
+            } else if (st == OVERLAY_ZERO) {
                 take_zero(r, i);
+            } else if (leaf) {
+                take_from_leaf(rd, pt, leaf, i);
+            } else if (pt->region && chunk_unknown(pt->region, pt->leaf, c, NULL)) {
+                take_unknown(rd, i);
             } else {
-                take_from_leaf(rd, pt->have->page, i);
+                take_zero(r, i);
             }
         }
         if (pt->have)
@@ -265,6 +291,7 @@ void store_read(struct store *s, struct store_read *r)
     memset(r->zero, 0, sizeof r->zero);
     memset(r->bad, 0, sizeof r->bad);
     memset(r->lost, 0, sizeof r->lost);
+    r->changed_at = 0;
     r->err = 0;
     if (!g)
         r->err = -ENOENT;

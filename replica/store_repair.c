@@ -61,6 +61,7 @@ void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, 
     for (unsigned i = first; i < first + n; i++) {
         if (bit_get(b->bits, i)) {
             bit_clear(b->bits, i);
+            bit_clear(b->given_up, i);
             b->n--;
         }
     }
@@ -71,10 +72,30 @@ void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, 
     }
 }
 
-/* 0: installed. -EAGAIN: `applied` is not there yet. */
+/* Nobody can give the block to a copy: from here on it is bad like any other. */
+void bad_given_up(struct store *s, struct region *r, unsigned l, unsigned i)
+{
+    struct bad_leaf *b = r->bad[l];
+    if (!b) {
+        b = r->bad[l] = store_calloc(1, sizeof *b);
+        r->n_bad++;
+    }
+    bit_set(b->given_up, i);
+    if (bit_get(b->bits, i))
+        return;
+    bit_set(b->bits, i);
+    b->n++;
+    if (b->since < r->group->jump)
+        b->since = r->group->jump;
+    s->bad_blocks++;
+}
+
+/* 0: installed. -EAGAIN: `applied` is not there yet, or a jump is about to be made. */
 static int try_install(struct store *s, struct repair_wait *w)
 {
     struct group *g = w->group;
+    if (g->held)
+        return -EAGAIN;
     struct region *r = region_find(s, g, w->block / REGION_BLOCKS);
     unsigned l = w->block % REGION_BLOCKS / LEAF_BLOCKS, i = w->block % LEAF_BLOCKS;
     if (!r || !r->bad[l] || !bit_get(r->bad[l]->bits, i))
@@ -86,9 +107,9 @@ static int try_install(struct store *s, struct repair_wait *w)
     bad_cleared(s, r, l, i, 1);
     if (w->buf) {
         slabs_reserve_block(s, r, w->block);
-        overlay_put(s, r, w->block, w->buf, 0, w->crc, g->applied);
+        overlay_put(s, r, w->block, w->buf, 0, w->crc, 0);
     } else {
-        overlay_put_zero(s, r, w->block, g->applied);
+        overlay_put_zero(s, r, w->block, false, 0);
     }
     s->repaired_blocks++;
     store_touch(s);
@@ -131,7 +152,7 @@ void store_repair(struct store *s, uint64_t group, uint64_t block, uint64_t imag
 
 void repairs_on_applied(struct store *s, struct group *g)
 {
-    if (g->n_repairs == 0)
+    if (g->n_repairs == 0 || g->held)
         return;
     struct list ready;
     list_init(&ready); /* done() may come with the next repair */
@@ -149,6 +170,24 @@ void repairs_on_applied(struct store *s, struct group *g)
         struct repair_wait *w = container_of(n, struct repair_wait, link);
         finish(w, try_install(s, w));
     }
+}
+
+/* What an image from before a jump shows is no state that this replica goes through. */
+void repairs_drop(struct store *s, struct group *g)
+{
+    struct list gone;
+    list_init(&gone);
+    list_for_each_safe(n, &s->repairs)
+    {
+        if (container_of(n, struct repair_wait, link)->group != g)
+            continue;
+        list_remove(n);
+        list_push_back(&gone, n);
+        g->n_repairs--;
+    }
+    struct list *n;
+    while ((n = list_pop_front(&gone)))
+        finish(container_of(n, struct repair_wait, link), -ECANCELED);
 }
 
 void repairs_free(struct store *s)

@@ -183,11 +183,13 @@ static void on_fuzzy(void *user, uint64_t group, uint64_t slot)
         g->fuzzy_end = slot;
 }
 
-static void on_needs_copy(void *user, uint64_t group, bool on)
+/* One from before the checkpoint is in it: the copy that it asked for may be complete by now. */
+static void on_needs_copy(void *user, const struct wal_needs_copy *n)
 {
-    struct group *g = store_group(user, group);
-    if (g)
-        g->needs_copy = on;
+    struct group *g = store_group(user, n->group);
+    MARK_IF(g && n->slot <= g->page_applied.slot, "replay: NEEDS_COPY older than the checkpoint");
+    if (g && n->slot > g->page_applied.slot)
+        g->needs_copy = n->on;
 }
 
 /* ---- the end ---- */

@@ -466,9 +466,9 @@ void wal_append_fuzzy(struct wal *w, uint64_t token, uint64_t group, uint64_t sl
     append_slot(w, token, WAL_FUZZY, group, slot);
 }
 
-void wal_append_needs_copy(struct wal *w, uint64_t token, uint64_t group, bool on)
+void wal_append_needs_copy(struct wal *w, uint64_t token, uint64_t group, uint64_t slot, bool on)
 {
-    append_slot(w, token, WAL_NEEDS_COPY, group, on);
+    append_small(w, token, WAL_NEEDS_COPY, &(struct wal_needs_copy){ group, slot, on }, sizeof(struct wal_needs_copy));
 }
 
 void wal_append_group(struct wal *w, uint64_t token, const struct wal_group *g)

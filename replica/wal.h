@@ -44,7 +44,7 @@ struct wal_replay {
     void (*on_lost)(void *user, uint64_t group, uint64_t cut, uint64_t first, uint64_t last, const struct ballot *e);
     void (*on_commit)(void *user, uint64_t group, uint64_t slot);
     void (*on_fuzzy)(void *user, uint64_t group, uint64_t slot);
-    void (*on_needs_copy)(void *user, uint64_t group, bool on);
+    void (*on_needs_copy)(void *user, const struct wal_needs_copy *n);
     /* err 0: the START batch is durable and the WAL accepts appends. Else -errno and why. */
     void (*on_done)(void *user, int err, const char *why);
     void *user;
@@ -76,7 +76,7 @@ void wal_append_promise(struct wal *w, uint64_t token, uint64_t group, const str
 void wal_append_cut(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
 void wal_append_commit(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
 void wal_append_fuzzy(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
-void wal_append_needs_copy(struct wal *w, uint64_t token, uint64_t group, bool on);
+void wal_append_needs_copy(struct wal *w, uint64_t token, uint64_t group, uint64_t slot, bool on);
 void wal_append_group(struct wal *w, uint64_t token, const struct wal_group *g);
 
 /* Bytes that can still be appended before the tail must move (records in the open batch are counted). An entry takes at most its payload and WAL_ENTRY_OVERHEAD. What wal_room leaves

@@ -47,8 +47,9 @@ static bool record_is_sane(const struct wal_record *r)
     case WAL_CUT:
     case WAL_COMMIT:
     case WAL_FUZZY:
-    case WAL_NEEDS_COPY:
         return n == sizeof(struct wal_slot);
+    case WAL_NEEDS_COPY:
+        return n == sizeof(struct wal_needs_copy);
     case WAL_GROUP:
         return n == sizeof(struct wal_group);
     default:

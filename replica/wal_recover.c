@@ -226,7 +226,7 @@ static void tell_record(struct wal_recovery *r, const struct wal_record *rec)
         to->on_fuzzy(to->user, s->group, s->slot);
         break;
     case WAL_NEEDS_COPY:
-        to->on_needs_copy(to->user, s->group, s->slot != 0);
+        to->on_needs_copy(to->user, (const void *)wal_record_body(rec));
         break;
     case WAL_GROUP:
         to->on_group(to->user, (const void *)wal_record_body(rec));

@@ -77,7 +77,7 @@ static void collect(struct store *s)
             const struct oleaf *o = r->overlay[frozen(s)][c->leaf];
             if (!o)
                 continue;
-            if (o->n_pages == 0 && !leaf_present(r, c->leaf)) { /* came and went within the overlay */
+            if (o->n_pages == 0 && !leaf_present(r, c->leaf) && !leaf_unknown(r, c->leaf)) { /* came and went within the overlay */
                 MARK("write-back: leaf came and went in the overlay");
                 overlay_drop_leaf(s, r, frozen(s), c->leaf);
                 continue;
@@ -144,14 +144,14 @@ static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const 
     struct batch_leaf *b = &s->cycle.leaves[index];
     const struct oslab *os = o->slab ? o->slab[i] : NULL;
     uint16_t pages = os ? os->mask : 0, zeros = slab_bits((const uint8_t *)o->zero, i),
-             trims = slab_bits((const uint8_t *)o->trim, i);
-    if (!pages && !zeros)
+             trims = slab_bits((const uint8_t *)o->trim, i), losts = slab_bits((const uint8_t *)o->lost, i);
+    if (!pages && !zeros && !losts)
         return true;
     if (pages && p->slab[i] == SLAB_NONE && !map_slab(s, b->region, b->number, p, i))
         return false;
-    uint16_t set = pages | zeros;
+    uint16_t set = pages | zeros | losts;
     uint16_t zero = (uint16_t)((slab_bits(p->zero, i) & ~pages) | zeros);
-    uint16_t bad = (uint16_t)(slab_bits(p->bad, i) & ~set), lost = (uint16_t)(slab_bits(p->lost, i) & ~set);
+    uint16_t bad = (uint16_t)(slab_bits(p->bad, i) & ~set), lost = (uint16_t)((slab_bits(p->lost, i) & ~set) | losts);
     slab_bits_set(p->zero, i, zero);
     slab_bits_set(p->bad, i, bad);
     slab_bits_set(p->lost, i, lost);
@@ -173,9 +173,13 @@ static bool prepare_leaf(struct store *s, uint32_t index)
     struct region *r = b->region;
     const struct oleaf *o = r->overlay[frozen(s)][b->number];
     struct leaf *p = b->wait.leaf->page;
+    if (leaf_unknown(r, b->number))
+        unknown_make_explicit(r, b->number, p, o);
     for (unsigned i = 0; i < LEAF_SLABS; i++)
         if (!prepare_slab(s, index, p, o, i))
             return false;
+    if (leaf_unknown(r, b->number))
+        unknown_settle(s, r, b->number, p);
     for (unsigned c = 0; c < LEAF_CHUNKS; c++)
         if (p->changed_at[c] < o->changed_at[c])
             p->changed_at[c] = o->changed_at[c];

@@ -130,7 +130,7 @@ void t_slot(struct wal_test *t, enum wal_record_type type, uint64_t group, uint6
     else if (type == WAL_FUZZY)
         wal_append_fuzzy(t->wal, t->n, group, slot);
     else
-        wal_append_needs_copy(t->wal, t->n, group, slot != 0);
+        wal_append_needs_copy(t->wal, t->n, group, slot / 2, slot & 1);
 }
 
 void t_cut(struct wal_test *t, uint64_t group, uint64_t slot)
@@ -171,7 +171,7 @@ void t_random(struct wal_test *t, uint32_t max_blocks)
         t_slot(t, WAL_FUZZY, g, t->last[g] + 1);
         break;
     case 5:
-        t_slot(t, WAL_NEEDS_COPY, g, sim_rand(t->world) & 1);
+        t_slot(t, WAL_NEEDS_COPY, g, sim_rand(t->world) % 1000);
         break;
     case 6:
         t_entry_kind(t, g, ENTRY_TRIM, 1 + (uint32_t)(sim_rand(t->world) % 100), false, ++t->last[g], t->e[g]);
@@ -293,9 +293,9 @@ static void got_fuzzy(void *user, uint64_t group, uint64_t slot)
     got(user, WAL_FUZZY, group, slot);
 }
 
-static void got_needs_copy(void *user, uint64_t group, bool on)
+static void got_needs_copy(void *user, const struct wal_needs_copy *n)
 {
-    got(user, WAL_NEEDS_COPY, group, on);
+    got(user, WAL_NEEDS_COPY, n->group, 2 * n->slot + n->on);
 }
 
 static void got_done(void *user, int err, const char *why)
