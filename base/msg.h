@@ -129,13 +129,15 @@ struct msg {
         struct {
             char reason[256];
         } refused;
-        /* QUERY_ACK and NACK. In a NACK, unknown != 0 says that the group is not here; full != 0, of an OPEN: no slab is left for a stream. */
+        /* QUERY_ACK and NACK. In a NACK, unknown != 0 says that the group is not here; full != 0, of an OPEN: no slab is left for a stream. retired: as in promise. */
         struct {
             struct ballot promised;
             struct uuid holder; /* zero: free */
             uint64_t remaining_ns;
             uint32_t unknown;
             uint32_t full;
+            uint32_t retired;
+            uint32_t reserved;
             char holder_name[NAME_MAX_BYTES];
         } holder;
         struct {
@@ -153,6 +155,8 @@ struct msg {
             struct credits credits;
             uint32_t n_runs, n_lost, n_memberships; /* memberships: the committed one, then any uncommitted */
             uint32_t needs_copy;                    /* 1: not complete; it promises but its log must not be selected or counted as voter */
+            uint32_t retired;                       /* 1: it was a voter, and the committed membership has it no more */
+            uint32_t reserved;
             const struct run *runs;                 /* slots > base.slot, ascending, without gaps */
             const uint64_t *lost;
             const struct membership *memberships;
@@ -173,6 +177,8 @@ struct msg {
         struct {
             uint64_t m;
             struct credits credits;
+            uint32_t needs_copy; /* here and below: 1: not complete, so that nothing of it counts (docs/rebuild.md "Counting") */
+            uint32_t reserved;
         } opened;
         struct {
             struct log_pos base;
@@ -189,6 +195,8 @@ struct msg {
         struct {
             uint64_t through;
             struct credits credits;
+            uint32_t needs_copy; /* 0 also says that what it acknowledges counts from now on */
+            uint32_t reserved;
         } accepted;
         struct {
             uint64_t t_ns;
@@ -202,6 +210,8 @@ struct msg {
             uint64_t applied;
             uint64_t last;
             struct credits credits;
+            uint32_t needs_copy;
+            uint32_t retired; /* as in promise */
         } beat_ack;
         struct {
             uint64_t expiry_ns; /* how long from receipt Prepares of other proposers are refused while `ballot.proposer` may break the lease */

@@ -9,7 +9,7 @@
 #include "base/msg.h"
 
 #define WIRE_MAGIC 0x31444251u /* "QBD1" */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 #define WIRE_BODY_MAX (128u << 10)
 #define WIRE_PAYLOAD_MAX ENTRY_MAX_BYTES
 

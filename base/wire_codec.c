@@ -199,6 +199,7 @@ static size_t encode_holder(const struct msg *m, uint8_t *to)
         .remaining_ns = m->u.holder.remaining_ns,
         .unknown = m->u.holder.unknown ? 1 : 0,
         .full = m->u.holder.full ? 1 : 0,
+        .retired = m->u.holder.retired ? 1 : 0,
     };
     encode_name(w.name, m->u.holder.holder_name, sizeof w.name);
     memcpy(to, &w, sizeof w);
@@ -208,13 +209,15 @@ static size_t encode_holder(const struct msg *m, uint8_t *to)
 static const char *decode_holder(const struct body *b, struct msg *m)
 {
     const struct wire_holder *w = (const void *)b->p;
-    if (w->unknown > 1 || w->full > 1)
+    if (w->unknown > 1 || w->full > 1 || w->retired > 1 || w->reserved != 0)
         return "a malformed QUERY_ACK or NACK";
     m->u.holder.promised = w->promised;
     m->u.holder.holder = w->holder;
     m->u.holder.remaining_ns = w->remaining_ns;
     m->u.holder.unknown = w->unknown;
     m->u.holder.full = w->full;
+    m->u.holder.retired = w->retired;
+    m->u.holder.reserved = 0;
     return decode_name(m->u.holder.holder_name, w->name, sizeof w->name);
 }
 
@@ -248,6 +251,7 @@ static size_t encode_promise(const struct msg *m, uint8_t *to)
         .n_lost = m->u.promise.n_lost,
         .n_memberships = m->u.promise.n_memberships,
         .needs_copy = m->u.promise.needs_copy ? 1 : 0,
+        .retired = m->u.promise.retired ? 1 : 0,
     };
     assert(w.n_memberships <= WIRE_MEMBERSHIPS_MAX);
     memcpy(to, &w, sizeof w);
@@ -263,6 +267,8 @@ static const char *decode_promise(const struct body *b, struct msg *m)
     const struct wire_promise *w = (const void *)b->p;
     if (w->n_runs > RUNS_MAX || w->n_lost > LOST_MAX || w->n_memberships > WIRE_MEMBERSHIPS_MAX || w->needs_copy > 1)
         return "a PROMISE with a count out of bounds";
+    if (w->retired > 1 || w->reserved != 0)
+        return "a malformed PROMISE";
     size_t lost = sizeof *w + w->n_runs * sizeof(struct run);
     size_t memberships = lost + w->n_lost * sizeof(uint64_t);
     if (b->len != memberships + w->n_memberships * sizeof(struct membership))
@@ -278,6 +284,8 @@ static const char *decode_promise(const struct body *b, struct msg *m)
     m->u.promise.n_lost = w->n_lost;
     m->u.promise.n_memberships = w->n_memberships;
     m->u.promise.needs_copy = w->needs_copy;
+    m->u.promise.retired = w->retired;
+    m->u.promise.reserved = 0;
     m->u.promise.runs = (const void *)(b->p + sizeof *w);
     m->u.promise.lost = (const void *)(b->p + lost);
     m->u.promise.memberships = (const void *)(b->p + memberships);
@@ -349,7 +357,11 @@ static const char *decode_open(const struct body *b, struct msg *m)
 
 static size_t encode_opened(const struct msg *m, uint8_t *to)
 {
-    struct wire_opened w = {.m = m->u.opened.m, .credits = encode_credits(&m->u.opened.credits)};
+    struct wire_opened w = {
+        .m = m->u.opened.m,
+        .credits = encode_credits(&m->u.opened.credits),
+        .needs_copy = m->u.opened.needs_copy ? 1 : 0,
+    };
     memcpy(to, &w, sizeof w);
     return sizeof w;
 }
@@ -359,6 +371,10 @@ static const char *decode_opened(const struct body *b, struct msg *m)
     const struct wire_opened *w = (const void *)b->p;
     m->u.opened.m = w->m;
     m->u.opened.credits = w->credits;
+    m->u.opened.needs_copy = w->needs_copy;
+    m->u.opened.reserved = 0;
+    if (w->needs_copy > 1 || w->reserved != 0)
+        return "a malformed OPENED";
     return check_credits(&w->credits);
 }
 
@@ -407,7 +423,11 @@ static const char *decode_accept(const struct body *b, struct msg *m)
 
 static size_t encode_accepted(const struct msg *m, uint8_t *to)
 {
-    struct wire_accepted w = {.through = m->u.accepted.through, .credits = encode_credits(&m->u.accepted.credits)};
+    struct wire_accepted w = {
+        .through = m->u.accepted.through,
+        .credits = encode_credits(&m->u.accepted.credits),
+        .needs_copy = m->u.accepted.needs_copy ? 1 : 0,
+    };
     memcpy(to, &w, sizeof w);
     return sizeof w;
 }
@@ -417,6 +437,10 @@ static const char *decode_accepted(const struct body *b, struct msg *m)
     const struct wire_accepted *w = (const void *)b->p;
     m->u.accepted.through = w->through;
     m->u.accepted.credits = w->credits;
+    m->u.accepted.needs_copy = w->needs_copy;
+    m->u.accepted.reserved = 0;
+    if (w->needs_copy > 1 || w->reserved != 0)
+        return "a malformed ACCEPTED";
     return check_credits(&w->credits);
 }
 
@@ -445,6 +469,8 @@ static size_t encode_beat_ack(const struct msg *m, uint8_t *to)
         .applied = m->u.beat_ack.applied,
         .last = m->u.beat_ack.last,
         .credits = encode_credits(&m->u.beat_ack.credits),
+        .needs_copy = m->u.beat_ack.needs_copy ? 1 : 0,
+        .retired = m->u.beat_ack.retired ? 1 : 0,
     };
     memcpy(to, &w, sizeof w);
     return sizeof w;
@@ -459,6 +485,10 @@ static const char *decode_beat_ack(const struct body *b, struct msg *m)
     m->u.beat_ack.applied = w->applied;
     m->u.beat_ack.last = w->last;
     m->u.beat_ack.credits = w->credits;
+    m->u.beat_ack.needs_copy = w->needs_copy;
+    m->u.beat_ack.retired = w->retired;
+    if (w->needs_copy > 1 || w->retired > 1)
+        return "a malformed BEAT_ACK";
     return check_credits(&w->credits);
 }
 

@@ -38,9 +38,11 @@ struct wire_holder {
     uint64_t remaining_ns;
     uint32_t unknown;
     uint32_t full;
+    uint32_t retired;
+    uint32_t reserved;
     char name[NAME_MAX_BYTES];
 };
-static_assert(sizeof(struct wire_holder) == 120, "wire_holder has no padding");
+static_assert(sizeof(struct wire_holder) == 128, "wire_holder has no padding");
 
 struct wire_prepare {
     uint64_t lease_ns;
@@ -62,8 +64,10 @@ struct wire_promise {
     uint32_t n_lost;
     uint32_t n_memberships;
     uint32_t needs_copy;
+    uint32_t retired;
+    uint32_t reserved;
 };
-static_assert(sizeof(struct wire_promise) == 160, "wire_promise has no padding");
+static_assert(sizeof(struct wire_promise) == 168, "wire_promise has no padding");
 static_assert(sizeof(struct wire_promise) + RUNS_MAX * sizeof(struct run) + LOST_MAX * sizeof(uint64_t) +
                       WIRE_MEMBERSHIPS_MAX * sizeof(struct membership) <=
                   WIRE_BODY_MAX,
@@ -92,8 +96,10 @@ static_assert(sizeof(struct wire_open) == 96, "wire_open has no padding");
 struct wire_opened {
     uint64_t m;
     struct credits credits;
+    uint32_t needs_copy;
+    uint32_t reserved;
 };
-static_assert(sizeof(struct wire_opened) == 32, "wire_opened has no padding");
+static_assert(sizeof(struct wire_opened) == 40, "wire_opened has no padding");
 
 /* followed by n_runs struct run, n_lost uint64_t */
 struct wire_mismatch {
@@ -113,8 +119,10 @@ static_assert(sizeof(struct wire_accept) == 8, "wire_accept has no padding");
 struct wire_accepted {
     uint64_t through;
     struct credits credits;
+    uint32_t needs_copy;
+    uint32_t reserved;
 };
-static_assert(sizeof(struct wire_accepted) == 32, "wire_accepted has no padding");
+static_assert(sizeof(struct wire_accepted) == 40, "wire_accepted has no padding");
 
 struct wire_beat {
     uint64_t t_ns;
@@ -130,8 +138,10 @@ struct wire_beat_ack {
     uint64_t applied;
     uint64_t last;
     struct credits credits;
+    uint32_t needs_copy;
+    uint32_t retired;
 };
-static_assert(sizeof(struct wire_beat_ack) == 64, "wire_beat_ack has no padding");
+static_assert(sizeof(struct wire_beat_ack) == 72, "wire_beat_ack has no padding");
 
 struct wire_force {
     uint64_t expiry_ns;

@@ -217,6 +217,7 @@ static void acknowledge(struct acceptor *a, struct acceptor_effects *fx, bool ag
     e->msg.ballot = a->promised;
     e->msg.u.accepted.through = through;
     e->msg.u.accepted.credits = a->credits;
+    e->msg.u.accepted.needs_copy = a->needs_copy;
 }
 
 static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
@@ -262,6 +263,7 @@ static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struc
     struct msg *r = answer(a, fx, ev, MSG_OPENED, a->promise_seq);
     r->u.opened.m = at->slot;
     r->u.opened.credits = a->credits;
+    r->u.opened.needs_copy = a->needs_copy;
     acknowledge(a, fx, false);
 }
 
@@ -329,6 +331,7 @@ static void on_beat(struct acceptor *a, struct acceptor_effects *fx, const struc
     r->u.beat_ack.applied = a->commit < a->durable ? a->commit : a->durable;
     r->u.beat_ack.last = paxos_log_last(&a->log).slot;
     r->u.beat_ack.credits = a->credits;
+    r->u.beat_ack.needs_copy = a->needs_copy;
 }
 
 static void on_release(struct acceptor *a, const struct msg *m)

@@ -83,9 +83,19 @@ void proposer_count_lease(struct step *x, struct proposer_replica *r, uint64_t t
         r->lease_until_ns = until;
 }
 
+void proposer_note_incomplete(struct proposer_replica *r, uint32_t needs_copy)
+{
+    if (!needs_copy)
+        return;
+    MARK_IF(!r->needs_copy && r->acked > 0, "proposer: replica that had acknowledged needs a copy");
+    r->needs_copy = true;
+    r->acked = 0;
+}
+
 static void on_beat_ack(struct step *x, uint32_t i, const struct msg *m)
 {
     struct proposer_replica *r = &x->p->replica[i];
+    proposer_note_incomplete(r, m->u.beat_ack.needs_copy);
     proposer_count_lease(x, r, m->u.beat_ack.t_ns, m->u.beat_ack.lease_ns);
     r->credits = m->u.beat_ack.credits;
     r->has_credits = true;
@@ -341,7 +351,7 @@ bool proposer_can_read(const struct proposer *p, uint64_t now_ns, uint64_t *ret_
         return false;
     uint32_t mask = 0;
     for (uint32_t i = 0; i < p->params.n_replicas; i++)
-        mask |= (uint32_t)(now_ns < p->replica[i].lease_until_ns) << i;
+        mask |= (uint32_t)(now_ns < p->replica[i].lease_until_ns && !p->replica[i].needs_copy) << i;
     if (!proposer_is_quorum(p, mask))
         return false;
     *ret_watermark = p->chosen; /* P8: the highest chosen, >= the own session start */
@@ -378,7 +388,7 @@ void proposer_check(const struct proposer *p)
         check_ring(p);
         for (uint32_t i = 0; i < p->params.n_replicas; i++) {
             const struct proposer_replica *r = &p->replica[i];
-            assert(r->acked < p->next);
+            assert(r->acked < p->next && (!r->needs_copy || r->acked == 0));
             assert(r->stream != STREAM_OPEN || r->next == p->next);
         }
     }

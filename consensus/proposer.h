@@ -8,6 +8,7 @@
  *    on. A round is never used twice.
  *  - chosen < next; once STARTING, every slot in (floor, next) has its entry here, with its e; once SERVING, floor <=
  *    chosen.
+ *  - a replica that needs a copy counts for nothing: no quorum, lease, credit or majority has it in.
  *  - chosen >= session start once SERVING; only W or chosen slots are announced as commit.
  *  - at most ring_slots / 2 slots are not yet chosen. Chosen ones are kept for replicas that have not acknowledged
  *    them, up to retain_bytes in all.
@@ -50,7 +51,8 @@ struct proposer_replica {
     bool answered_query, said_free;
     bool refused;            /* its Nack: a lease holds there for another */
     uint64_t next;           /* slot to be sent next */
-    uint64_t acked;          /* Accepted(through) under the own ballot */
+    uint64_t acked;          /* Accepted(through) under the own ballot, since it last said that it needs a copy */
+    uint64_t received;       /* how far it is known to have come: through here it needs nothing from here any more */
     uint64_t lease_until_ns; /* counted from the send time of the echoed request, less the drift bound */
     uint64_t beat_sent_ns;
     bool has_credits;
@@ -61,7 +63,7 @@ struct proposer_replica {
     uint64_t reopen_at_ns;  /* not before */
     uint64_t applied;
     uint64_t size_blocks;
-    bool needs_copy;
+    bool needs_copy; /* not complete: it is sent everything, and nothing of it counts (docs/rebuild.md "Counting") */
     /* the log as its promise or Mismatch showed it */
     bool has_log;
     struct paxos_log log;

@@ -81,7 +81,7 @@ static void prepare(struct step *x)
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         struct proposer_replica *r = &p->replica[i];
         r->has_promised = r->refused = r->has_log = false;
-        r->acked = r->lease_until_ns = r->commit = r->behind_commit = r->reopen_at_ns = 0;
+        r->acked = r->received = r->lease_until_ns = r->commit = r->behind_commit = r->reopen_at_ns = 0;
         r->n_memberships = 0;
     }
     proposer_set_state(x, PROPOSER_PREPARING);

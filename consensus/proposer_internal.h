@@ -30,6 +30,9 @@ static inline bool proposer_linked(const struct proposer *p, uint32_t i)
 }
 
 /* ---- proposer.c ---- */
+/* What every answer of a replica says of itself. Once it says that it needs a copy, nothing that it acknowledged before
+ * counts any more; that it says the contrary makes it count only in an Accepted, by what that acknowledges. */
+void proposer_note_incomplete(struct proposer_replica *r, uint32_t needs_copy);
 void proposer_set_state(struct step *x, enum proposer_state state);
 void proposer_emit_entry(struct step *x, enum proposer_effect_type type, uint64_t slot, struct entry *entry);
 /* A message to replica i, to be filled in and given to proposer_send. */

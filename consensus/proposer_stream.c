@@ -2,8 +2,8 @@
  *
  * What always holds:
  *  - a stream that is OPEN has been sent everything up to next - 1: entries go out the moment they get their slot.
- *  - `acked` only grows under a ballot and only by its own Accepted; n is chosen when a quorum acked >= n >= session
- *    start.
+ *  - `acked` only grows under a ballot and only by its own Accepted, but for a replica that says that it needs a copy:
+ *    that begins anew. n is chosen when a quorum acked >= n >= session start.
  *  - a slot leaves the ring only when it is chosen. */
 #include "consensus/proposer_internal.h"
 
@@ -74,7 +74,7 @@ static void open_at(struct step *x, uint32_t i, uint64_t slot)
 static uint64_t likely_place(const struct proposer *p, uint32_t i)
 {
     const struct proposer_replica *r = &p->replica[i];
-    uint64_t slot = r->acked > r->commit ? r->acked : r->commit;
+    uint64_t slot = r->received > r->commit ? r->received : r->commit;
     if (slot < p->floor)
         slot = p->floor;
     return slot < p->next ? slot : p->next - 1;
@@ -173,7 +173,7 @@ void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
         return;
     r->credits = m->u.opened.credits;
     r->has_credits = true;
-    r->needs_copy = false;
+    proposer_note_incomplete(r, m->u.opened.needs_copy);
     r->has_log = false;
     if (r->opened.slot < p->floor) {
         MARK("proposer: opened at what was forgotten meanwhile");
@@ -183,6 +183,7 @@ void proposer_on_opened(struct step *x, uint32_t i, const struct msg *m)
         return;
     }
     r->stream = STREAM_OPEN;
+    r->received = r->opened.slot;
     for (r->next = r->opened.slot + 1; r->next < p->next; r->next++)
         send_accept(x, i, proposer_slot_of(p, r->next)->entry);
 }
@@ -260,8 +261,8 @@ static void forget(struct step *x)
         const struct proposer_replica *r = &p->replica[i];
         if (r->stream != STREAM_OPEN)
             all_open = false;
-        else if (r->acked < acked)
-            acked = r->acked;
+        else if (r->received < acked)
+            acked = r->received;
     }
     if (all_open)
         forget_through(x, acked);
@@ -269,8 +270,8 @@ static void forget(struct step *x)
         return;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
-        uint64_t from = r->acked > p->floor ? r->acked : p->floor;
-        if (r->stream == STREAM_OPEN && r->acked < p->chosen &&
+        uint64_t from = r->received > p->floor ? r->received : p->floor;
+        if (r->stream == STREAM_OPEN && r->received < p->chosen &&
             is_tight(p, p->bytes_total - bytes_through(p, from), p->next - from)) {
             MARK("proposer: replica cut off, too far behind");
             proposer_disconnect(x, i);
@@ -328,7 +329,10 @@ void proposer_on_accepted(struct step *x, uint32_t i, const struct msg *m)
     }
     r->credits = m->u.accepted.credits;
     r->has_credits = true;
-    if (through > r->acked) {
+    proposer_note_incomplete(r, m->u.accepted.needs_copy);
+    r->needs_copy = m->u.accepted.needs_copy != 0;
+    r->received = through > r->received ? through : r->received;
+    if (!r->needs_copy && through > r->acked) {
         r->acked = through;
         if (p->state == PROPOSER_STARTING)
             p->attempt_deadline_ns = x->now_ns + p->params.timeout_ns;
@@ -344,7 +348,7 @@ static uint32_t open_streams(const struct proposer *p)
 {
     uint32_t set = 0;
     for (uint32_t i = 0; i < p->params.n_replicas; i++)
-        set |= (uint32_t)(p->replica[i].stream == STREAM_OPEN) << i;
+        set |= (uint32_t)(p->replica[i].stream == STREAM_OPEN && !p->replica[i].needs_copy) << i;
     return set;
 }
 
@@ -354,6 +358,8 @@ static int check_credits(const struct proposer *p, uint64_t now_ns, uint64_t nee
     uint32_t room = 0, hope = 0;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
+        if (r->needs_copy)
+            continue;
         if (r->stream != STREAM_OPEN || !r->has_credits) {
             /* What it said before says nothing of now; but if it was there a moment ago, it may soon be back. */
             hope |= (uint32_t)(r->lease_until_ns > now_ns) << i;

@@ -93,7 +93,7 @@ static void put_replica(struct json *j, const struct volume *v, uint32_t i)
     put(j, "\"needs_copy\":%s,", pr->needs_copy ? "true" : "false");
     put_u64(j, "acked", pr->acked);
     put_u64(j, "applied", pr->applied);
-    put_u64(j, "lag", current && g->proposer->chosen > pr->acked ? g->proposer->chosen - pr->acked : 0);
+    put_u64(j, "lag", current && g->proposer->chosen > pr->received ? g->proposer->chosen - pr->received : 0);
     put_u64(j, "free_slabs", pr->credits.slabs);
     put_u64(j, "unsent_bytes", replica_link_is_up(l) ? conn_unsent(l->peer.conn) : 0);
     put_u64(j, "connects", l->connects);

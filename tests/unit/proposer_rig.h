@@ -264,12 +264,18 @@ static void mismatch(struct rig *r, uint32_t i, const struct log_text *t)
     say(r, i, m);
 }
 
-static void opened(struct rig *r, uint32_t i, uint64_t slot)
+static void opened_as(struct rig *r, uint32_t i, uint64_t slot, bool needs_copy)
 {
     struct msg m = answer(r, MSG_OPENED);
     m.u.opened.m = slot;
     m.u.opened.credits = (struct credits){.slabs = 1000, .slot_limit = 1000000};
+    m.u.opened.needs_copy = needs_copy;
     say(r, i, m);
+}
+
+static void opened(struct rig *r, uint32_t i, uint64_t slot)
+{
+    opened_as(r, i, slot, false);
 }
 
 static void accepted_with(struct rig *r, uint32_t i, uint64_t through, struct credits credits)
@@ -280,19 +286,35 @@ static void accepted_with(struct rig *r, uint32_t i, uint64_t through, struct cr
     say(r, i, m);
 }
 
+/* By one that needs a copy. */
+static void received(struct rig *r, uint32_t i, uint64_t through)
+{
+    struct msg m = answer(r, MSG_ACCEPTED);
+    m.u.accepted.through = through;
+    m.u.accepted.credits = (struct credits){.slabs = 1000, .slot_limit = 1000000};
+    m.u.accepted.needs_copy = 1;
+    say(r, i, m);
+}
+
 static void accepted(struct rig *r, uint32_t i, uint64_t through)
 {
     accepted_with(r, i, through, (struct credits){.slabs = 1000, .slot_limit = 1000000});
 }
 
-static void beat_ack(struct rig *r, uint32_t i, uint64_t t, uint64_t lease, uint64_t commit)
+static void beat_ack_as(struct rig *r, uint32_t i, uint64_t t, uint64_t lease, uint64_t commit, bool needs_copy)
 {
     struct msg m = answer(r, MSG_BEAT_ACK);
     m.u.beat_ack.t_ns = t;
     m.u.beat_ack.lease_ns = lease;
     m.u.beat_ack.commit = commit;
     m.u.beat_ack.credits = (struct credits){.slabs = 1000, .slot_limit = 1000000};
+    m.u.beat_ack.needs_copy = needs_copy;
     say(r, i, m);
+}
+
+static void beat_ack(struct rig *r, uint32_t i, uint64_t t, uint64_t lease, uint64_t commit)
+{
+    beat_ack_as(r, i, t, lease, commit, false);
 }
 
 static void value(struct rig *r, uint32_t i, uint64_t slot, struct ballot e, enum entry_kind kind)

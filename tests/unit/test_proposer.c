@@ -710,6 +710,121 @@ static void test_leases_off(void **state)
     assert_false(proposer_can_read(&r->p, r->now, &watermark));
 }
 
+/* ---- a replica that needs a copy (docs/rebuild.md "Counting") ---- */
+
+/* It is sent everything, and nothing is chosen with it, whatever it acknowledges. */
+static void test_an_incomplete_replica_is_sent_everything_and_counts_for_nothing(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    promise(r, 0, &(struct log_text){.lease_ns = LEASE});
+    promise(r, 1, &(struct log_text){.lease_ns = LEASE, .needs_copy = 1});
+    assert_int_equal(r->p.state, PROPOSER_PREPARING);
+    promise(r, 2, &(struct log_text){.lease_ns = LEASE});
+    session_entry(r);
+    opened(r, 0, 0);
+    opened_as(r, 1, 0, true);
+    assert_non_null(sent(r, 1, MSG_ACCEPT));
+    accepted(r, 0, 1);
+    received(r, 1, 1);
+    assert_int_equal(r->p.state, PROPOSER_STARTING);
+    opened(r, 2, 0);
+    accepted(r, 2, 1);
+    assert_int_equal(r->p.state, PROPOSER_SERVING);
+    struct entry *e = write_one(r);
+    assert_non_null(sent(r, 1, MSG_ACCEPT));
+    accepted(r, 0, e->slot);
+    received(r, 1, e->slot);
+    assert_int_equal(r->p.chosen, 1);
+    assert_int_equal(r->p.replica[1].received, e->slot);
+    accepted(r, 2, e->slot);
+    assert_int_equal(r->p.chosen, e->slot);
+    assert_int_equal(r->p.floor, e->slot); /* what it has received need not be kept for it */
+}
+
+/* The tempting variant: `acked` from before. Node 1 acknowledged slot 2 and then found that it needs a copy (its disk
+ * lost what the peers' logs do not reach): with node 0's late acknowledgement slot 2 would stand on one disk. */
+static void test_what_was_acknowledged_before_needing_a_copy_does_not_count(void **state)
+{
+    struct rig *r = *state;
+    for (int how = 0; how < 3; how++) {
+        begin(r, N);
+        serving(r);
+        struct entry *e = write_one(r);
+        accepted(r, 1, e->slot);
+        down(r, 1);
+        up(r, 1);
+        if (how == 0)
+            beat_ack_as(r, 1, r->now, LEASE, 0, true);
+        else if (how == 1)
+            opened_as(r, 1, e->slot, true);
+        else {
+            opened(r, 1, e->slot);
+            received(r, 1, 1); /* less than it had acknowledged */
+        }
+        accepted(r, 0, e->slot);
+        assert_int_equal(r->p.chosen, 1);
+        /* That it is complete now says nothing of what it acknowledged then. */
+        if (how == 0)
+            opened(r, 1, e->slot);
+        beat_ack(r, 1, r->now, LEASE, 1);
+        tick(r, BEAT);
+        assert_int_equal(r->p.chosen, 1);
+        assert_true(r->p.replica[1].needs_copy);
+        accepted(r, 1, e->slot); /* this does */
+        assert_int_equal(r->p.chosen, e->slot);
+        step(r, (struct proposer_event){.type = PROPOSER_DETACH});
+    }
+}
+
+static void test_the_lease_of_an_incomplete_replica_does_not_count(void **state)
+{
+    struct rig *r = *state;
+    serving(r);
+    uint64_t watermark;
+    assert_true(proposer_can_read(&r->p, r->now, &watermark)); /* by 0 and 1 */
+    beat_ack_as(r, 1, r->now, LEASE, 0, true);
+    assert_false(proposer_can_read(&r->p, r->now, &watermark));
+    beat_ack(r, 2, r->now, LEASE, 0);
+    assert_true(proposer_can_read(&r->p, r->now, &watermark));
+}
+
+/* P10: its space is no space of a majority; and with the two others there, nobody waits for it either. */
+static void test_an_incomplete_replica_gives_no_credit(void **state)
+{
+    struct rig *r = *state;
+    serving(r);
+    beat_ack_as(r, 1, r->now, LEASE, 0, true);
+    accepted_with(r, 0, 1, (struct credits){.slabs = 0, .slot_limit = 100});
+    struct entry *e = entry_at(r, ENTRY_WRITE, 0, zero);
+    assert_int_equal(submit(r, e), -ENOSPC);
+    down(r, 2);
+    tick(r, 2 * LEASE);
+    assert_int_equal(submit(r, e), -EAGAIN); /* a majority has to be back first */
+}
+
+/* P9: it may hold every entry; what it lacks is below them. */
+static void test_an_incomplete_replica_is_no_holder_for_a_membership(void **state)
+{
+    struct rig *r = *state;
+    begin(r, 4);
+    preparing(r);
+    promise(r, 0, &(struct log_text){.lease_ns = LEASE});
+    promise(r, 1, &(struct log_text){.lease_ns = LEASE});
+    promise(r, 3, &(struct log_text){.needs_copy = 1});
+    session_entry(r);
+    for (unsigned i = 0; i < 4; i++)
+        opened_as(r, i, 0, i == 3);
+    accepted(r, 0, 1);
+    accepted(r, 1, 1);
+    received(r, 3, 1);
+    struct entry *m = entry_at(r, ENTRY_MEMBER, 0, zero);
+    m->u[0].membership = voters(1, 3, 0); /* {1, 2, 3} */
+    assert_int_equal(submit(r, m), -EAGAIN);
+    accepted(r, 3, 1);
+    assert_int_equal(submit(r, m), 0);
+}
+
 /* ---- P9: memberships ---- */
 
 /* Wrong rules 6, 7 and 13: from proposing it on, both memberships have to agree, on writes and on leases, and the new
@@ -1002,6 +1117,11 @@ int main(void)
         T(test_an_attempt_without_answers_ends),
         T(test_best_log_by_ballot_then_length),
         T(test_needs_copy_is_no_vote),
+        T(test_an_incomplete_replica_is_sent_everything_and_counts_for_nothing),
+        T(test_what_was_acknowledged_before_needing_a_copy_does_not_count),
+        T(test_the_lease_of_an_incomplete_replica_does_not_count),
+        T(test_an_incomplete_replica_gives_no_credit),
+        T(test_an_incomplete_replica_is_no_holder_for_a_membership),
         T(test_answers_that_cannot_be),
         T(test_uncommitted_membership_needs_both),
         T(test_conflicting_memberships_are_not_believed),

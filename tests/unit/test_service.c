@@ -222,7 +222,7 @@ static void the_status_socket_takes_status_only(void **state)
     asker_connect(&f, &a);
     m = ask(&f, &a, (struct msg){.type = MSG_HELLO, .u.hello = {.version = WIRE_VERSION + 7, .role = ROLE_TOOL}});
     assert_int_equal(m->type, MSG_REFUSED);
-    assert_non_null(strstr(m->u.refused.reason, "protocol version 1, not 8"));
+    assert_non_null(strstr(m->u.refused.reason, "protocol version 2, not 9"));
     let_go(&f, &a);
     assert_int_equal(f.service.status.n_connections, 0);
     end_within(&f, 10 * NS_PER_S);

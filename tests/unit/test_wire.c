@@ -136,6 +136,7 @@ static void make_session_samples(void)
         m->u.holder.holder = some_uuid();
         m->u.holder.remaining_ns = next_random();
         m->u.holder.unknown = i;
+        m->u.holder.retired = 1;
         memset(m->u.holder.holder_name, 'h', NAME_MAX_BYTES - 1);
     }
     sample(MSG_QUERY);
@@ -179,6 +180,7 @@ static void promise(uint32_t n_runs, uint32_t n_lost, uint32_t n_memberships)
     m->u.promise.n_lost = n_lost;
     m->u.promise.n_memberships = n_memberships;
     m->u.promise.needs_copy = 1;
+    m->u.promise.retired = 1;
     m->u.promise.runs = runs;
     m->u.promise.lost = lost;
     m->u.promise.memberships = memberships;
@@ -211,6 +213,7 @@ static void make_consensus_samples(void)
     m = sample(MSG_OPENED);
     m->u.opened.m = next_random();
     m->u.opened.credits = some_credits();
+    m->u.opened.needs_copy = 1;
     m = sample(MSG_MISMATCH);
     m->u.mismatch.base = some_pos();
     m->u.mismatch.base.slot = 1000;
@@ -222,6 +225,7 @@ static void make_consensus_samples(void)
     m = sample(MSG_ACCEPTED);
     m->u.accepted.through = next_random();
     m->u.accepted.credits = some_credits();
+    m->u.accepted.needs_copy = 1;
     m = sample(MSG_BEAT);
     m->u.beat.t_ns = next_random();
     m->u.beat.lease_ns = next_random();
@@ -233,6 +237,8 @@ static void make_consensus_samples(void)
     m->u.beat_ack.applied = next_random();
     m->u.beat_ack.last = next_random();
     m->u.beat_ack.credits = some_credits();
+    m->u.beat_ack.needs_copy = 1;
+    m->u.beat_ack.retired = 1;
     m = sample(MSG_FORCE);
     m->u.force.expiry_ns = next_random();
     m = sample(MSG_CATCHUP);
@@ -730,6 +736,8 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_HELLO, 0, wire_hello, role, 4),
     BAD(MSG_NACK, 0, wire_holder, unknown, 2),
     BAD(MSG_NACK, 0, wire_holder, full, 2),
+    BAD(MSG_NACK, 0, wire_holder, retired, 2),
+    BAD(MSG_NACK, 0, wire_holder, reserved, 1),
     BAD_BYTE(MSG_NACK, 0, sizeof(struct wire_holder) - 1, 'x'),
     BAD_BYTE(MSG_REFUSED, 0, sizeof(struct wire_refused) - 1, 'x'),
     BAD(MSG_PROMISE, 1, wire_promise, n_runs, RUNS_MAX + 1),
@@ -739,10 +747,18 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_PROMISE, 1, wire_promise, n_memberships, 3),
     BAD(MSG_PROMISE, 1, wire_promise, n_memberships, 0),
     BAD(MSG_PROMISE, 1, wire_promise, needs_copy, 2),
+    BAD(MSG_PROMISE, 1, wire_promise, retired, 2),
+    BAD(MSG_PROMISE, 1, wire_promise, reserved, 1),
     BAD(MSG_PROMISE, 1, wire_promise, base.slot, 999),
     BAD(MSG_PROMISE, 1, wire_promise, base.slot, 1001),
     BAD(MSG_PROMISE, 1, wire_promise, credits.growing, 2),
     BAD(MSG_OPENED, 0, wire_opened, credits.growing, 2),
+    BAD(MSG_OPENED, 0, wire_opened, needs_copy, 2),
+    BAD(MSG_OPENED, 0, wire_opened, reserved, 1),
+    BAD(MSG_ACCEPTED, 0, wire_accepted, needs_copy, 2),
+    BAD(MSG_ACCEPTED, 0, wire_accepted, reserved, 1),
+    BAD(MSG_BEAT_ACK, 0, wire_beat_ack, needs_copy, 2),
+    BAD(MSG_BEAT_ACK, 0, wire_beat_ack, retired, 2),
     BAD(MSG_MISMATCH, 0, wire_mismatch, base.slot, UINT64_MAX),
     BAD(MSG_MISMATCH, 0, wire_mismatch, n_lost, 4),
     BAD(MSG_VALUE, 0, wire_value, at.slot, 1),

@@ -229,7 +229,8 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
         v->ack_through = v->ack_checked = 0;
     v->ack = b;
     matches_proposer(v, &b, a->through);
-    if (a->through > v->ack_through) {
+    /* Of a replica that is not complete nothing counts (docs/rebuild.md "Counting"). */
+    if (a->needs_copy == 0 && a->through > v->ack_through) {
         v->ack_through = a->through;
         uint64_t *acked = &ck_ballot(ck, &b)->acked[v->index];
         if (a->through > *acked)

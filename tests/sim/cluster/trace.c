@@ -169,7 +169,7 @@ static void describe_phase_1(const struct trace *t, const struct msg *m, char *t
     case MSG_PROMISE:
         snprintf(to, cap, "lease %.3f s, base %llu, commit %llu, log%s%s", (double)m->u.promise.lease_ns / 1e9, LLU(m->u.promise.base.slot),
                  LLU(m->u.promise.commit.slot), log_text(t, m->u.promise.n_runs, m->u.promise.runs, m->u.promise.n_lost, m->u.promise.lost),
-                 m->u.promise.needs_copy ? ", needs copy" : "");
+                 m->u.promise.needs_copy ? ", needs copy" : m->u.promise.retired ? ", retired" : "");
         break;
     case MSG_FETCH:
         snprintf(to, cap, "%s", pos_text(t, &m->u.fetch.at));
@@ -189,7 +189,7 @@ static void describe_phase_2(const struct trace *t, const struct msg *m, char *t
         snprintf(to, cap, "at %s", pos_text(t, &m->u.open.at));
         break;
     case MSG_OPENED:
-        snprintf(to, cap, "at slot %llu", LLU(m->u.opened.m));
+        snprintf(to, cap, "at slot %llu%s", LLU(m->u.opened.m), m->u.opened.needs_copy ? ", needs copy" : "");
         break;
     case MSG_MISMATCH:
         snprintf(to, cap, "base %llu, commit %llu, log%s", LLU(m->u.mismatch.base.slot), LLU(m->u.mismatch.commit.slot),
@@ -199,14 +199,15 @@ static void describe_phase_2(const struct trace *t, const struct msg *m, char *t
         snprintf(to, cap, "%s, commit %llu", entry_text(t, m->u.accept.entry), LLU(m->u.accept.commit));
         break;
     case MSG_ACCEPTED:
-        snprintf(to, cap, "through slot %llu", LLU(m->u.accepted.through));
+        snprintf(to, cap, "through slot %llu%s", LLU(m->u.accepted.through), m->u.accepted.needs_copy ? ", needs copy" : "");
         break;
     case MSG_BEAT:
         snprintf(to, cap, "commit %s", pos_text(t, &m->u.beat.commit));
         break;
     case MSG_BEAT_ACK:
-        snprintf(to, cap, "lease %.3f s, commit %llu, applied %llu, last %llu", (double)m->u.beat_ack.lease_ns / 1e9, LLU(m->u.beat_ack.commit),
-                 LLU(m->u.beat_ack.applied), LLU(m->u.beat_ack.last));
+        snprintf(to, cap, "lease %.3f s, commit %llu, applied %llu, last %llu%s%s", (double)m->u.beat_ack.lease_ns / 1e9, LLU(m->u.beat_ack.commit),
+                 LLU(m->u.beat_ack.applied), LLU(m->u.beat_ack.last), m->u.beat_ack.needs_copy ? ", needs copy" : "",
+                 m->u.beat_ack.retired ? ", retired" : "");
         break;
     case MSG_FORCE:
         snprintf(to, cap, "for %.3f s", (double)m->u.force.expiry_ns / 1e9);
