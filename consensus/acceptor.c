@@ -74,6 +74,7 @@ static void fill_holder(const struct acceptor *a, uint64_t now_ns, struct msg *m
 {
     struct hold h = current_hold(a, now_ns);
     m->u.holder.promised = a->promised;
+    m->u.holder.retired = a->retired;
     if (!h.holder)
         return;
     m->u.holder.holder = *h.holder;
@@ -197,6 +198,7 @@ static void on_prepare(struct acceptor *a, struct acceptor_effects *fx, const st
     p->u.promise.n_memberships = 1 + a->has_uncommitted;
     p->u.promise.memberships = a->memberships;
     p->u.promise.needs_copy = a->needs_copy;
+    p->u.promise.retired = a->retired;
 }
 
 /* Accepted, when what is both matched and durable has grown (A5), or once more for a duplicate. */
@@ -236,7 +238,7 @@ static void on_open(struct acceptor *a, struct acceptor_effects *fx, const struc
     }
     const struct log_pos *at = &m->u.open.at;
     /* A3: fine iff the own entry at m has the same ballot, no LOST slot <= m, and m >= commit. It cuts nothing. */
-    bool fine = !a->needs_copy && paxos_log_holds(&a->log, at) && at->slot >= a->commit &&
+    bool fine = paxos_log_holds(&a->log, at) && at->slot >= a->commit &&
                 !(a->n_lost > 0 && a->lost[0] <= at->slot);
     if (!fine) {
         MARK("acceptor: mismatch");
@@ -332,6 +334,7 @@ static void on_beat(struct acceptor *a, struct acceptor_effects *fx, const struc
     r->u.beat_ack.last = paxos_log_last(&a->log).slot;
     r->u.beat_ack.credits = a->credits;
     r->u.beat_ack.needs_copy = a->needs_copy;
+    r->u.beat_ack.retired = a->retired;
 }
 
 static void on_release(struct acceptor *a, const struct msg *m)
@@ -422,9 +425,16 @@ void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct a
     case ACCEPTOR_TRIM:
         acceptor_on_trim(a, ev->trim);
         break;
+    case ACCEPTOR_JUMP:
+        acceptor_on_jump(a, effects, ev);
+        break;
+    case ACCEPTOR_COMPLETE:
+        acceptor_set_needs_copy(a, false);
+        break;
     }
-    if (ev->type == ACCEPTOR_DURABLE || ev->type == ACCEPTOR_CAUGHT_UP)
-        acknowledge(a, effects, false);
+    if (ev->type == ACCEPTOR_DURABLE || ev->type == ACCEPTOR_CAUGHT_UP || a->tell_complete)
+        acknowledge(a, effects, a->tell_complete);
+    a->tell_complete = false;
     acceptor_tell_commit(a, effects);
     if (a->membership_changed) {
         a->membership_changed = false;
@@ -474,9 +484,15 @@ struct log_pos acceptor_commit_pos(const struct acceptor *a)
 
 void acceptor_set_needs_copy(struct acceptor *a, bool on)
 {
+    a->tell_complete = a->needs_copy && !on;
     a->needs_copy = on;
     if (on)
         acceptor_drop_stream(a);
+}
+
+bool acceptor_is_voter(const struct acceptor *a)
+{
+    return membership_has_voter(&a->committed, &a->identity);
 }
 
 bool acceptor_has_room(const struct acceptor *a)
@@ -498,6 +514,7 @@ void acceptor_init(struct acceptor *a, const struct acceptor_state *s, uint64_t 
     if (s->n_lost > 0)
         memcpy(a->lost, s->lost, s->n_lost * sizeof a->lost[0]);
     a->committed = s->committed;
+    a->retired = s->retired && !acceptor_is_voter(a);
     if (s->uncommitted) {
         a->uncommitted = *s->uncommitted;
         a->has_uncommitted = true;
@@ -513,7 +530,7 @@ void acceptor_init(struct acceptor *a, const struct acceptor_state *s, uint64_t 
     MARK_IF(paxos_log_last(&a->log).slot > a->commit, "acceptor: restart with a tail above commit");
     a->told = a->commit;
     if (a->has_uncommitted && a->uncommitted.slot <= a->commit) {
-        a->committed = a->uncommitted;
+        acceptor_set_committed(a, &a->uncommitted);
         a->has_uncommitted = false;
     }
     a->stream = a->refused_link = ACCEPTOR_NO_LINK;
@@ -533,7 +550,8 @@ void acceptor_check(const struct acceptor *a)
     assert(paxos_lost_valid(a->n_lost, a->lost, a->log.base.slot, last.slot));
     assert(a->n_lost == 0 || (a->lost[0] > a->commit && a->lost[0] > a->durable));
     assert(!a->has_uncommitted || (a->uncommitted.slot > a->commit && a->uncommitted.slot <= last.slot));
-    assert(a->stream == ACCEPTOR_NO_LINK || (a->match_valid && !a->needs_copy));
+    assert(a->stream == ACCEPTOR_NO_LINK || a->match_valid);
+    assert(!a->retired || !acceptor_is_voter(a));
     assert(!a->match_valid || a->match <= last.slot);
     assert(a->stream == ACCEPTOR_NO_LINK || a->acked <= a->match);
     assert(a->durable_seq <= a->seq && a->promise_seq <= a->seq);

@@ -6,6 +6,7 @@
  *  - commit <= last slot of the log + base; no CUT at or below commit.
  *  - match is meaningful only under promised, and only for the stream (link) that opened it.
  *  - durable <= last; no LOST slot <= durable or <= commit; Accepted(through): through = min(match, durable).
+ *  - while needs_copy holds, every answer says so; the log may be empty, and `log.base` what the last jump took over.
  *  - at most one uncommitted membership is known, and it stands above commit. The one before it is committed (P9),
  *    whether that was heard here or not.
  *
@@ -39,8 +40,9 @@ struct acceptor {
     };
     bool has_uncommitted;
     bool membership_changed; /* by the step under way */
-    bool needs_copy; /* the log does not reach what peers still hold: no voting. Change it with acceptor_set_needs_copy.
-                      */
+    bool needs_copy; /* not complete: what it says counts for nothing (docs/rebuild.md "Counting"), though it says it and
+                        is in the stream. Changed by acceptor_set_needs_copy and ACCEPTOR_COMPLETE alone. */
+    bool retired;    /* it was a voter, and the committed membership has it no more */
     /* volatile */
     uint64_t commit;
     uint64_t durable; /* all slots <= durable are durable here and not LOST */
@@ -52,6 +54,7 @@ struct acceptor {
     uint64_t acked;        /* last `through` sent */
     uint32_t stream;       /* link of the opened stream; ACCEPTOR_NO_LINK: none */
     uint32_t refused_link; /* was told that its Accepts are refused: one NACK is enough for a queue full of them */
+    bool tell_complete;    /* it has become complete and has not said so yet */
     struct uuid holder;    /* of the lease; zero: none */
     uint64_t lease_until_ns;
     bool released; /* the promised ballot was released: no more leases for it */
@@ -82,6 +85,7 @@ struct acceptor_state {
     uint64_t commit;
     bool restarted; /* false for a group just created: no restart wait */
     bool needs_copy;
+    bool retired; /* known from before; what the memberships show is found without it */
 };
 
 void acceptor_init(struct acceptor *a, const struct acceptor_state *s, uint64_t now_ns);
@@ -94,6 +98,13 @@ enum acceptor_event_type {
      * committed, and is so here as well if the own log holds it. */
     ACCEPTOR_CAUGHT_UP,
     ACCEPTOR_TRIM,      /* the log's floor rises to `trim` (<= the last COMMIT effect's slot) */
+    /* A7 by copy: `to` is committed (a donor's applied position), with the membership that was committed then, and the store
+     * takes it for its own position in the same turn. Only while needs_copy, and only above the last COMMIT effect's slot;
+     * else nothing happens. If the log holds `to`, what stands above it stays, for it may have been acknowledged with this
+     * replica's vote; otherwise the log is emptied (a CUT(to.slot + 1) says so). Any stream is dropped. The COMMIT effect
+     * that comes next is for a slot above `to`. Nothing that later effects bring may become durable before the jump. */
+    ACCEPTOR_JUMP,
+    ACCEPTOR_COMPLETE, /* the copy is complete, durably: it counts from now on, and says so */
 };
 
 struct acceptor_event {
@@ -103,6 +114,8 @@ struct acceptor_event {
     const struct msg *msg;
     uint64_t durable_seq;
     struct log_pos from, through; /* CAUGHT_UP: from is the own commit's position as it was asked for */
+    struct log_pos to;            /* JUMP */
+    const struct membership *membership;
     struct entry *const *entries;
     uint32_t n_entries;
     uint64_t trim;
@@ -141,9 +154,11 @@ struct acceptor_effects {
 /* One step. Refused messages yield a NACK or nothing, never an error: the sender's view is its own matter. effects->n
  * is reset first. */
 void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct acceptor_effects *effects);
-/* The group lost (or regained, by a copy that is durable) what peers still hold. While it is on, there is no stream and
- * no vote. */
+/* The group lost what peers still hold, or regained it by a copy that is durable. `on` drops the stream: another one may be
+ * opened, and is of use to the copy. Off is the same as ACCEPTOR_COMPLETE, but is told with the next step. */
 void acceptor_set_needs_copy(struct acceptor *a, bool on);
+/* True: the committed membership has this replica as a voter. Neither a voter nor retired: a learner. */
+bool acceptor_is_voter(const struct acceptor *a);
 /* The place of the own commit: where catch-up starts (`from` of CAUGHT_UP). */
 struct log_pos acceptor_commit_pos(const struct acceptor *a);
 /* False while the pending table is nearly full: hold back ACCEPTs until the next DURABLE. */

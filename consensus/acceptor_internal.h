@@ -24,6 +24,9 @@ void acceptor_on_durable(struct acceptor *a, uint64_t seq);
 /* A7. */
 void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev);
 void acceptor_on_trim(struct acceptor *a, uint64_t slot);
+void acceptor_on_jump(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev);
+/* The committed membership is m; whether this replica is retired follows. */
+void acceptor_set_committed(struct acceptor *a, const struct membership *m);
 
 bool acceptor_is_lost(const struct acceptor *a, uint64_t slot);
 /* durable from the log, the LOST list and what is pending. */

@@ -67,6 +67,25 @@ static void pending_cut(struct acceptor *a, uint64_t slot)
     a->n_pending = n;
 }
 
+/* Records of slots <= slot are waited for no more. */
+static void pending_forget(struct acceptor *a, uint64_t slot)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < a->n_pending; i++) {
+        typeof(a->pending[0]) run = a->pending[i];
+        if (run.first_slot + run.n - 1 <= slot)
+            continue;
+        if (run.first_slot <= slot) {
+            uint64_t gone = slot + 1 - run.first_slot;
+            run.first_slot += gone;
+            run.first_seq += gone;
+            run.n -= gone;
+        }
+        a->pending[n++] = run;
+    }
+    a->n_pending = n;
+}
+
 void acceptor_on_durable(struct acceptor *a, uint64_t seq)
 {
     if (seq <= a->durable_seq)
@@ -92,6 +111,19 @@ void acceptor_on_durable(struct acceptor *a, uint64_t seq)
 
 /* ---- memberships ---- */
 
+void acceptor_set_committed(struct acceptor *a, const struct membership *m)
+{
+    bool was = acceptor_is_voter(a);
+    struct membership copy = *m; /* it may be the uncommitted one, and so a member of `a` */
+    a->committed = copy;
+    if (acceptor_is_voter(a))
+        a->retired = false;
+    else if (was)
+        a->retired = true;
+    MARK_IF(a->retired && was, "acceptor: retired");
+    a->membership_changed = true;
+}
+
 static void note_membership(struct acceptor *a, const struct entry *e)
 {
     if (e->kind != ENTRY_MEMBER || (a->committed.slot != 0 && e->slot <= a->committed.slot))
@@ -102,11 +134,11 @@ static void note_membership(struct acceptor *a, const struct entry *e)
     /* P9: another one is proposed only when the one before it is committed. That this is so may not have been heard
      * here: watermarks are forgotten by restarts. */
     if (a->has_uncommitted && a->uncommitted.slot > m.slot) {
-        a->committed = m;
+        acceptor_set_committed(a, &m);
         return;
     }
     if (a->has_uncommitted && a->uncommitted.slot < m.slot)
-        a->committed = a->uncommitted;
+        acceptor_set_committed(a, &a->uncommitted);
     a->uncommitted = m;
     a->has_uncommitted = true;
 }
@@ -118,9 +150,8 @@ void acceptor_commit_to(struct acceptor *a, uint64_t slot)
     assert(slot <= paxos_log_last(&a->log).slot);
     a->commit = slot;
     if (a->has_uncommitted && a->uncommitted.slot <= slot) {
-        a->committed = a->uncommitted;
+        acceptor_set_committed(a, &a->uncommitted);
         a->has_uncommitted = false;
-        a->membership_changed = true;
     }
 }
 
@@ -256,8 +287,6 @@ bool acceptor_take(struct acceptor *a, struct acceptor_effects *fx, struct entry
     return true;
 }
 
-/* A7, piecewise: the entries are all committed at a peer. Where the own entry has the same ballot it is kept (a LOST
- * one filled), from the first other one on the own log becomes the peer's. If that never happens the own tail stays. */
 /* A7 without a value: what a peer has committed at `at` is committed here as well when the own log holds that very
  * entry, for then it holds all that the peer has below it (up to the first LOST slot). */
 static void vouched_for(struct acceptor *a, const struct log_pos *at)
@@ -270,6 +299,8 @@ static void vouched_for(struct acceptor *a, const struct log_pos *at)
     acceptor_find_durable(a);
 }
 
+/* A7, piecewise: the entries are all committed at a peer. Where the own entry has the same ballot it is kept (a LOST
+ * one filled), from the first other one on the own log becomes the peer's. If that never happens the own tail stays. */
 void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
 {
     uint64_t slot = ev->from.slot;
@@ -307,4 +338,54 @@ void acceptor_on_trim(struct acceptor *a, uint64_t slot)
         return;
     assert(slot <= a->told); /* hence no LOST slot goes with it */
     paxos_log_trim(&a->log, slot);
+}
+
+/* ---- the jump (docs/rebuild.md section 3) ---- */
+
+/* The own log does not hold `to`: it ends below, or parted from what was chosen at or below it. Nothing in it above `to`
+ * was ever chosen, and what was chosen at or below it the peers have. */
+static void empty_log(struct acceptor *a, struct acceptor_effects *fx, const struct log_pos *to)
+{
+    MARK("acceptor: a jump empties the log");
+    acceptor_persist(a, fx, ACCEPTOR_CUT)->slot = to->slot + 1;
+    a->log.base = *to;
+    a->log.n = 0;
+    a->n_lost = 0;
+    a->n_pending = 0;
+    a->has_uncommitted = false;
+}
+
+/* The tail above `to` stays: its entries may have been chosen by this replica's acknowledgement. */
+static void keep_tail(struct acceptor *a, const struct log_pos *to)
+{
+    MARK_IF(paxos_log_last(&a->log).slot > to->slot, "acceptor: a jump keeps a tail");
+    paxos_log_trim(&a->log, to->slot);
+    uint32_t gone = paxos_lower_bound(a->lost, a->n_lost, to->slot + 1);
+    MARK_IF(gone > 0, "acceptor: a jump over LOST slots");
+    a->n_lost -= gone;
+    memmove(a->lost, a->lost + gone, a->n_lost * sizeof a->lost[0]);
+    pending_forget(a, to->slot);
+}
+
+void acceptor_on_jump(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
+{
+    const struct log_pos *to = &ev->to;
+    const struct membership *m = ev->membership;
+    if (!a->needs_copy || to->slot <= a->told)
+        return;
+    if (paxos_log_holds(&a->log, to))
+        keep_tail(a, to);
+    else
+        empty_log(a, fx, to);
+    a->commit = a->told = to->slot; /* a commit above it is forgotten, as by a restart: nothing is applied by the jump */
+    acceptor_find_durable(a);
+    if (m->slot > a->committed.slot)
+        acceptor_set_committed(a, m);
+    if (a->has_uncommitted && a->uncommitted.slot <= to->slot) {
+        if (a->uncommitted.slot > a->committed.slot)
+            acceptor_set_committed(a, &a->uncommitted);
+        a->has_uncommitted = false;
+    }
+    a->membership_changed = true;
+    acceptor_drop_stream(a);
 }

@@ -181,18 +181,28 @@ bool px_node_holds(const struct px_cluster *c, unsigned n, uint64_t slot, const 
             return false;
         if (r->type == ACCEPTOR_APPEND && r->slot == slot)
             return ballot_equal(&r->entry->e, e);
+        if (r->type == PX_JUMP && (!r->keep || slot <= r->to.slot))
+            return slot <= r->to.slot; /* all of that is chosen */
     }
     return false;
 }
 
-static void keep_record(struct px_cluster *c, struct px_node *d, const struct acceptor_effect *e)
+static struct px_record *new_record(struct px_node *d, int type, uint64_t seq)
 {
     if (d->n_records == d->cap_records) {
         d->cap_records = d->cap_records ? 2 * d->cap_records : 64;
         d->record = realloc(d->record, d->cap_records * sizeof d->record[0]);
     }
     struct px_record *r = &d->record[d->n_records++];
-    *r = (struct px_record){.type = e->type, .seq = e->seq, .slot = e->slot, .entry = hold(e->entry)};
+    *r = (struct px_record){.type = type, .seq = seq};
+    return r;
+}
+
+static void keep_record(struct px_cluster *c, struct px_node *d, const struct acceptor_effect *e)
+{
+    struct px_record *r = new_record(d, (int)e->type, e->seq);
+    r->slot = e->slot;
+    r->entry = hold(e->entry);
     if (e->type == ACCEPTOR_PROMISE) {
         r->promised = d->a.promised;
         r->max_lease_ns = d->a.max_lease_ns;
@@ -249,6 +259,19 @@ static void release(struct px_cluster *c, struct px_node *d)
     }
 }
 
+/* Invariant V: an answer of a replica that is not complete says so. */
+static void check_candour(const struct px_cluster *c, unsigned n, const struct msg *m)
+{
+    const struct px_node *d = &c->node[n];
+    uint32_t said = m->type == MSG_PROMISE    ? m->u.promise.needs_copy
+                    : m->type == MSG_OPENED   ? m->u.opened.needs_copy
+                    : m->type == MSG_ACCEPTED ? m->u.accepted.needs_copy
+                    : m->type == MSG_BEAT_ACK ? m->u.beat_ack.needs_copy
+                                              : d->needs_copy;
+    CHECK(c, said == d->needs_copy, "node %u says in message %u that it is %s", n, m->type,
+          said ? "not complete" : "complete");
+}
+
 static void run_effects(struct px_cluster *c, unsigned n)
 {
     struct px_node *d = &c->node[n];
@@ -263,6 +286,7 @@ static void run_effects(struct px_cluster *c, unsigned n)
             break;
         case ACCEPTOR_SEND: {
             struct px_msg *x = copy_msg(&e->msg);
+            check_candour(c, n, &e->msg);
             x->conn = e->link;
             x->after = e->after;
             if (e->after <= d->a.durable_seq && (!c->fifo_release || list_empty(&d->held)))
@@ -272,7 +296,7 @@ static void run_effects(struct px_cluster *c, unsigned n)
             break;
         }
         case ACCEPTOR_COMMIT:
-            for (uint64_t s = d->floor.slot + 1; s <= e->slot; s++) {
+            for (uint64_t s = (d->known_from > d->floor.slot ? d->known_from : d->floor.slot) + 1; s <= e->slot; s++) {
                 struct ballot own;
                 CHECK(c, d->value[s], "node %u commits slot %" PRIu64 " without a value", n, s);
                 if (s > d->a.log.base.slot)
@@ -310,9 +334,18 @@ void px_durable(struct px_cluster *c, unsigned n, uint32_t records)
         records = left;
     if (records == 0)
         return;
+    bool complete = false;
+    for (uint32_t i = d->n_durable; i < d->n_durable + records; i++)
+        complete = d->record[i].type == PX_COMPLETE ? true : d->record[i].type == PX_NEEDS_COPY ? false : complete;
     d->n_durable += records;
     struct acceptor_event ev = {.type = ACCEPTOR_DURABLE, .durable_seq = d->record[d->n_durable - 1].seq};
     px_node_step(c, n, &ev);
+    if (complete && d->needs_copy) {
+        d->needs_copy = false;
+        c->n_completed++;
+        TRACE(c, "node %u is complete", n);
+        px_node_step(c, n, &(struct acceptor_event){.type = ACCEPTOR_COMPLETE});
+    }
 }
 
 static void forget_values(struct px_node *d)
@@ -362,8 +395,11 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
                                .log = &log,
                                .lost = lost,
                                .restarted = d->epoch > 0,
-                               .needs_copy = d->needs_copy};
+                               .needs_copy = d->first_needs_copy};
     forget_values(d);
+    struct membership known = d->first; /* the committed one, by jumps */
+    struct log_pos base = d->floor;
+    d->jumped = 0;
     bool is_lost[PX_SLOTS_MAX] = {false};
     struct entry *entry[PX_SLOTS_MAX] = {NULL};
     uint64_t last = 0;
@@ -378,7 +414,26 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
         case ACCEPTOR_CUT:
             for (uint64_t k = r->slot; k <= last; k++)
                 entry[k] = NULL;
-            last = r->slot - 1;
+            last = r->slot <= last ? r->slot - 1 : last;
+            break;
+        case PX_NEEDS_COPY:
+            s.needs_copy = true;
+            d->jumped = 0;
+            break;
+        case PX_COMPLETE:
+            s.needs_copy = false;
+            break;
+        case PX_JUMP:
+            for (uint64_t k = 1; k <= last; k++)
+                if (!r->keep || k <= r->to.slot)
+                    entry[k] = NULL;
+            last = r->keep ? last : r->to.slot;
+            d->jumped = r->to.slot;
+            d->jumped_to = r->to;
+            if (r->to.slot > base.slot)
+                base = r->to;
+            if (r->membership.slot > known.slot)
+                known = r->membership;
             break;
         case ACCEPTOR_APPEND:
             CHECK(c, r->slot == last + 1, "node %u: gap at %" PRIu64, n, r->slot);
@@ -390,18 +445,21 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
         }
     }
     memset(&log, 0, sizeof log);
-    log.base = d->floor;
-    s.committed = d->first;
+    log.base = base;
+    s.committed = known;
     struct membership uncommitted;
     for (uint64_t k = 1; k <= last; k++) {
-        if (k > d->floor.slot) {
-            CHECK(c, paxos_log_append(&log, k, &entry[k]->e), "runs");
-            if (is_lost[k] && k > d->floor.slot)
+        if (k > base.slot) {
+            CHECK(c, entry[k] && paxos_log_append(&log, k, &entry[k]->e), "runs");
+            if (is_lost[k])
                 lost[s.n_lost++] = k;
         }
-        if (!is_lost[k] || k <= d->floor.slot)
+        if (!entry[k])
+            continue;
+        if (!is_lost[k] || k <= base.slot)
             d->value[k] = hold(entry[k]);
-        if (entry[k]->kind == ENTRY_MEMBER && !is_lost[k]) {
+        s.retired |= membership_has_voter(&s.committed, &d->identity);
+        if (entry[k]->kind == ENTRY_MEMBER && !is_lost[k] && k > known.slot) {
             /* P9: one is proposed only when the one before it is committed. */
             if (s.uncommitted)
                 s.committed = uncommitted;
@@ -414,8 +472,11 @@ void px_restart(struct px_cluster *c, unsigned n, uint64_t commit)
             }
         }
     }
-    s.commit = commit < d->floor.slot ? d->floor.slot : commit > last ? last : commit;
+    s.retired |= membership_has_voter(&d->first, &d->identity);
+    s.commit = commit < base.slot ? base.slot : commit > last ? last : commit;
     d->up = true;
+    d->needs_copy = s.needs_copy;
+    d->known_from = base.slot;
     for (uint32_t i = 0; i < d->n_records; i++)
         d->record[i].seq = 0;
     TRACE(c, "restart node %u: last %" PRIu64 " commit %" PRIu64 " lost %u", n, last, s.commit, s.n_lost);
@@ -448,12 +509,149 @@ void px_trim(struct px_cluster *c, unsigned n, uint64_t slot)
     struct log_pos pos = {.slot = slot};
     if (!paxos_log_at(&d->a.log, slot, &pos.e))
         return;
+    for (uint32_t i = d->n_durable; i < d->n_records; i++)
+        if (d->record[i].type == PX_JUMP)
+            return; /* that checkpoint comes first */
     d->floor = pos;
     struct acceptor_event ev = {.type = ACCEPTOR_TRIM, .trim = slot};
     px_node_step(c, n, &ev);
 }
 
+/* ---- copying ---- */
+
+void px_need_copy(struct px_cluster *c, unsigned n)
+{
+    struct px_node *d = &c->node[n];
+    assert(d->up && !d->needs_copy);
+    TRACE(c, "node %u needs a copy", n);
+    new_record(d, PX_NEEDS_COPY, d->a.seq);
+    d->needs_copy = true;
+    d->jumped = 0;
+    acceptor_set_needs_copy(&d->a, true);
+}
+
+static bool is_donor(const struct px_cluster *c, unsigned n, unsigned peer)
+{
+    return peer != n && c->node[peer].up && !c->node[peer].needs_copy;
+}
+
+bool px_is_too_old(const struct px_cluster *c, unsigned n)
+{
+    const struct px_node *d = &c->node[n];
+    unsigned donors = 0;
+    for (unsigned k = 0; k < c->n_nodes; k++) {
+        if (!is_donor(c, n, k) || c->node[k].a.told <= d->a.commit)
+            continue; /* whoever is no further says nothing: two that are behind must not wait for each other */
+        const struct log_pos *base = &c->node[k].a.log.base;
+        bool lost = d->a.n_lost > 0 && d->a.lost[0] <= base->slot;
+        if (d->a.commit >= base->slot || (paxos_log_holds(&d->a.log, base) && !lost))
+            return false;
+        donors++;
+    }
+    return donors > 0;
+}
+
+bool px_jump(struct px_cluster *c, unsigned n, unsigned peer)
+{
+    struct px_node *d = &c->node[n];
+    const struct acceptor *p = &c->node[peer].a;
+    if (!d->up || !d->needs_copy || !is_donor(c, n, peer) || p->told <= d->a.told)
+        return false;
+    struct log_pos to = {.slot = p->told};
+    bool held = paxos_log_at(&p->log, to.slot, &to.e);
+    assert(held);
+    (void)held;
+    bool keep = paxos_log_holds(&d->a.log, &to);
+    TRACE(c, "node %u jumps to %" PRIu64 " of node %u%s", n, to.slot, peer, keep ? ", keeping its tail" : "");
+    d->jumped = d->known_from = to.slot;
+    d->jumped_to = to;
+    c->n_jumps++;
+    c->n_jumps_kept += keep && paxos_log_last(&d->a.log).slot > to.slot;
+    px_node_step(c, n, &(struct acceptor_event){.type = ACCEPTOR_JUMP, .to = to, .membership = &p->committed});
+    CHECK(c, d->a.commit == to.slot && d->a.log.base.slot == to.slot, "node %u did not jump", n);
+    if (!keep)
+        forget_values(d);
+    struct px_record *r = new_record(d, PX_JUMP, d->a.seq);
+    r->keep = keep;
+    r->to = to;
+    r->membership = p->committed;
+    return true;
+}
+
+bool px_complete(struct px_cluster *c, unsigned n)
+{
+    struct px_node *d = &c->node[n];
+    if (!d->up || !d->needs_copy || d->a.told < d->jumped)
+        return false;
+    for (uint32_t i = d->n_durable; i < d->n_records; i++)
+        if (d->record[i].type >= PX_NEEDS_COPY)
+            return false; /* never the jump's own checkpoint */
+    /* A request names the jump's place: a donor that holds it learns that it is committed, for nobody else may be there to
+     * say so. */
+    for (unsigned k = 0; k < c->n_nodes && d->jumped; k++)
+        if (is_donor(c, n, k) && c->node[k].a.told < d->jumped)
+            px_node_step(c, k, &(struct acceptor_event){.type = ACCEPTOR_CAUGHT_UP, .through = d->jumped_to});
+    /* Without a jump: logs sufficed after all, and it is as far as somebody who is complete. */
+    for (unsigned k = 0; k < c->n_nodes; k++)
+        if (is_donor(c, n, k) && (d->jumped ? c->node[k].a.told >= d->jumped : c->node[k].a.told <= d->a.told)) {
+            new_record(d, PX_COMPLETE, d->a.seq);
+            return true;
+        }
+    return false;
+}
+
+void px_mend(struct px_cluster *c, unsigned n)
+{
+    struct px_node *d = &c->node[n];
+    if (!d->up)
+        return;
+    if (!d->needs_copy && px_is_too_old(c, n))
+        px_need_copy(c, n);
+    if (!d->needs_copy)
+        return;
+    if (d->jumped == 0 || px_is_too_old(c, n)) {
+        unsigned best = n;
+        for (unsigned k = 0; k < c->n_nodes; k++)
+            if (is_donor(c, n, k) && (best == n || c->node[k].a.told > c->node[best].a.told))
+                best = k;
+        if (best != n)
+            px_jump(c, n, best);
+    }
+    px_durable(c, n, UINT32_MAX);
+    px_complete(c, n);
+    px_durable(c, n, UINT32_MAX);
+}
+
 /* ---- front ends ---- */
+
+/* Invariant V at the front end's side, apart from its own counting: who acknowledged this slot, complete. */
+static void check_counted(const struct px_cluster *c, const struct px_front *f, uint64_t slot)
+{
+    for (unsigned w = 0; w < 1u + f->before_joint; w++) {
+        const struct membership *m = &f->before[w];
+        unsigned n = 0;
+        for (unsigned k = 0; k < c->n_nodes; k++)
+            n += membership_has_voter(m, &c->node[k].identity) && f->sound[k] >= slot;
+        CHECK(c, n >= membership_majority(m),
+              "front %u: chosen slot %" PRIu64 " was acknowledged by %u complete ones of %u voters", f->index, slot, n,
+              m->n_voters);
+    }
+}
+
+static void note_sound(struct px_front *f, unsigned n, const struct msg *m)
+{
+    bool counted = m->type == MSG_OPENED || m->type == MSG_ACCEPTED || m->type == MSG_BEAT_ACK;
+    if (!counted || !ballot_equal(&m->ballot, &f->p->ballot))
+        return;
+    if (!ballot_equal(&f->sound_ballot, &f->p->ballot))
+        memset(f->sound, 0, sizeof f->sound);
+    f->sound_ballot = f->p->ballot;
+    if ((m->type == MSG_OPENED && m->u.opened.needs_copy) || (m->type == MSG_ACCEPTED && m->u.accepted.needs_copy) ||
+        (m->type == MSG_BEAT_ACK && m->u.beat_ack.needs_copy))
+        f->sound[n] = 0;
+    else if (m->type == MSG_ACCEPTED && m->u.accepted.through > f->sound[n])
+        f->sound[n] = m->u.accepted.through;
+}
 
 static void on_chosen(struct px_cluster *c, struct px_front *f, uint64_t slot)
 {
@@ -467,6 +665,7 @@ static void on_chosen(struct px_cluster *c, struct px_front *f, uint64_t slot)
         voters += votes;
         holders += votes && px_node_holds(c, n, slot, &e);
     }
+    check_counted(c, f, slot);
     CHECK(c, holders > voters / 2, "front %u: chosen slot %" PRIu64 " is durable at %u of %u", f->index, slot, holders,
           voters);
     for (uint64_t s = p->floor + 1; s <= slot; s++) {
@@ -566,6 +765,11 @@ static void front_step(struct px_cluster *c, unsigned i, struct proposer_event e
         return;
     ev.now_ns = clock_of(c, f->skew_ppm);
     ev.random = px_random(c, 0);
+    f->before[0] = f->p->committed;
+    f->before[1] = f->p->uncommitted;
+    f->before_joint = f->p->has_uncommitted;
+    if (ev.type == PROPOSER_MSG)
+        note_sound(f, ev.link, ev.msg);
     proposer_step(f->p, &ev, &f->sink);
     proposer_check(f->p);
     if (f->want_session) {
@@ -879,7 +1083,14 @@ void px_catchup_answer(struct px_cluster *c, struct px_catchup *u, uint32_t max)
     struct px_node *d = &c->node[u->peer];
     struct ballot e;
     u->answered = true;
-    if (!d->up || u->from.slot > d->a.told || !paxos_log_at(&d->a.log, u->from.slot, &e) ||
+    if (!d->up || d->needs_copy)
+        return;
+    if (u->from.slot < d->a.log.base.slot) { /* too old: it may still know the beginning of this log */
+        u->through = d->a.log.base;
+        u->vouches = true;
+        return;
+    }
+    if (u->from.slot > d->a.told || !paxos_log_at(&d->a.log, u->from.slot, &e) ||
         !ballot_equal(&e, &u->from.e))
         return;
     u->through = u->from;
@@ -958,8 +1169,8 @@ static bool converged(const struct px_cluster *c, const struct px_front *f)
     if (f->p->state != PROPOSER_SERVING || f->p->chosen != f->p->next - 1)
         return false;
     for (unsigned n = 0; n < c->n_nodes; n++)
-        if (c->node[n].up && !c->node[n].needs_copy &&
-            (c->node[n].a.told != f->p->chosen || f->p->replica[n].stream != STREAM_OPEN))
+        if (c->node[n].up &&
+            (c->node[n].needs_copy || c->node[n].a.told != f->p->chosen || f->p->replica[n].stream != STREAM_OPEN))
             return false;
     return true;
 }
@@ -972,6 +1183,8 @@ bool px_converge(struct px_cluster *c, unsigned f, unsigned beats)
             px_connect(c, f, n);
         px_tick(c, f);
         px_settle(c, f, all);
+        for (unsigned n = 0; n < c->n_nodes; n++)
+            px_mend(c, n);
         for (unsigned n = 0; n < c->n_nodes; n++)
             if (c->node[n].up && c->node[n].wants_catchup)
                 for (unsigned k = 0; k < c->n_nodes; k++)

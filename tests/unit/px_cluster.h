@@ -7,7 +7,8 @@
  *
  * What is checked all the time (a violation prints seed and step, and aborts): the invariants of both cores; one chosen
  * entry per slot, the same for all; ballots of the chosen log never fall; what is reported as chosen is durable at a
- * majority; promises and leases that were told survive a crash; no write is chosen twice, none is chosen after a write
+ * majority, and was acknowledged to the front end by a majority (of both memberships while two are in force) of replicas
+ * that said with it that they were complete (Invariant V); a replica that needs a copy says so in every answer; promises and leases that were told survive a crash; no write is chosen twice, none is chosen after a write
  * that was submitted only when it was already acknowledged; a lease that allows a read knows of every acknowledged
  * write. */
 #ifndef QBD_TESTS_PX_CLUSTER_H
@@ -46,13 +47,19 @@ struct px_conn {
     struct list to_node, to_front;
 };
 
+/* What a node's disk remembers besides the acceptor's own records, in order with them. */
+enum { PX_NEEDS_COPY = 100, PX_JUMP, PX_COMPLETE };
+
 struct px_record {
-    enum acceptor_effect_type type;
+    int type; /* enum acceptor_effect_type, or one of these */
     uint64_t seq, slot;
     struct entry *entry;
     struct ballot promised;
     uint64_t max_lease_ns;
     bool rotten; /* its value is lost, seen at the next restart */
+    bool keep;   /* JUMP: the log held the place, its tail stayed */
+    struct log_pos to;
+    struct membership membership;
 };
 
 struct px_node {
@@ -72,7 +79,11 @@ struct px_node {
     uint64_t lease_told_ns;
     bool wants_catchup;
     struct log_pos target;
-    bool needs_copy;
+    bool needs_copy;     /* the last word of its disk, durable or not; a complete one is so only durably */
+    bool first_needs_copy;
+    uint64_t jumped;     /* slot of the last jump since it needs a copy; 0: none */
+    struct log_pos jumped_to;
+    uint64_t known_from; /* values of slots at or below it may be gone for good: a jump passed over them */
 };
 
 struct px_catchup {
@@ -107,6 +118,10 @@ struct px_front {
     struct px_conn *conn[PX_NODES_MAX];
     bool want_session;
     uint32_t disconnect; /* links to be dropped after the step */
+    uint64_t sound[PX_NODES_MAX]; /* acknowledged under the ballot by a replica that was complete and has not denied it since */
+    struct ballot sound_ballot;
+    struct membership before[2]; /* in force before the step under way */
+    bool before_known, before_joint;
     bool fenced;
     int64_t skew_ppm;
     unsigned n_unplaced, n_forgotten, n_held;
@@ -137,6 +152,7 @@ struct px_cluster {
     bool fifo_release; /* held answers leave in order even when a later one could go */
     struct acceptor_effect effect[64];
     struct acceptor_effects fx;
+    uint64_t n_jumps, n_jumps_kept, n_completed;
     uint64_t n_chosen_events, n_reads_ok, n_fenced, n_unplaced, n_refills, n_cuts, n_mismatch, n_changes;
     bool trace;
 };
@@ -185,6 +201,17 @@ void px_catchup_answer(struct px_cluster *c, struct px_catchup *u, uint32_t max)
 void px_catchup_deliver(struct px_cluster *c, struct px_catchup *u, bool keep);
 /* Ask and answer until the node has what the peer knows as committed. */
 void px_catch_up(struct px_cluster *c, unsigned n, unsigned peer);
+
+/* ---- copying (docs/rebuild.md): the blocks themselves are left out, what may be said about them is not ---- */
+void px_need_copy(struct px_cluster *c, unsigned n); /* the peers' logs do not reach; noted on disk */
+/* No log that can be asked reaches back, and there is somebody to copy from. */
+bool px_is_too_old(const struct px_cluster *c, unsigned n);
+/* It takes the peer's applied position over. False: it can't. */
+bool px_jump(struct px_cluster *c, unsigned n, unsigned peer);
+/* The last block is here; says so when that is durable. False: it can't be. */
+bool px_complete(struct px_cluster *c, unsigned n);
+/* As far towards complete as it can come now, everything durable at once. */
+void px_mend(struct px_cluster *c, unsigned n);
 
 /* Messages both ways between f and the nodes of `mask`, everything durable at once, until nothing moves. */
 void px_settle(struct px_cluster *c, unsigned f, uint32_t mask);

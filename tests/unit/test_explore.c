@@ -15,6 +15,7 @@ struct plan {
     unsigned crash, kill, cut, rot; /* in 1000 */
     unsigned rotten_node;
     bool change;        /* memberships of three out of five */
+    bool copy;          /* checkpoints run ahead of the others: logs fall behind, and are copied */
     unsigned slow_disk; /* in 100: a disk step makes all durable otherwise */
 };
 
@@ -73,10 +74,12 @@ static void step_catchup(struct px_cluster *c)
     }
 }
 
-/* No log reaches further back than this everywhere. */
-static uint64_t trimmed(const struct px_cluster *c)
+/* How far back a node may fall: with copying, to its own checkpoint; else no log reaches further back than this anywhere. */
+static uint64_t trimmed(const struct px_cluster *c, const struct plan *p, unsigned own)
 {
     uint64_t slot = 0;
+    if (p->copy)
+        return c->node[own].floor.slot > c->node[own].known_from ? c->node[own].floor.slot : c->node[own].known_from;
     for (unsigned n = 0; n < c->n_nodes; n++)
         slot = c->node[n].floor.slot > slot ? c->node[n].floor.slot : slot;
     return slot;
@@ -90,7 +93,7 @@ static void step_fault(struct px_cluster *c, const struct plan *p)
     if (dice < p->crash) {
         if (!d->up)
             return;
-        uint64_t low = trimmed(c), last = paxos_log_last(&d->a.log).slot;
+        uint64_t low = trimmed(c, p, n), last = paxos_log_last(&d->a.log).slot;
         if (n == p->rotten_node && last > low && px_random(c, 1000) < p->rot)
             px_rot(c, n, low + 1 + px_random(c, last - low));
         px_crash(c, n, (uint32_t)px_random(c, 4));
@@ -102,12 +105,31 @@ static void step_fault(struct px_cluster *c, const struct plan *p)
     }
 }
 
-static void step_repair(struct px_cluster *c)
+/* Those that fell behind, and how they come back: in steps that anything may come between. */
+static void step_copy(struct px_cluster *c)
+{
+    unsigned n = (unsigned)px_random(c, c->n_nodes), peer = (unsigned)px_random(c, c->n_nodes);
+    struct px_node *d = &c->node[n];
+    if (!d->up)
+        return;
+    unsigned complete = 0;
+    for (unsigned k = 0; k < c->n_nodes; k++)
+        complete += !c->node[k].needs_copy;
+    /* Now and then one that need not: nothing may rest on its judgement. */
+    if (!d->needs_copy && (px_is_too_old(c, n) || (complete == c->n_nodes && px_random(c, 12) == 0)))
+        px_need_copy(c, n);
+    else if (d->needs_copy && (d->jumped == 0 || px_is_too_old(c, n) || px_random(c, 8) == 0))
+        px_jump(c, n, peer);
+    else if (d->needs_copy)
+        px_complete(c, n);
+}
+
+static void step_repair(struct px_cluster *c, const struct plan *p)
 {
     unsigned n = (unsigned)px_random(c, c->n_nodes), f = (unsigned)px_random(c, c->n_fronts);
     struct px_node *d = &c->node[n];
     if (!d->up && px_random(c, 3) == 0)
-        px_restart(c, n, d->a.told - px_random(c, 1 + d->a.told - trimmed(c)));
+        px_restart(c, n, d->a.told - px_random(c, 1 + d->a.told - trimmed(c, p, n)));
     if ((!c->front[f].alive || c->front[f].fenced) && px_random(c, 4) == 0) {
         px_front_kill(c, f);
         px_front_start(c, f);
@@ -117,16 +139,15 @@ static void step_repair(struct px_cluster *c)
     px_connect(c, f, n);
 }
 
-static void step_trim(struct px_cluster *c)
+static void step_trim(struct px_cluster *c, const struct plan *p)
 {
-    /* Checkpoints go no further than the slowest replica's, whose commit survives a restart so far: beyond it lies the
-     * copying of chunks, which is not modelled. */
-    uint64_t low = UINT64_MAX;
-    for (unsigned n = 0; n < c->n_nodes; n++) {
-        uint64_t told = c->node[n].up ? c->node[n].a.told : trimmed(c);
+    unsigned n = (unsigned)px_random(c, c->n_nodes);
+    /* Without copying, checkpoints go no further than the slowest replica's, whose commit survives a restart so far. */
+    uint64_t low = c->node[n].a.told;
+    for (unsigned k = 0; k < c->n_nodes && !p->copy; k++) {
+        uint64_t told = c->node[k].up ? c->node[k].a.told : trimmed(c, p, k);
         low = told < low ? told : low;
     }
-    unsigned n = (unsigned)px_random(c, c->n_nodes);
     if (c->node[n].up && low > 0)
         px_trim(c, n, 1 + px_random(c, low));
 }
@@ -149,6 +170,13 @@ static void step(struct px_cluster *c, const struct plan *p)
         else if (c->n_ops < 600)
             px_write(c, f);
     } else if (dice < 80) {
+        if (p->copy && dice < 76) {
+            if (px_random(c, 2))
+                step_copy(c);
+            else
+                step_trim(c, p);
+            return;
+        }
         c->now_ns += px_random(c, PX_BEAT_NS);
         px_tick(c, f);
     } else if (dice < 81)
@@ -160,9 +188,9 @@ static void step(struct px_cluster *c, const struct plan *p)
     else if (dice < 94)
         step_fault(c, p);
     else if (dice < 99)
-        step_repair(c);
+        step_repair(c, p);
     else
-        step_trim(c);
+        step_trim(c, p);
 }
 
 static void fail(const struct px_cluster *c, const char *what)
@@ -173,9 +201,9 @@ static void fail(const struct px_cluster *c, const char *what)
         const struct acceptor *a = &c->node[n].a;
         fprintf(stderr,
                 "  node %u: promised %" PRIu64 " commit %" PRIu64 " told %" PRIu64 " durable %" PRIu64
-                " lost %u stream %d match %d/%" PRIu64 ": %s\n",
+                " lost %u stream %d match %d/%" PRIu64 "%s: %s\n",
                 n, a->promised.round, a->commit, a->told, a->durable, a->n_lost, (int)a->stream, a->match_valid,
-                a->match, px_log_text(c, n, buf, sizeof buf));
+                a->match, c->node[n].needs_copy ? " needs copy" : "", px_log_text(c, n, buf, sizeof buf));
     }
     for (unsigned f = 0; f < c->n_fronts; f++) {
         const struct proposer *p = c->front[f].p;
@@ -236,7 +264,7 @@ static void rest(struct px_cluster *c)
 }
 
 struct totals {
-    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch, changes;
+    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch, changes, jumps, kept, completed;
 };
 
 static void run(uint64_t seed, bool trace, struct totals *t)
@@ -253,6 +281,7 @@ static void run(uint64_t seed, bool trace, struct totals *t)
                      .rot = px_random(c, 3) == 0 ? 300 : 0,
                      .rotten_node = (unsigned)px_random(c, c->n_nodes),
                      .change = kind == 1,
+                     .copy = kind == 0 || kind == 2 || kind == 3,
                      .slow_disk = (unsigned)px_random(c, 101)};
     c->fifo_release = px_random(c, 2);
     if (px_random(c, 4) == 0)
@@ -281,6 +310,9 @@ static void run(uint64_t seed, bool trace, struct totals *t)
     t->cuts += c->n_cuts;
     t->mismatch += c->n_mismatch;
     t->changes += c->n_changes;
+    t->jumps += c->n_jumps;
+    t->kept += c->n_jumps_kept;
+    t->completed += c->n_completed;
     px_free(c);
 }
 
@@ -293,11 +325,13 @@ int main(int argc, char **argv)
         run(seed, argc > 3, &t);
     printf("%" PRIu64 " seeds, %" PRIu64 " steps: %" PRIu64 " slots chosen, %" PRIu64 " writes acknowledged, %" PRIu64
            " reads, %" PRIu64 " fenced, %" PRIu64 " unplaced, %" PRIu64 " cuts, %" PRIu64 " refills, %" PRIu64
-           " mismatches, %" PRIu64 " membership changes\n",
-           n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch, t.changes);
+           " mismatches, %" PRIu64 " membership changes, %" PRIu64 " jumps (%" PRIu64 " kept a tail), %" PRIu64 " copied\n",
+           n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch, t.changes,
+           t.jumps, t.kept, t.completed);
     /* An explorer that reaches nothing proves nothing. */
     bool reached =
-        n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch && t.changes);
+        n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch && t.changes && t.jumps &&
+                    t.kept && t.completed);
     if (!reached)
         fprintf(stderr, "the explorer did not reach what it is for\n");
     return reached ? 0 : 1;

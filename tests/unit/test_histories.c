@@ -333,8 +333,7 @@ static void test_7_needs_copy_is_no_voter(void **state)
     acked(c, w);
     px_front_kill(c, 0);
     px_crash(c, 0, 0);
-    c->node[1].needs_copy = true;
-    acceptor_set_needs_copy(&c->node[1].a, true);
+    px_need_copy(c, 1);
     px_front_start(c, 1);
     connect_to(c, 1, NODE(1) | NODE(2));
     for (int i = 0; i < 20; i++) {
@@ -344,9 +343,79 @@ static void test_7_needs_copy_is_no_voter(void **state)
         assert_true(c->front[1].p->state < PROPOSER_RECOVERING || c->front[1].p->state == PROPOSER_WAITING);
     }
     px_restart(c, 0, 0);
-    assert_true(px_converge(c, 1, 100));
-    assert_int_equal(c->node[1].a.stream, ACCEPTOR_NO_LINK);
+    px_connect(c, 1, 0);
+    until_serving(c, 1, ALL);
+    assert_true(c->front[1].p->replica[1].needs_copy);
+    assert_true(px_converge(c, 1, 100)); /* by a jump, copying and its word that it is complete */
+    assert_false(c->front[1].p->replica[1].needs_copy);
     assert_true(node_has(c, 2, w));
+}
+
+/* Emptying the log at a jump although it holds the place. Writes a, b stand on 0 and 1 (2 is slow); slot 2 rots at 1, and
+ * 0's log begins above it by then: 1 jumps to what 0 has applied, which is below b. Then 0's machine is away, with no disk
+ * lost: b is on 1 and must be found there. */
+static void test_a_jump_forgets_nothing_that_its_vote_chose(void **state)
+{
+    struct px_cluster *c = begin(state, 2);
+    attach(c, 0, ALL);
+    uint32_t first = px_write(c, 0), a = px_write(c, 0);
+    px_settle(c, 0, ALL);
+    acked(c, a);
+    c->now_ns += PX_BEAT_NS;
+    px_tick(c, 0);
+    px_settle(c, 0, ALL);
+    px_disconnect(c, 0, 2);
+    uint32_t b = px_write(c, 0);
+    px_settle(c, 0, NODE(0) | NODE(1));
+    acked(c, b);
+    for (unsigned n = 0; n < 3; n += 2)
+        px_trim(c, n, c->op[a].slot);
+    px_rot(c, 1, c->op[first].slot);
+    px_crash(c, 1, 0);
+    px_restart(c, 1, 0);
+    px_disconnect(c, 0, 1);
+    assert_true(px_is_too_old(c, 1));
+    px_need_copy(c, 1);
+    uint64_t at = c->node[2].a.told;
+    assert_true(at < c->op[b].slot);
+    assert_true(px_jump(c, 1, 2));
+    px_durable(c, 1, UINT32_MAX);
+    assert_true(px_complete(c, 1));
+    px_durable(c, 1, UINT32_MAX);
+    assert_false(c->node[1].needs_copy);
+    px_front_kill(c, 0);
+    px_crash(c, 0, 0);
+    attach(c, 1, NODE(1) | NODE(2));
+    assert_true(node_has(c, 1, b));
+    assert_true(node_has(c, 2, b));
+    px_restart(c, 0, c->node[0].a.told);
+    all_equal(c, 1);
+}
+
+/* A crash before the jump's checkpoint is durable: the old position, and still no vote. */
+static void test_a_jump_that_was_not_durable_has_not_been(void **state)
+{
+    struct px_cluster *c = begin(state, 1);
+    attach(c, 0, NODE(0) | NODE(1));
+    for (int i = 0; i < 5; i++)
+        px_write(c, 0);
+    px_settle(c, 0, ALL);
+    c->now_ns += PX_BEAT_NS;
+    px_tick(c, 0);
+    px_settle(c, 0, ALL);
+    for (unsigned n = 0; n < 2; n++)
+        px_trim(c, n, c->node[n].a.told);
+    assert_true(px_is_too_old(c, 2));
+    px_need_copy(c, 2);
+    px_durable(c, 2, UINT32_MAX);
+    assert_true(px_jump(c, 2, 0));
+    assert_false(px_complete(c, 2)); /* not before that is durable */
+    px_crash(c, 2, 1);               /* the CUT has landed, the root has not */
+    px_restart(c, 2, 0);
+    assert_int_equal(paxos_log_last(&c->node[2].a.log).slot, 0);
+    assert_true(c->node[2].a.needs_copy);
+    all_equal(c, 0);
+    assert_false(c->node[2].a.needs_copy);
 }
 
 /* 8. A checkpoint (trim) and a restart later, the promise still stands against the old stream's bytes. */
@@ -652,6 +721,8 @@ int main(void)
         T(test_6_uncommitted_membership_decides_nothing),
         T(test_6_membership_change_completes),
         T(test_7_needs_copy_is_no_voter),
+        T(test_a_jump_forgets_nothing_that_its_vote_chose),
+        T(test_a_jump_that_was_not_durable_has_not_been),
         T(test_8_promise_outlives_checkpoint_and_restart),
         T(test_9_no_accept_behind_the_promise),
         T(test_10_ballots_are_never_reused),
