@@ -218,6 +218,7 @@ static void end_session(struct frontend *f)
     if (f->session && c->on_session_ended)
         c->on_session_ended(c->user, f->session);
     f->session = 0;
+    f->fenced++;
 }
 
 static void on_fenced(void *user, struct volume *v)

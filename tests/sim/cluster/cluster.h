@@ -49,6 +49,7 @@ struct frontend {
     struct service *service;
     struct volume *volume; /* the service's */
     unsigned starts;
+    unsigned fenced; /* times, of all its processes */
     uint32_t session; /* 0: not attached since its start or fencing */
     bool paused;
     bool draining; /* it was told to stop */

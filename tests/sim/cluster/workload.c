@@ -127,6 +127,7 @@ static void lane_connect(struct lane *l)
     struct nbd_client_options o;
     l->frontend = f;
     l->starts = f->starts;
+    l->fenced = f->fenced;
     l->serial++;
     l->since_ns = l->heard_ns = sim_now(r->world);
     l->seen_bytes = l->nbd.bytes_received;
@@ -159,7 +160,7 @@ static void on_ready(struct nbd_client *c)
 {
     struct lane *l = c->user;
     l->session = l->frontend->session;
-    if (l->frontend->starts != l->starts || l->session == 0) {
+    if (l->frontend->starts != l->starts || l->frontend->fenced != l->fenced || l->session == 0) {
         MARK("client: its session is over before it knows of it");
         nbd_client_drop(c);
         return;

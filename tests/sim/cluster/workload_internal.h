@@ -37,6 +37,7 @@ struct lane {
     /* the connection */
     struct frontend *frontend;
     unsigned starts;  /* the front end's process */
+    unsigned fenced;  /* ... and how often it had been fenced */
     uint32_t session; /* see history.h */
     uint32_t serial;  /* counts connections, so that what was planned for an earlier one does not meet a later one */
     uint64_t since_ns, heard_ns, seen_bytes;
