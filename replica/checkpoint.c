@@ -138,7 +138,7 @@ static void copy_forward(struct store *s)
 static struct wal_position batch_of(struct store *s, uint64_t lsn)
 {
     uint64_t from = lsn > WAL_BATCH_MAX_BYTES ? lsn - WAL_BATCH_MAX_BYTES : 0;
-    struct wal_position p = wal_position_at(s->wal, from > s->root->redo_lsn ? from : s->root->redo_lsn);
+    struct wal_position p = wal_position_at(s->wal, from > s->root->tail_lsn ? from : s->root->tail_lsn);
     for (;;) {
         struct wal_position next = wal_position_at(s->wal, p.lsn + 1);
         if (next.lsn > lsn || next.lsn == p.lsn)
@@ -149,18 +149,26 @@ static struct wal_position batch_of(struct store *s, uint64_t lsn)
     return p;
 }
 
-/* ST2, ST1: from here on recovery needs the WAL. */
+/* ST2, ST1: from here on recovery needs the WAL. An entry that waits for its commit may stand before the position in force: it was copied forward, its
+ * copy has rotted since, and recovery, which begins at the tail, has found it in its old place. That place must stay until it is copied again or
+ * applied (hold_lsn); the redo position does not go back for it. */
 static struct wal_position redo_position(struct store *s)
 {
     uint64_t low = s->cycle.cut.lsn;
+    s->cycle.hold_lsn = UINT64_MAX;
     for (unsigned p = 0; p < GROUPS_MAX; p++) {
         struct group *g = s->groups[p];
         for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++) {
             const struct slot_info *i = log_slot(g, slot);
-            if (i->state == SLOT_VALUE && !i->pinned && i->place.desc_lsn < low)
-                low = i->place.desc_lsn;
+            if (i->state != SLOT_VALUE || i->pinned)
+                continue;
+            if (i->place.desc_lsn >= s->root->redo_lsn)
+                low = i->place.desc_lsn < low ? i->place.desc_lsn : low;
+            else if (i->place.desc_lsn < s->cycle.hold_lsn)
+                s->cycle.hold_lsn = i->place.desc_lsn;
         }
     }
+    MARK_IF(s->cycle.hold_lsn < low, "checkpoint: an entry before the redo position holds the tail");
     MARK_IF(low < s->cycle.cut.lsn, "checkpoint: redo before the cut");
     return low == s->cycle.cut.lsn ? s->cycle.cut : batch_of(s, low);
 }
@@ -325,6 +333,8 @@ static void fix_positions(struct store *s)
         keep = spare;
     }
     uint64_t tail = c->redo.lsn > keep ? c->redo.lsn - keep : 0;
+    if (c->hold_lsn < tail)
+        tail = batch_of(s, c->hold_lsn).lsn;
     c->tail = wal_position_at(s->wal, tail > s->root->tail_lsn ? tail : s->root->tail_lsn);
     assert(c->tail.lsn <= c->redo.lsn && c->redo.lsn <= c->cut.lsn);
     struct root *r = c->root;

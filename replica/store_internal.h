@@ -282,6 +282,7 @@ struct cycle {
     uint64_t read_epoch; /* reads of this and earlier epochs must be over */
     uint64_t mutations;
     struct wal_position cut, redo, tail;
+    uint64_t hold_lsn; /* the tail stays at or before it; UINT64_MAX: anywhere */
     struct region **regions; /* with frozen leaves, in order */
     uint32_t n_regions, region, leaf;
     struct batch_leaf *leaves;

@@ -179,7 +179,7 @@ mutation("extents-not-flushed", "store.md §2 Checkpoint", "replica/checkpoint.c
     ("        if (!x->dirty)\n            continue;", "        if (true)\n            continue;"))
 mutation("meta-not-flushed", "store.md §2 Checkpoint", "replica/checkpoint.c",
     ("        c->state = CYCLE_META_FLUSH;\n        flush_meta(s);\n        return false;", "        c->state = CYCLE_META_FLUSH;\n        (void)flush_meta;\n        return true;"))
-mutation("redo-forgets-uncommitted", "ST1", "replica/checkpoint.c", ("                low = i->place.desc_lsn;\n", "                (void)i;\n"))
+mutation("redo-forgets-uncommitted", "ST1", "replica/checkpoint.c", ("                low = i->place.desc_lsn < low ? i->place.desc_lsn : low;\n", "                (void)i;\n"))
 mutation("write-back-above-durable-commit", "store.md §2 Write-back", "replica/checkpoint.c",
     ("        if (s->durable_token < c->token || s->reads_in_flight[c->read_epoch & 1] > 0)", "        if (s->reads_in_flight[c->read_epoch & 1] > 0)"))
 mutation("leaf-written-in-place", "store.md §2 Map", "replica/write_back.c",
