@@ -41,6 +41,10 @@ enum msg_type {
     MSG_CHUNKS_REPLY,
     MSG_IMAGE,
     MSG_IMAGE_REPLY,
+    MSG_DIGESTS,
+    MSG_DIGESTS_REPLY,
+    MSG_CRCS,
+    MSG_CRCS_REPLY,
     /* operator */
     MSG_CREATE = 80,
     MSG_CREATED,
@@ -48,7 +52,8 @@ enum msg_type {
     MSG_STATUS_REPLY,
     MSG_ADDRESS, /* where an identity lives: for daemons whose configuration does not say */
     MSG_MEMBERS, /* to the front end that holds the group */
-    MSG_DONE,    /* answers both */
+    MSG_DONE,    /* answers ADDRESS, MEMBERS and SCRUB */
+    MSG_SCRUB,   /* begin a pass of this group, or of all (group 0) */
 };
 
 enum members_verb {
@@ -58,6 +63,7 @@ enum members_verb {
 };
 
 #define DONE_TEXT_BYTES 240u
+#define SCRUB_AT_FULL_RATE 1u
 
 enum node_role { ROLE_FRONTEND = 1, ROLE_REPLICA = 2, ROLE_TOOL = 3 };
 
@@ -107,6 +113,13 @@ struct listed_region {
     uint64_t changed_at; /* no slot above this, up to the donor's position, touched the region */
 };
 static_assert(sizeof(struct listed_region) == 16, "listed_region has no padding");
+
+/* What a replica tells of a chunk (1 MiB) for comparison: it was the same at every slot from changed_at to the slot applied then. */
+struct chunk_digest {
+    uint64_t changed_at;
+    uint64_t digest; /* of the checksums of its blocks */
+};
+static_assert(sizeof(struct chunk_digest) == 16, "chunk_digest has no padding");
 
 #define REGIONS_PER_MESSAGE 4096u
 #define REGION_CHUNKS 64u /* 1 MiB each */
@@ -291,6 +304,29 @@ struct msg {
             uint32_t payload_len;
         } image_reply;
         struct {
+            uint32_t region;
+            uint32_t reserved;
+        } digests;
+        struct {
+            uint32_t status; /* enum donor_status; with anything but DONOR_OK the rest is zero */
+            uint32_t region;
+            uint64_t applied;
+            uint64_t comparable; /* a bit per chunk: nothing of it is bad, lost or unknown */
+            uint32_t next;       /* the next region above this one that is there; UINT32_MAX: none */
+            uint32_t reserved;
+            const struct chunk_digest *chunk; /* REGION_CHUNKS; zeroes where not comparable */
+        } digests_reply;
+        struct {
+            uint64_t block; /* the first of a chunk */
+        } crcs;
+        struct {
+            uint32_t status; /* enum donor_status; DONOR_BUSY also: not comparable */
+            uint32_t nblocks; /* of the chunk, within the volume */
+            uint64_t block;
+            uint64_t applied, changed_at; /* as of a chunk_digest */
+            const uint32_t *crc; /* nblocks; CRC32C_ZERO_BLOCK for what reads as zero */
+        } crcs_reply;
+        struct {
             uint64_t size_blocks;
             struct membership membership; /* slot 0 */
         } create;
@@ -313,6 +349,10 @@ struct msg {
             uint32_t reserved;
             char text[DONE_TEXT_BYTES]; /* for people: what is wrong, and what to do */
         } done;
+        struct {
+            uint32_t flags; /* SCRUB_AT_FULL_RATE */
+            uint32_t reserved;
+        } scrub;
         struct {
             const char *json; /* not NUL-terminated */
             uint32_t len;

@@ -741,6 +741,14 @@ static const struct codec codecs[] = {
     [MSG_IMAGE_REPLY] = {"IMAGE_REPLY", sizeof(struct wire_image_reply),
                          sizeof(struct wire_image_reply) + ENTRY_MAX_BLOCKS * sizeof(uint32_t), WIRE_PAYLOAD_MAX,
                          wire_encode_image_reply, wire_decode_image_reply},
+    [MSG_DIGESTS] = {"DIGESTS", FIXED_OF(digests)},
+    [MSG_DIGESTS_REPLY] = {"DIGESTS_REPLY", sizeof(struct wire_digests_reply),
+                           sizeof(struct wire_digests_reply) + REGION_CHUNKS * sizeof(struct chunk_digest), 0,
+                           wire_encode_digests_reply, wire_decode_digests_reply},
+    [MSG_CRCS] = {"CRCS", FIXED_OF(crcs)},
+    [MSG_CRCS_REPLY] = {"CRCS_REPLY", sizeof(struct wire_crcs_reply),
+                        sizeof(struct wire_crcs_reply) + ENTRY_MAX_BLOCKS * sizeof(uint32_t), 0, wire_encode_crcs_reply,
+                        wire_decode_crcs_reply},
     [MSG_CREATE] = {"CREATE", FIXED(create)},
     [MSG_CREATED] = {"CREATED", FIXED(created)},
     [MSG_STATUS] = {"STATUS", EMPTY},
@@ -748,6 +756,7 @@ static const struct codec codecs[] = {
     [MSG_ADDRESS] = {"ADDRESS", FIXED_OF(address)},
     [MSG_MEMBERS] = {"MEMBERS", FIXED_OF(members)},
     [MSG_DONE] = {"DONE", FIXED_OF(done)},
+    [MSG_SCRUB] = {"SCRUB", FIXED_OF(scrub)},
 };
 
 const char *wire_type_name(uint16_t type)

@@ -30,6 +30,18 @@ const char *wire_decode_image(const struct body *b, struct msg *m);
 size_t wire_encode_image_reply(const struct msg *m, uint8_t *to);
 const char *wire_decode_image_reply(const struct body *b, struct msg *m);
 
+/* wire_scrub.c: likewise. */
+size_t wire_encode_digests(const struct msg *m, uint8_t *to);
+const char *wire_decode_digests(const struct body *b, struct msg *m);
+size_t wire_encode_digests_reply(const struct msg *m, uint8_t *to);
+const char *wire_decode_digests_reply(const struct body *b, struct msg *m);
+size_t wire_encode_crcs(const struct msg *m, uint8_t *to);
+const char *wire_decode_crcs(const struct body *b, struct msg *m);
+size_t wire_encode_crcs_reply(const struct msg *m, uint8_t *to);
+const char *wire_decode_crcs_reply(const struct body *b, struct msg *m);
+size_t wire_encode_scrub(const struct msg *m, uint8_t *to);
+const char *wire_decode_scrub(const struct body *b, struct msg *m);
+
 /* wire_operator.c: likewise. */
 size_t wire_encode_address(const struct msg *m, uint8_t *to);
 const char *wire_decode_address(const struct body *b, struct msg *m);

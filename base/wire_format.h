@@ -240,6 +240,44 @@ struct wire_image_reply {
 };
 static_assert(sizeof(struct wire_image_reply) == 168, "wire_image_reply has no padding");
 
+struct wire_digests {
+    uint32_t region;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct wire_digests) == 8, "wire_digests has no padding");
+
+/* followed by REGION_CHUNKS struct chunk_digest when the status is DONOR_OK */
+struct wire_digests_reply {
+    uint32_t status;
+    uint32_t region;
+    uint64_t applied;
+    uint64_t comparable;
+    uint32_t next;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct wire_digests_reply) == 32, "wire_digests_reply has no padding");
+
+struct wire_crcs {
+    uint64_t block;
+};
+static_assert(sizeof(struct wire_crcs) == 8, "wire_crcs has no padding");
+
+/* followed by nblocks uint32_t CRCs */
+struct wire_crcs_reply {
+    uint32_t status;
+    uint32_t nblocks;
+    uint64_t block;
+    uint64_t applied;
+    uint64_t changed_at;
+};
+static_assert(sizeof(struct wire_crcs_reply) == 32, "wire_crcs_reply has no padding");
+
+struct wire_scrub {
+    uint32_t flags;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct wire_scrub) == 8, "wire_scrub has no padding");
+
 struct wire_create {
     uint64_t size_blocks;
     struct membership membership;

@@ -386,6 +386,44 @@ static void make_copy_samples(void)
     m->u.image_reply.block = 77;
 }
 
+static struct chunk_digest chunk_digests[REGION_CHUNKS];
+static uint32_t chunk_crcs[ENTRY_MAX_BLOCKS];
+
+static void make_scrub_samples(void)
+{
+    struct msg *m = sample(MSG_DIGESTS);
+    m->u.digests.region = (uint32_t)next_random();
+    m = sample(MSG_DIGESTS_REPLY);
+    m->u.digests_reply.region = 7;
+    m->u.digests_reply.applied = 1000;
+    m->u.digests_reply.comparable = ~UINT64_C(2);
+    m->u.digests_reply.next = 9;
+    for (unsigned i = 0; i < REGION_CHUNKS; i++)
+        if (i != 1)
+            chunk_digests[i] = (struct chunk_digest){i * 10, next_random()};
+    m->u.digests_reply.chunk = chunk_digests;
+    m = sample(MSG_DIGESTS_REPLY);
+    m->u.digests_reply.region = 7;
+    m->u.digests_reply.status = DONOR_INCOMPLETE;
+    m = sample(MSG_CRCS);
+    m->u.crcs.block = 77 * ENTRY_MAX_BLOCKS;
+    fill(chunk_crcs, sizeof chunk_crcs);
+    for (unsigned i = 0; i < 2; i++) {
+        m = sample(MSG_CRCS_REPLY);
+        m->u.crcs_reply.nblocks = i ? 3 : ENTRY_MAX_BLOCKS;
+        m->u.crcs_reply.block = 78 * ENTRY_MAX_BLOCKS;
+        m->u.crcs_reply.applied = 30;
+        m->u.crcs_reply.changed_at = 30 - i;
+        m->u.crcs_reply.crc = chunk_crcs;
+    }
+    m = sample(MSG_CRCS_REPLY);
+    m->u.crcs_reply.status = DONOR_BUSY;
+    m->u.crcs_reply.block = 79 * ENTRY_MAX_BLOCKS;
+    m = sample(MSG_SCRUB);
+    m->u.scrub.flags = SCRUB_AT_FULL_RATE;
+    m = sample(MSG_SCRUB);
+}
+
 static int setup(void **state)
 {
     arena = arena_new(64 << 20);
@@ -396,6 +434,7 @@ static int setup(void **state)
     make_entry_samples();
     make_read_samples();
     make_copy_samples();
+    make_scrub_samples();
     return 0;
 }
 
@@ -487,6 +526,20 @@ static void assert_same(const struct msg *a, const struct msg *b)
         x.u.image_reply.bad = y.u.image_reply.bad = NULL;
         x.u.image_reply.lost = y.u.image_reply.lost = NULL;
         break;
+    case MSG_DIGESTS_REPLY:
+        if (a->u.digests_reply.status == DONOR_OK)
+            assert_memory_equal(a->u.digests_reply.chunk, b->u.digests_reply.chunk, sizeof chunk_digests);
+        else
+            assert_null(b->u.digests_reply.chunk);
+        x.u.digests_reply.chunk = y.u.digests_reply.chunk = NULL;
+        break;
+    case MSG_CRCS_REPLY:
+        if (a->u.crcs_reply.status == DONOR_OK)
+            assert_memory_equal(a->u.crcs_reply.crc, b->u.crcs_reply.crc, a->u.crcs_reply.nblocks * sizeof(uint32_t));
+        else
+            assert_null(b->u.crcs_reply.crc);
+        x.u.crcs_reply.crc = y.u.crcs_reply.crc = NULL;
+        break;
     case MSG_STATUS_REPLY:
         assert_memory_equal(a->u.status_reply.json, b->u.status_reply.json, a->u.status_reply.len);
         x.u.status_reply.json = y.u.status_reply.json = NULL;
@@ -522,7 +575,7 @@ static void every_type_has_a_sample(void **state)
         if (!found)
             fail_msg("no sample of %s", wire_type_name((uint16_t)t));
     }
-    assert_int_equal(types, 36);
+    assert_int_equal(types, 41);
 }
 
 static void every_message_comes_back_as_it_was(void **state)
@@ -819,6 +872,32 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, wal_ns, 1),
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, changed_at, 1),
     BAD(MSG_IMAGE_REPLY, 3, wire_image_reply, lost[3], 1),
+    BAD(MSG_DIGESTS, 0, wire_digests, reserved, 1),
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, status, DONOR_BUSY + 1),
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, status, DONOR_BUSY),
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, next, 7),
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, next, 0),
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, reserved, 1),
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, applied, 629),   /* the last chunk changed at 630 */
+    BAD(MSG_DIGESTS_REPLY, 0, wire_digests_reply, comparable, 1), /* the others have content */
+    {MSG_DIGESTS_REPLY, 0, sizeof(struct wire_digests_reply) + sizeof(struct chunk_digest) + 8, 8, 1},
+    BAD(MSG_DIGESTS_REPLY, 1, wire_digests_reply, status, DONOR_OK),
+    BAD(MSG_DIGESTS_REPLY, 1, wire_digests_reply, applied, 1),
+    BAD(MSG_DIGESTS_REPLY, 1, wire_digests_reply, comparable, 1),
+    BAD(MSG_DIGESTS_REPLY, 1, wire_digests_reply, next, 1),
+    BAD(MSG_CRCS, 0, wire_crcs, block, 1),
+    BAD(MSG_CRCS, 0, wire_crcs, block, UINT64_C(0) - ENTRY_MAX_BLOCKS),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, status, DONOR_BUSY + 1),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, status, DONOR_BEHIND),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, nblocks, 0),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, nblocks, 1),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, nblocks, ENTRY_MAX_BLOCKS + 1),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, block, 5),
+    BAD(MSG_CRCS_REPLY, 0, wire_crcs_reply, changed_at, 31),
+    BAD(MSG_CRCS_REPLY, 2, wire_crcs_reply, status, DONOR_OK),
+    BAD(MSG_CRCS_REPLY, 2, wire_crcs_reply, applied, 1),
+    BAD(MSG_SCRUB, 0, wire_scrub, flags, 2),
+    BAD(MSG_SCRUB, 0, wire_scrub, reserved, 1),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, 0),
     BAD(MSG_CREATE, 0, wire_create, size_blocks, UINT64_MAX),
     BAD(MSG_CREATE, 0, wire_create, membership.n_voters, 0),
