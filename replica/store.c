@@ -567,6 +567,7 @@ void store_free(struct store *s)
     timer_cancel(s->reactor, &s->grow_timer);
     wal_free(s->wal);
     repairs_free(s);
+    copies_free(s);
     write_back_free(s);
     map_free(s);
     for (unsigned i = 0; i < GROUPS_MAX; i++) {

@@ -15,7 +15,6 @@
 #ifndef QBD_REPLICA_STORE_H
 #define QBD_REPLICA_STORE_H
 
-#include "base/list.h"
 #include "consensus/paxos.h"
 #include "replica/wal.h"
 
@@ -236,9 +235,7 @@ struct store_copy {
     int err;              /* 0; -ERANGE: the image is older than `jump`: ask again; -ECANCELED: a jump came meanwhile */
     uint64_t left[CHUNK_BLOCKS / 64];    /* still unknown: bad at this donor, a wrong checksum, or the image too old for a block that was found bad here meanwhile */
     uint32_t installed;   /* blocks */
-    /* the store's */
-    struct list link;
-    void *pending;
+    void *pending; /* the store's */
 };
 /* Takes room for it: bytes and slabs. False: not now (too much under way, space short: ask again after the next checkpoint or in a while), or a drain/jump holds the group. */
 MUST_USE bool store_copy_begin(struct store *s, struct store_copy *c);

@@ -272,10 +272,13 @@ void store_chunks_unchanged(struct store *s, uint64_t group, uint32_t region, ui
 
 /* What of a request is the store's: it may outlive the request (the leaf is being read when that is abandoned). */
 struct pending {
+    struct list link; /* in store.copies */
     struct store *store;
     struct group *group;
     struct store_copy *c; /* NULL: abandoned */
     struct leaf_wait wait;
+    struct buf *buf; /* the image's data, aligned: a reference; NULL: none */
+    uint32_t buf_off;
     bool have;    /* the image is here */
     bool loading; /* the leaf is being read */
 };
@@ -296,8 +299,9 @@ void copies_reserve_again(struct store *s)
 {
     list_for_each(n, &s->copies)
     {
-        const struct store_copy *c = container_of(n, struct store_copy, link);
-        reserve(s, ((struct pending *)c->pending)->group, c);
+        const struct pending *p = container_of(n, struct pending, link);
+        if (p->c)
+            reserve(s, p->group, p->c);
     }
 }
 
@@ -330,7 +334,7 @@ bool store_copy_begin(struct store *s, struct store_copy *c)
     struct pending *p = store_calloc(1, sizeof *p);
     *p = (struct pending){.store = s, .group = g, .c = c};
     c->pending = p;
-    list_push_back(&s->copies, &c->link);
+    list_push_back(&s->copies, &p->link);
     s->copy_bytes += copy_bytes(c);
     reserve(s, g, c);
     return true;
@@ -340,16 +344,16 @@ bool store_copy_begin(struct store *s, struct store_copy *c)
 static void let_go(struct store *s, struct store_copy *c)
 {
     struct pending *p = c->pending;
-    list_remove(&c->link);
     s->copy_bytes -= copy_bytes(c);
-    if (p->have) {
-        p->group->n_copies--;
-        buf_unref(c->buf);
-    }
+    p->group->n_copies -= p->have;
+    buf_unref(p->buf);
+    p->buf = NULL;
     c->pending = NULL;
     p->c = NULL;
-    if (!p->loading)
-        free(p);
+    if (p->loading)
+        return;
+    list_remove(&p->link);
+    free(p);
 }
 
 static void over(struct store *s, struct store_copy *c, int err)
@@ -385,7 +389,7 @@ static void put(struct store *s, struct region *r, struct store_copy *c, uint32_
         s->trimmed = true;
     } else {
         slabs_reserve_block(s, r, block);
-        overlay_put(s, r, block, c->buf, off, c->crc[k], c->changed_at);
+        overlay_put(s, r, block, ((struct pending *)c->pending)->buf, off, c->crc[k], c->changed_at);
     }
     struct group *g = r->group;
     g->copied_blocks++;
@@ -398,8 +402,9 @@ static void put(struct store *s, struct region *r, struct store_copy *c, uint32_
 static void install(struct store *s, struct region *r, struct store_copy *c, const struct leaf *p)
 {
     struct group *g = r->group;
+    const struct pending *image = c->pending;
     unsigned l = leaf_of(c->block);
-    uint32_t off = c->buf_off;
+    uint32_t off = image->buf_off;
     for (uint32_t k = 0; k < c->nblocks; k++) {
         const struct opage *page;
         unsigned i = (unsigned)((c->block + k) % LEAF_BLOCKS);
@@ -416,7 +421,7 @@ static void install(struct store *s, struct region *r, struct store_copy *c, con
             continue;
         }
         if (bad || !is_new_enough(g, r, l, i, p, c->image_slot) ||
-            (data && crc32c(c->buf->data + at, BLOCK_SIZE) != c->crc[k]))
+            (data && crc32c(image->buf->data + at, BLOCK_SIZE) != c->crc[k]))
             bit_set(c->left, k);
         else
             put(s, r, c, k, at);
@@ -461,38 +466,37 @@ static void on_copy_leaf(struct leaf_wait *w)
     struct store *s = p->store;
     struct cached_leaf *leaf = w->leaf;
     p->loading = false;
-    if (!p->c)
-        free(p);
-    else
+    if (p->c) {
         try_copy(s, p->c); /* it is pinned: at hand now */
+    } else {
+        list_remove(&p->link);
+        free(p);
+    }
     leaf_unpin(s, leaf);
 }
 
 /* Write-back hands the pages to the disk as they are. */
-static void align(struct store *s, struct store_copy *c)
+static void take_buf(struct store *s, struct pending *p, const struct store_copy *c)
 {
     uint32_t n = 0;
     for (uint32_t k = 0; k < c->nblocks; k++)
         n += !bit_get(c->zero, k) && !bit_get(c->bad, k) && !bit_get(c->lost, k) && !bit_get(c->give_up, k);
-    if (n == 0) {
-        c->buf = NULL;
+    if (n == 0)
         return;
-    }
     if (c->buf_off % BLOCK_SIZE == 0) {
-        buf_ref(c->buf);
+        p->buf = buf_ref(c->buf);
+        p->buf_off = c->buf_off;
         return;
     }
-    struct buf *b = buf_alloc_must(s->reactor->arena, (size_t)n * BLOCK_SIZE);
-    memcpy(b->data, c->buf->data + c->buf_off, (size_t)n * BLOCK_SIZE);
-    c->buf = b;
-    c->buf_off = 0;
+    p->buf = buf_alloc_must(s->reactor->arena, (size_t)n * BLOCK_SIZE);
+    memcpy(p->buf->data, c->buf->data + c->buf_off, (size_t)n * BLOCK_SIZE);
 }
 
 void store_copy_install(struct store *s, struct store_copy *c)
 {
     struct pending *p = c->pending;
     assert(p && !p->have);
-    align(s, c);
+    take_buf(s, p, c);
     p->have = true;
     p->group->n_copies++;
     memset(c->left, 0, sizeof c->left);
@@ -512,10 +516,9 @@ static struct store_copy *ready_copy(struct store *s, const struct group *g)
 {
     list_for_each(n, &s->copies)
     {
-        struct store_copy *c = container_of(n, struct store_copy, link);
-        const struct pending *p = c->pending;
-        if (p->group == g && p->have && !p->loading && g->applied >= c->image_slot)
-            return c;
+        const struct pending *p = container_of(n, struct pending, link);
+        if (p->group == g && p->c && p->have && !p->loading && g->applied >= p->c->image_slot)
+            return p->c;
     }
     return NULL;
 }
@@ -527,23 +530,32 @@ void copies_on_applied(struct store *s, struct group *g)
         try_copy(s, c); /* over, or its leaf is being read */
 }
 
+static struct store_copy *copy_of(struct store *s, const struct group *g)
+{
+    list_for_each(n, &s->copies)
+    {
+        const struct pending *p = container_of(n, struct pending, link);
+        if (p->group == g && p->c)
+            return p->c;
+    }
+    return NULL;
+}
+
+/* A jump: while it is made nothing new is begun (the group is held), so this ends. */
 void copies_drop(struct store *s, struct group *g)
 {
-    struct list gone;
-    list_init(&gone);
-    list_for_each_safe(n, &s->copies)
-    {
-        struct store_copy *c = container_of(n, struct store_copy, link);
-        if (((struct pending *)c->pending)->group != g)
-            continue;
-        let_go(s, c);
-        list_push_back(&gone, &c->link);
-    }
+    struct store_copy *c;
+    while ((c = copy_of(s, g)))
+        over(s, c, -ECANCELED);
+}
+
+void copies_free(struct store *s)
+{
     struct list *n;
-    while ((n = list_pop_front(&gone))) {
-        struct store_copy *c = container_of(n, struct store_copy, link);
-        c->err = -ECANCELED;
-        c->fn(c);
+    while ((n = list_pop_front(&s->copies))) {
+        struct pending *p = container_of(n, struct pending, link);
+        buf_unref(p->buf);
+        free(p);
     }
 }
 

@@ -373,7 +373,7 @@ struct store {
     uint64_t reads_in_flight[2]; /* by epoch & 1: reads of data blocks from disk */
     struct list repairs;
 
-    /* copies: requests (struct store_copy) in the order in which they were begun */
+    /* copies: requests (struct pending in store_copy.c) in the order in which they were begun */
     struct list copies;
     uint64_t copy_bytes;     /* requested or waiting */
     uint64_t clean_bytes[2]; /* installed, by overlay generation */
@@ -561,6 +561,7 @@ void jump_on_root(struct store *s, struct group *g);
 void copies_on_applied(struct store *s, struct group *g);
 void copies_drop(struct store *s, struct group *g);
 void copies_reserve_again(struct store *s);
+void copies_free(struct store *s);
 void copy_on_root(struct store *s, struct group *g);
 void copy_cancel_completion(struct group *g);
 

@@ -74,6 +74,8 @@ static void audit_leaf(struct store_test *t, const struct region_entry *e, unsig
                 p.header.number == (uint64_t)e->region * REGION_LEAVES + l &&
                 p.header.checkpoint <= a->root.checkpoint);
     a->leaves++;
+    assert_true(e->changed_at >= p.changed_at[0] && e->changed_at >= p.changed_at[1]);
+    bool unknown = e->unknown >> l & 1;
     for (unsigned i = 0; i < LEAF_SLABS; i++) {
         assert_int_equal(p.slab[i] != SLAB_NONE, e->mapped[(l * LEAF_SLABS + i) / 8] >> ((l * LEAF_SLABS + i) % 8) & 1);
         if (p.slab[i] != SLAB_NONE) {
@@ -82,11 +84,12 @@ static void audit_leaf(struct store_test *t, const struct region_entry *e, unsig
         }
         for (unsigned k = 0; k < SLAB_BLOCKS; k++) {
             unsigned b = i * SLAB_BLOCKS + k;
-            bool zero = p.zero[b / 8] >> (b % 8) & 1, bad = p.bad[b / 8] >> (b % 8) & 1;
+            bool zero = p.zero[b / 8] >> (b % 8) & 1, bad = p.bad[b / 8] >> (b % 8) & 1,
+                 lost = p.lost[b / 8] >> (b % 8) & 1;
             a->bad_blocks += bad;
             if (p.slab[i] == SLAB_NONE)
-                assert_true(zero || bad);
-            if (zero || bad)
+                assert_true(zero || bad || lost);
+            if (zero || bad || lost || unknown)
                 continue;
             d = t_extent(t, p.slab[i], &off);
             sim_disk_peek(d, off + k * BLOCK_SIZE, block, sizeof block);

@@ -70,6 +70,9 @@ static void model_do(struct t_group *g, const struct t_op *o)
         g->last = o->slot - 1;
     else if (o->type == T_PROMISE)
         g->promised = o->round;
+    else if (o->type == T_JUMP)
+        for (uint32_t i = 0; i < o->n; i++)
+            log_set(g, o->slot - o->n + 1 + i, o->spec + i);
 }
 
 static void image_to(struct t_group *g, uint64_t slot)
@@ -145,6 +148,7 @@ static void on_group(void *user, const struct store_group_state *s)
     struct ballot promised = ballot(s->promised.round);
     assert_true(ballot_equal(&promised, &s->promised));
     g->found_commit = s->commit;
+    g->found_needs_copy = s->needs_copy;
     g->n_lost = s->n_lost;
     free(g->lost);
     g->lost = calloc(s->n_lost + 1, sizeof *g->lost);
@@ -345,8 +349,11 @@ int t_start(struct store_test *t)
 static bool matches(struct store_test *t, struct t_group *g, uint32_t n)
 {
     g->last = g->promised = 0;
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        if (g->op[i].type == T_JUMP && g->op[i].slot > g->found_commit)
+            return false;
         model_do(g, &g->op[i]);
+    }
     struct log_pos last = paxos_log_last(&g->found_log);
     if (g->found_promised != g->promised || last.slot != g->last)
         return false;
@@ -374,6 +381,9 @@ static void check_group(struct store_test *t, struct t_group *g)
                  "operations allow",
                  (int)g->id, (int)g->found_log.base.slot, (int)paxos_log_last(&g->found_log).slot,
                  (int)g->found_promised, (int)durable, (int)g->n_ops);
+    for (uint32_t i = g->n_ops; i-- > n;)
+        if (g->op[i].type == T_JUMP)
+            g->committed = g->op[i].round; /* as if nothing had been */
     g->n_ops = n;
     g->seq = n ? g->op[n - 1].seq : 0;
     g->durable_seq = g->seq;
@@ -551,21 +561,64 @@ void t_append_anyway(struct store_test *t, unsigned gi, enum entry_kind kind, ui
 {
     struct t_group *g = &t->group[gi];
     bool range = kind == ENTRY_WRITE || kind == ENTRY_TRIM || kind == ENTRY_ZERO;
+    struct t_spec s = {.slot = g->last + 1,
+                       .e = g->e,
+                       .id = ++t->next_id,
+                       .kind = kind,
+                       .block = range ? block : 0,
+                       .nblocks = range ? nblocks : 0};
+    t_append_spec(t, gi, &s);
+}
+
+static uint32_t add_spec(struct t_group *g, const struct t_spec *s)
+{
     g->spec = grow(g->spec, g->n_specs, &g->cap_specs, sizeof *g->spec);
-    struct t_spec *s = &g->spec[g->n_specs++];
-    *s = (struct t_spec){.slot = g->last + 1,
-                         .e = g->e,
-                         .id = ++t->next_id,
-                         .kind = kind,
-                         .block = range ? block : 0,
-                         .nblocks = range ? nblocks : 0};
+    g->spec[g->n_specs] = *s;
+    return g->n_specs++;
+}
+
+void t_append_spec(struct store_test *t, unsigned gi, const struct t_spec *s)
+{
+    struct t_group *g = &t->group[gi];
+    if (t->crashed || t->fatal)
+        return;
+    uint32_t spec = add_spec(g, s);
     struct t_op *o = add_op(g, T_APPEND);
     o->slot = s->slot;
-    o->spec = g->n_specs - 1;
+    o->spec = spec;
     model_do(g, o);
     struct entry *e = make_entry(t, g, s);
     store_append(t->store, e, o->seq);
     entry_unref(e);
+}
+
+void t_note_jump(struct store_test *t, unsigned gi, uint64_t slot, const struct t_spec *missed, uint32_t n)
+{
+    struct t_group *g = &t->group[gi];
+    if (n > 0 && g->last > slot) { /* the log is emptied: a crash may leave only the cut of it */
+        struct t_op *cut = add_op(g, T_CUT);
+        cut->slot = slot + 1;
+        model_do(g, cut);
+    }
+    uint32_t first = g->n_specs;
+    for (uint32_t i = 0; i < n; i++)
+        add_spec(g, &missed[i]);
+    struct t_op *o = add_op(g, T_JUMP);
+    o->slot = slot;
+    o->round = g->committed;
+    o->spec = first;
+    o->n = n;
+    model_do(g, o);
+    memset(g->image, 0, g->size_blocks * sizeof *g->image);
+    g->image_slot = 0;
+    g->committed = g->floor = slot;
+    if (n > 0 || g->durable_last < slot)
+        g->durable_last = slot;
+}
+
+void t_jump_is_durable(struct store_test *t, unsigned gi)
+{
+    t->group[gi].durable_seq = t->group[gi].seq;
 }
 
 void t_cut(struct store_test *t, unsigned gi, uint64_t slot)

@@ -26,12 +26,12 @@ struct t_spec { /* an entry's content, by (slot, e) */
     uint8_t kind;
 };
 
-enum t_op_type { T_APPEND, T_CUT, T_PROMISE, T_REFILL, T_CREATE };
+enum t_op_type { T_APPEND, T_CUT, T_PROMISE, T_REFILL, T_CREATE, T_JUMP };
 
 struct t_op {
     enum t_op_type type;
-    uint64_t seq, slot, round;
-    uint32_t spec;
+    uint64_t seq, slot, round; /* a jump: to slot, from `round` */
+    uint32_t spec, n;          /* a jump: the specs of the n slots up to `slot` that came with it */
 };
 
 struct t_group {
@@ -51,6 +51,7 @@ struct t_group {
     bool found;
     struct paxos_log found_log;
     uint64_t found_promised, found_commit, n_lost, *lost;
+    bool found_needs_copy;
     struct credits credits;
 };
 
@@ -100,7 +101,13 @@ unsigned t_create(struct store_test *t, uint64_t size_blocks); /* its index */
 void t_append(struct store_test *t, unsigned g, enum entry_kind kind, uint64_t block, uint32_t nblocks);
 /* ... even where the store has no room: what a front end may have sent before it knew. */
 void t_append_anyway(struct store_test *t, unsigned g, enum entry_kind kind, uint64_t block, uint32_t nblocks);
+/* Appends somebody else's entry; its slot is the next one. */
+void t_append_spec(struct store_test *t, unsigned g, const struct t_spec *s);
 void t_cut(struct store_test *t, unsigned g, uint64_t slot);
+/* The model's part of a jump to `slot`, whose last n entries (0: the own log has them) are `missed`; then, that it is
+ * durable. */
+void t_note_jump(struct store_test *t, unsigned g, uint64_t slot, const struct t_spec *missed, uint32_t n);
+void t_jump_is_durable(struct store_test *t, unsigned g);
 void t_promise(struct store_test *t, unsigned g, uint64_t round);
 void t_refill(struct store_test *t, unsigned g, uint64_t slot);
 void t_commit(struct store_test *t, unsigned g, uint64_t slot); /* at most what is durable */

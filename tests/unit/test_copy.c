@@ -1,0 +1,1137 @@
+/* The jump and the copy (docs/rebuild.md) against the model: a power cut and kill -9 at every event of a whole copy, two
+ * jumps, images and verdicts of all ages, random lives; and each thing that section 8 of that page says is wrong, where
+ * it concerns the store. */
+#include "tests/unit/copy_harness.h"
+
+#include <errno.h>
+
+#define R REGION_BLOCKS
+#define SIZE (2 * R + 3000u)
+
+static void reset_flights(struct copy_test *x)
+{
+    for (unsigned i = 0; i <= COPY_FLIGHTS; i++)
+        x->flight[i].begun = x->flight[i].handed_over = x->flight[i].done = false;
+}
+
+static void crash(struct copy_test *x, enum sim_crash how)
+{
+    t_crash(&x->t, how);
+    reset_flights(x);
+}
+
+static void restart(struct copy_test *x)
+{
+    x->asked = 0;
+    x->at = 0;
+    t_start_ok(&x->t);
+    x_check(x);
+}
+
+/* Both know it, on disk. */
+static void common_past(struct copy_test *x)
+{
+    x_both(x, ENTRY_WRITE, 0, 60);
+    x_both(x, ENTRY_WRITE, 490, 64);  /* over the edge of a leaf */
+    x_both(x, ENTRY_WRITE, 1100, 30); /* leaf 2, chunk 0 */
+    x_both(x, ENTRY_WRITE, 1400, 30); /* leaf 2, chunk 1 */
+    x_both(x, ENTRY_WRITE, R + 10, 20);
+    x_both(x, ENTRY_WRITE, 2 * R + 600, 40);
+    t_checkpoint(&x->d);
+    t_checkpoint(&x->t);
+}
+
+/* What the target misses. */
+static void missed(struct copy_test *x)
+{
+    x_donor(x, ENTRY_WRITE, 20, 30);
+    x_donor(x, ENTRY_TRIM, 500, 20);
+    x_donor(x, ENTRY_WRITE, 1110, 5);
+    x_donor(x, ENTRY_WRITE, 3000, 40); /* a leaf that the target has not */
+    t_checkpoint(&x->d);
+    x_donor(x, ENTRY_WRITE, 2 * R + 610, 3);
+    x_donor(x, ENTRY_WRITE, 2 * R + 2990, 10); /* the end of the volume */
+}
+
+/* Where a copy ends, from wherever a crash left it. */
+static void finish(struct copy_test *x)
+{
+    struct store_copy_state st = x_state(x);
+    bool behind = x->t.group[0].committed < x->d.group[0].committed;
+    if (!st.needs_copy && !behind && st.jump > 0 && !x->t.crashed) { /* it was complete */
+        x_check_complete(x);
+        return;
+    }
+    if (!st.needs_copy)
+        x_needs_copy(x);
+    if (!st.copying || behind)
+        x_jump(x, false);
+    x_check(x);
+    x_copy(x, 1000);
+    x_check(x);
+    x_complete(x);
+    assert_int_equal(x->complete_err, 0);
+    x_check_complete(x);
+}
+
+static void audit_clean(struct store_test *t)
+{
+    struct t_audit a;
+    t_audit(t, &a);
+    assert_int_equal(a.used, a.reachable);
+    assert_int_equal(a.bad_blocks, 0);
+}
+
+/* After completion: all is there after restarts, the old NEEDS_COPY record in the WAL notwithstanding. */
+static void afterwards(struct copy_test *x)
+{
+    x_both(x, ENTRY_WRITE, 5, 3);
+    crash(x, SIM_POWER);
+    restart(x);
+    assert_false(x->t.group[0].found_needs_copy);
+    x_check_complete(x);
+    x_both(x, ENTRY_TRIM, 0, 64);
+    t_stop(&x->t);
+    audit_clean(&x->t);
+    restart(x);
+    assert_false(x->t.group[0].found_needs_copy);
+    x_check_complete(x);
+    t_stop(&x->t);
+}
+
+/* ---- plain ---- */
+
+static void test_lag_jump_copy(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 1, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    struct store_copy_state st = x_state(&x);
+    assert_true(st.needs_copy && st.copying && st.since == 6 && st.jump == 12);
+    assert_int_equal(st.unknown_leaves, 4 + 2); /* of two regions: those that either side has */
+    x_check(&x);
+    assert_int_equal(x_bad(&x, 0, 64), 64);
+    assert_int_equal(x_bad(&x, 3000, 40), 40);
+    assert_int_equal(x_bad(&x, R, 64), 0); /* nobody touched it */
+    assert_int_equal(x_bad(&x, 4096, 64), 0);
+    x_copy(&x, 1000);
+    st = x_state(&x);
+    assert_int_equal(st.unknown_leaves, 0);
+    assert_true(st.unchanged_bytes > 0 && st.copied_bytes > 0 && st.unknown_bytes == 0);
+    x_complete(&x);
+    st = x_state(&x);
+    assert_false(st.needs_copy || st.copying);
+    x_check_complete(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+/* A learner: all is unknown but what nobody has. */
+static void test_from_nothing(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 20, SIZE);
+    x_donor(&x, ENTRY_WRITE, 100, 60);
+    x_donor(&x, ENTRY_WRITE, 2 * R + 100, 60);
+    x_donor(&x, ENTRY_TRIM, 120, 10);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    assert_int_equal(x_state(&x).since, 0);
+    assert_int_equal(x_bad(&x, 100, 60), 60);
+    assert_int_equal(x_bad(&x, 0, 256), 256);
+    assert_int_equal(x_bad(&x, 600, 60), 0);
+    finish(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+static void test_created_as_a_learner(void **state)
+{
+    struct store_test t;
+    t_init(&t, 25);
+    t_format(&t);
+    t_start_ok(&t);
+    t.n_groups = 1;
+    t.group[0] = (struct t_group){.id = 1, .size_blocks = 100, .seq = 1};
+    struct wal_group wg = {.group = 1, .size_blocks = 100, .flags = WAL_GROUP_NEEDS_COPY};
+    wg.membership.n_voters = 1;
+    memset(wg.membership.voter[0].b, 1, 16);
+    store_create_group(t.store, &wg, 1);
+    struct store_copy_state st;
+    for (unsigned life = 0; life < 3; life++) { /* in memory, from the WAL, from a checkpoint */
+        store_copy_state(t.store, 1, &st);
+        assert_true(st.needs_copy && !st.copying && st.jump == 0);
+        if (life == 1)
+            t_checkpoint(&t);
+        t_settle(&t);
+        t_crash(&t, SIM_POWER);
+        assert_int_equal(t_start(&t), 0);
+    }
+    t_free(&t);
+}
+
+/* ---- a crash at every event ---- */
+
+/* `keep`: the own log holds the donor's position and goes on above it; otherwise it has a tail that nobody chose. */
+static void story(struct copy_test *x, bool keep)
+{
+    if (keep) {
+        missed(x);
+        x_feed(x); /* it has the entries, but not that they are chosen */
+        t_append(&x->d, 0, ENTRY_WRITE, 30, 4);
+        t_append(&x->d, 0, ENTRY_WRITE, 1420, 4);
+        x_feed(x);
+    } else {
+        for (unsigned i = 0; i < 9; i++)
+            t_append(&x->t, 0, ENTRY_WRITE, 40 * i, 7);
+        x->d.group[0].e = 9;
+        missed(x);
+    }
+    t_settle(&x->t);
+    x_needs_copy(x);
+    x_jump(x, keep);
+    x_check(x);
+    t_commit_all(&x->d); /* what is kept is chosen at last */
+    t_commit_all(&x->t);
+    x_both(x, ENTRY_WRITE, 25, 10);
+    x_both(x, ENTRY_TRIM, 3010, 5);
+    x_both(x, ENTRY_ZERO, 3300, 5);
+    x_check(x);
+    t_checkpoint(&x->t);
+    x_check(x);
+    x_copy(x, 2);
+    x_both(x, ENTRY_WRITE, 1115, 4);
+    /* Behind once more, with an image under way. */
+    bool under_way = x_request(x, 1, 1280, 256);
+    x_image(x, 1);
+    x->d.group[0].e = 11;
+    x_donor(x, ENTRY_WRITE, 1410, 3);
+    x_donor(x, ENTRY_TRIM, R + 12, 3);
+    x_jump(x, false);
+    x_install(x, 1);
+    x_check(x);
+    assert_true(!under_way || x->cancelled == 1 || x->t.crashed);
+    x_copy(x, 3);
+    t_checkpoint(&x->t);
+    x_copy(x, 1000);
+    x_check(x);
+    x_complete(x);
+}
+
+static void crash_everywhere(enum sim_crash how, uint64_t seed, uint64_t step, bool keep)
+{
+    unsigned crashes = 0;
+    for (uint64_t at = 1;; at += step) {
+        struct copy_test x;
+        x_begin(&x, seed + 2 * at, SIZE);
+        common_past(&x);
+        x.t.crash_how = how;
+        x.t.events = 0;
+        x.t.crash_at = at;
+        story(&x, keep);
+        bool crashed = x.t.crashed;
+        x.t.crash_at = 0;
+        crashes += crashed;
+        crash(&x, how);
+        restart(&x);
+        if (!crashed)
+            assert_false(x.t.group[0].found_needs_copy);
+        finish(&x);
+        if (at % 8 == 1 || !crashed)
+            afterwards(&x);
+        x_free(&x);
+        if (!crashed)
+            break;
+    }
+    assert_true(crashes > 100 / step);
+}
+
+static void test_power_cut_at_every_event(void **state)
+{
+    crash_everywhere(SIM_POWER, 10000, 1, false);
+}
+
+static void test_kill_at_every_third_event(void **state)
+{
+    crash_everywhere(SIM_KILL, 20000, 3, false);
+}
+
+static void test_power_cut_with_a_kept_log(void **state)
+{
+    crash_everywhere(SIM_POWER, 30000, 1, true);
+}
+
+/* ---- the jump ---- */
+
+/* A root that rots leads back to the one before: that one must have the jump, too, for the log from before is gone. */
+static void test_newest_root_rots_after_the_jump(void **state)
+{
+    for (unsigned more = 0; more < 3; more++) {
+        struct copy_test x;
+        x_begin(&x, 40 + 2 * more, SIZE);
+        common_past(&x);
+        for (unsigned i = 0; i < 9; i++)
+            t_append(&x.t, 0, ENTRY_WRITE, 40 * i, 7);
+        x.d.group[0].e = 9;
+        missed(&x);
+        x_needs_copy(&x);
+        x_jump(&x, false);
+        if (more > 0)
+            x_both(&x, ENTRY_WRITE, 300, 5);
+        if (more > 1)
+            x_copy(&x, 2);
+        t_settle(&x.t);
+        uint64_t newest = x.t.store->root->checkpoint;
+        crash(&x, SIM_KILL);
+        sim_disk_flip(x.t.meta, (newest & 1) * BLOCK_SIZE + 100, 3);
+        x.t.group[0].saved_applied = 0;
+        restart(&x);
+        assert_true(store_applied(x.t.store, 1) >= 12);
+        finish(&x);
+        afterwards(&x);
+        x_free(&x);
+    }
+}
+
+static void test_no_jump_while_a_checkpoint_is_made(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 50, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_list(&x);
+    struct store_jump j = {.to = {12, {0}}, .listing = x.listing, .n = x.n_listed};
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL); /* not drained */
+    x_drain(&x);
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), 0);
+    store_checkpoint(x.t.store);
+    sim_wake(x.t.sim);
+    while (x.t.store->cycle.state == CYCLE_IDLE)
+        assert_true(sim_step(x.t.world));
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EAGAIN);
+    t_run(&x.t, NS_PER_S);
+    j.to.slot = 6;
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL); /* not ahead */
+    j.to.slot = 12;
+    j.keep_log = true;
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL); /* not held */
+    j.keep_log = false;
+    struct store_region twice[2] = {x.listing[0], x.listing[0]};
+    j.listing = twice;
+    j.n = 2;
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL);
+    twice[1].region = 3; /* beyond the volume */
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL);
+    store_jump_cancel(x.t.store, 1);
+    x_free(&x);
+}
+
+/* What was applied and not written back is a state of before the jump. */
+static void test_drain_writes_back(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 60, SIZE);
+    common_past(&x);
+    x_both(&x, ENTRY_WRITE, 70, 5);
+    x_both(&x, ENTRY_WRITE, R + 70, 5);
+    assert_true(overlay_has_group(x.t.store, store_group(x.t.store, 1)));
+    x_needs_copy(&x);
+    x_drain(&x);
+    assert_false(overlay_has_group(x.t.store, store_group(x.t.store, 1)));
+    assert_false(store_copy_begin(x.t.store, &(struct store_copy){.group = 1, .block = 0, .nblocks = 1}));
+    store_jump_cancel(x.t.store, 1);
+    store_needs_copy(x.t.store, 1, false, NULL, NULL); /* the logs reached after all */
+    x_both(&x, ENTRY_WRITE, 80, 5);
+    crash(&x, SIM_POWER);
+    restart(&x);
+    assert_false(x.t.group[0].found_needs_copy);
+    x_check_complete(&x);
+    x_free(&x);
+}
+
+static void test_regions_that_the_donor_has_not(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 70, SIZE);
+    common_past(&x);
+    x_donor(&x, ENTRY_WRITE, 3, 1);
+    x_needs_copy(&x);
+    x_drain(&x);
+    x_list(&x);
+    assert_int_equal(x.n_listed, 3);
+    assert_int_equal(x.listing[1].region, 1);
+    x.listing[1] = x.listing[2];
+    x.n_listed = 2;
+    x_jump_begin(&x, false);
+    x_jump_wait(&x);
+    assert_int_equal(x_bad(&x, R, 64), 64);
+    assert_int_equal(x_bad(&x, 2 * R + 600, 40), 0);
+    x_check(&x);
+    x_free(&x);
+}
+
+static void test_region_table_too_small(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 80, SIZE);
+    common_past(&x);
+    x_donor(&x, ENTRY_WRITE, 2 * R + 1, 1);
+    x_needs_copy(&x);
+    x_drain(&x);
+    static struct store_region many[400];
+    store_group(x.t.store, 1)->size_blocks = 400 * (uint64_t)R; /* of a larger volume */
+    for (unsigned i = 0; i < 400; i++)
+        many[i] = (struct store_region){.region = i, .present = 1, .changed_at = 7};
+    struct store_jump j = {.to = {7, {0}}, .listing = many, .n = 400};
+    assert_int_equal(store_jump_check(x.t.store, 1, &j), -ENOSPC);
+    store_group(x.t.store, 1)->size_blocks = SIZE;
+    x_free(&x);
+}
+
+/* ---- unknown leaves ---- */
+
+static void test_trim_of_an_unknown_leaf_that_is_nowhere(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 90, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x_both(&x, ENTRY_TRIM, 3010, 10);
+    x_both(&x, ENTRY_ZERO, 3060, 2);
+    for (unsigned life = 0; life < 2; life++) {
+        assert_int_equal(x_bad(&x, 3010, 10), 0);
+        assert_int_equal(x_bad(&x, 3060, 2), 0);
+        assert_int_equal(x_bad(&x, 3000, 30), 20);
+        assert_int_equal(x_bad(&x, 2600, 200), 200);
+        if (life == 1)
+            break;
+        t_checkpoint(&x.t);
+        assert_int_equal(x_bad(&x, 3000, 30), 20);
+        crash(&x, SIM_POWER);
+        restart(&x);
+    }
+    finish(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+/* The target's chunk 1 of leaf 2 did not change, chunk 0 did. */
+static void test_one_chunk_is_not_the_leaf(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 100, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_donor(&x, ENTRY_WRITE, 1410, 3);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    assert_true(x_request(&x, 0, 1024, 256));
+    x_image(&x, 0);
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    assert_int_equal(x.installed, 256);
+    assert_int_equal(x_bad(&x, 1024, 256), 0);
+    assert_int_equal(x_bad(&x, 1280, 256), 256);
+    t_checkpoint(&x.t);
+    struct region *r = region_find(x.t.store, store_group(x.t.store, 1), 0);
+    assert_true(leaf_unknown(r, 2));
+    assert_int_equal(x_bad(&x, 1024, 256), 0);
+    assert_int_equal(x_bad(&x, 1280, 256), 256);
+    /* All but one block of the other. */
+    assert_true(x_request(&x, 0, 1280, 255));
+    x_image(&x, 0);
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    t_checkpoint(&x.t);
+    assert_true(leaf_unknown(r, 2));
+    crash(&x, SIM_POWER);
+    restart(&x);
+    assert_int_equal(x_bad(&x, 1024, 256), 0);
+    assert_int_equal(x_bad(&x, 1280, 256), 1);
+    struct store_unknown u;
+    assert_int_equal(x_unknown(&x, 1024, &u), 0);
+    assert_true(u.block == 1280 && !u.whole && u.want[3] == UINT64_C(1) << 63 && !u.want[0] && !u.want[1] && !u.want[2]);
+    x_both(&x, ENTRY_WRITE, 1535, 1);
+    t_checkpoint(&x.t);
+    assert_false(leaf_unknown(region_find(x.t.store, store_group(x.t.store, 1), 0), 2));
+    finish(&x);
+    x_free(&x);
+}
+
+/* ---- verdicts ---- */
+
+static void rot_data(struct copy_test *x, uint64_t block)
+{
+    uint64_t off;
+    struct sim_disk *d = t_find_data(&x->t, 0, block, &off);
+    assert_non_null(d);
+    sim_disk_flip(d, off + 77, 3);
+}
+
+/* The leaf is rebuilt after rot, written so; then a jump goes over it, and the donor did not change the chunk. */
+static void test_verdicts_clear_no_bad_bits(void **state)
+{
+    for (unsigned how = 0; how < 3; how++) {
+        struct copy_test x;
+        uint64_t off;
+        x_begin(&x, 110 + 2 * how, SIZE);
+        common_past(&x);
+        t_stop(&x.t);
+        if (how == 0) {
+            rot_data(&x, 1400);
+        } else {
+            struct sim_disk *d = t_find_leaf(&x.t, 0, 1400, &off);
+            sim_disk_flip(d, off + 300, 5);
+        }
+        assert_int_equal(t_start(&x.t), 0);
+        t_jump_is_durable(&x.t, 0);
+        x.t.group[0].durable_last = x.t.group[0].last;
+        assert_true(x_bad(&x, 1400, 30) > 0); /* seen */
+        if (how == 2) {
+            x_both(&x, ENTRY_WRITE, 1300, 1); /* and written down */
+            t_checkpoint(&x.t);
+        }
+        x_donor(&x, ENTRY_WRITE, 20, 1);
+        x_needs_copy(&x);
+        x_jump(&x, false);
+        uint64_t taken = x_verdict(&x, 0);
+        assert_int_equal(taken >> 5 & 1, 0);
+        assert_int_equal(taken >> 4 & 1, how == 0);
+        assert_true(taken != 0); /* others are */
+        if (how < 2)
+            assert_true(x_bad(&x, 1400, 30) > 0);
+        x.asked = 1;
+        x.damaged = true;
+        x_check(&x);
+        finish(&x);
+        x_check_complete(&x);
+        x_free(&x);
+    }
+}
+
+static void note_accepted(void *user, uint64_t accepted)
+{
+    *(uint64_t *)user |= accepted;
+}
+
+static void test_verdicts_of_another_age(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 120, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    struct store_chunks c;
+    uint64_t since = x_state(&x).since, jump = x_state(&x).jump, taken;
+    x_chunks(&x, 0, since, &c);
+    assert_true(c.unchanged >> 5 & 1);
+    taken = 0;
+    struct store *s = x.t.store;
+    struct region *r = region_find(s, store_group(s, 1), 0);
+    store_chunks_unchanged(s, 1, 0, c.unchanged, since + 1, c.applied, note_accepted, &taken);
+    t_run(&x.t, NS_PER_S);
+    assert_int_equal(r->unchanged, 0);
+    store_chunks_unchanged(s, 1, 0, c.unchanged, since, jump - 1, note_accepted, &taken);
+    t_run(&x.t, NS_PER_S);
+    assert_int_equal(r->unchanged, 0);
+    assert_int_equal(taken, 0);
+    /* Written back since: its bad bits may have any reason. */
+    x_both(&x, ENTRY_WRITE, 1300, 1);
+    t_checkpoint(&x.t);
+    store_chunks_unchanged(s, 1, 0, c.unchanged, since, c.applied, note_accepted, &taken);
+    t_run(&x.t, NS_PER_S);
+    assert_int_equal(taken >> 5 & 1, 0);
+    assert_true(taken != 0);
+    x_check(&x);
+    finish(&x);
+    x_free(&x);
+}
+
+/* At the donor the leaf came and went within the overlay: it has none. The target has one. */
+static void test_donor_without_the_leaf(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 130, SIZE);
+    x_both(&x, ENTRY_WRITE, 0, 10);
+    x_both(&x, ENTRY_WRITE, 2100, 10);
+    t_checkpoint(&x.t);
+    x_donor(&x, ENTRY_TRIM, 2048, 512);
+    t_checkpoint(&x.d);
+    assert_int_equal(x.d.store->root->checkpoint, 2);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    assert_int_equal(x_bad(&x, 2100, 10), 10);
+    struct store_chunks c;
+    x_chunks(&x, 0, 2, &c);
+    assert_int_equal(c.unchanged, 3); /* leaf 0 is there */
+    x_chunks(&x, 0, 100, &c); /* nothing since then: but what is not there is said by an image */
+    assert_int_equal(c.unchanged, 3);
+    assert_int_equal(c.changed_at[8], 3); /* of the region: the leaf is not there to say */
+    finish(&x);
+    assert_int_equal(x_bad(&x, 2100, 10), 0);
+    afterwards(&x);
+    x_free(&x);
+}
+
+/* The donor's word is never too low: a region, its chunks and images against the history. */
+static void test_changed_at(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 140, SIZE);
+    for (unsigned i = 0; i < 60; i++) {
+        uint64_t block = sim_rand(x.d.world) % (SIZE - 300);
+        static const enum entry_kind kind[] = {ENTRY_WRITE, ENTRY_WRITE, ENTRY_TRIM, ENTRY_ZERO, ENTRY_SESSION};
+        x_donor(&x, kind[sim_rand(x.d.world) % 5], block, 1 + (uint32_t)(sim_rand(x.d.world) % 64));
+        if (i % 13 == 7)
+            t_checkpoint(&x.d);
+        if (i % 17 == 9) {
+            t_crash(&x.d, SIM_POWER);
+            t_start_ok(&x.d);
+        }
+    }
+    x_list(&x);
+    const struct t_group *g = &x.d.group[0];
+    for (uint32_t i = 0; i < x.n_listed; i++) {
+        struct store_chunks c;
+        uint64_t since = g->last / 2;
+        x_chunks(&x, x.listing[i].region, since, &c);
+        for (unsigned k = 0; k < 64; k++) {
+            uint64_t first = ((uint64_t)x.listing[i].region * 64 + k) * CHUNK_BLOCKS, last_write = 0;
+            for (uint64_t slot = 1; slot <= g->last; slot++) {
+                const struct t_spec *s = &g->spec[g->log[slot]];
+                bool there = x.listing[i].present >> (k / 2) & 1;
+                if (s->nblocks && s->block < first + CHUNK_BLOCKS && s->block + s->nblocks > first &&
+                    (s->kind == ENTRY_WRITE || (last_write && there)))
+                    last_write = slot;
+            }
+            assert_true(x.listing[i].changed_at >= last_write);
+            if (!(c.unchanged >> k & 1) && c.changed_at[k] <= since)
+                assert_false(x.listing[i].present >> (k / 2) & 1);
+            assert_true(c.changed_at[k] >= last_write);
+            assert_false((c.unchanged >> k & 1) && last_write > since);
+        }
+    }
+    x_free(&x);
+}
+
+/* ---- images ---- */
+
+static void test_images_of_before_a_jump(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 150, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    assert_true(x_request(&x, 0, 0, 64));
+    x_image(&x, 0);
+    assert_true(x_request(&x, 1, 1024, 256));
+    x_donor(&x, ENTRY_WRITE, 2, 1); /* the target misses it */
+    x_image(&x, 1);
+    x_install(&x, 1); /* ahead: waits */
+    x.d.group[0].e = 12;
+    x_donor(&x, ENTRY_WRITE, 10, 30);
+    struct store_copy old = x.flight[0].c;
+    buf_ref(old.buf);
+    x_jump(&x, false);
+    assert_int_equal(x.cancelled, 2);
+    assert_int_equal(x.t.store->copy_bytes, 0);
+    assert_true(x_request(&x, 0, 0, 64));
+    struct store_copy *c = &x.flight[0].c;
+    void *pending = c->pending;
+    struct buf *none = c->buf;
+    *c = old;
+    c->pending = pending;
+    buf_unref(none);
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    assert_int_equal(x.too_old, 1);
+    x_check(&x);
+    finish(&x);
+    x_free(&x);
+}
+
+/* Exact at every applied slot: it waits, and an entry that comes first wins. */
+static void test_image_waits_and_yields(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 160, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x_donor(&x, ENTRY_WRITE, 8, 4); /* 13: in the image */
+    x_donor(&x, ENTRY_SESSION, 0, 0);
+    assert_true(x_request(&x, 0, 0, 64));
+    x_image(&x, 0);
+    assert_int_equal(x.flight[0].c.image_slot, 14);
+    x_donor(&x, ENTRY_WRITE, 40, 4); /* 15: not in it */
+    x_feed(&x);
+    t_settle(&x.t);
+    t_commit(&x.t, 0, 13);
+    x_install(&x, 0);
+    t_run(&x.t, NS_PER_S);
+    assert_false(x.flight[0].done);
+    assert_int_equal(x_bad(&x, 0, 64), 60);
+    t_commit(&x.t, 0, 15);
+    x_wait(&x, 0);
+    assert_int_equal(x_bad(&x, 0, 64), 0);
+    assert_true(x.installed == 60 || x.installed == 56); /* before or after 15 */
+    x_check(&x);
+    /* One that is older than what was applied leaves alone what entries wrote, in the overlay and on disk. */
+    assert_true(x_request(&x, 0, 1024, 256));
+    x_image(&x, 0);
+    x_both(&x, ENTRY_WRITE, 1030, 20);
+    x_both(&x, ENTRY_TRIM, 1110, 3);
+    t_checkpoint(&x.t);
+    x_both(&x, ENTRY_WRITE, 1040, 20);
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    x_check(&x);
+    assert_int_equal(x_bad(&x, 1024, 256), 0);
+    finish(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+struct repaired {
+    int err;
+    bool done;
+};
+
+static void on_repaired(void *user, int err)
+{
+    struct repaired *r = user;
+    r->err = err;
+    r->done = true;
+}
+
+/* A repair that waits for its slot when a jump comes shows a state that this replica never goes through. */
+static void test_waiting_repair_is_dropped(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 170, SIZE);
+    common_past(&x);
+    rot_data(&x, 1100);
+    assert_int_equal(x_bad(&x, 1100, 1), 1);
+    x_donor(&x, ENTRY_SESSION, 0, 0);
+    uint8_t data[BLOCK_SIZE];
+    t_content(&x.d, 0, 1100, 7, data);
+    struct repaired r = {0}, late = {0};
+    store_repair(x.t.store, 1, 1100, 7, data, crc32c(data, BLOCK_SIZE), on_repaired, &r);
+    assert_false(r.done);
+    x.d.group[0].e = 5;
+    x_donor(&x, ENTRY_WRITE, 1100, 1);
+    x_needs_copy(&x);
+    x_drain(&x);
+    x_list(&x);
+    x_jump_begin(&x, false);
+    x_jump_wait(&x);
+    assert_true(r.done);
+    assert_int_equal(r.err, -ECANCELED);
+    store_repair(x.t.store, 1, 1100, 7, data, crc32c(data, BLOCK_SIZE), on_repaired, &late);
+    assert_true(late.done && late.err == -ERANGE);
+    assert_int_equal(x_bad(&x, 1100, 1), 1);
+    x.damaged = true;
+    x_check(&x);
+    finish(&x);
+    x_free(&x);
+}
+
+/* A leaf that rots while it is half copied: all of it is to be fetched, and nothing older than that. */
+static void test_leaf_rots_while_it_is_copied(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 180, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    assert_true(x_request(&x, 0, 1024, 256));
+    x_image(&x, 0);
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    assert_true(x_verdict(&x, 0) >> 5 & 1); /* which makes all of it known */
+    x_copy(&x, 1);
+    t_checkpoint(&x.t);
+    x_both(&x, ENTRY_WRITE, 1030, 4);
+    assert_true(x_request(&x, 1, 0, 256)); /* an old image of another leaf */
+    x_image(&x, 1);
+    x_both(&x, ENTRY_WRITE, 3, 5);
+    x_both(&x, ENTRY_WRITE, 700, 5);
+    t_checkpoint(&x.t);
+    uint64_t off;
+    struct sim_disk *d = t_find_leaf(&x.t, 0, 0, &off);
+    sim_disk_flip(d, off + 2000, 4);
+    x_bad(&x, 2 * R + 600, 1); /* the others go from the cache of four leaves */
+    for (uint64_t b = 600; b < 4096; b += 512)
+        x_bad(&x, b, 1);
+    x_bad(&x, R, 1);
+    if (region_find(x.t.store, store_group(x.t.store, 1), 0)->cached[0])
+        fail_msg("the leaf is still in the cache");
+    assert_int_equal(x_bad(&x, 3, 5), 5);
+    x_install(&x, 1); /* it does not know 3..7 as they were */
+    x_wait(&x, 1);
+    assert_true(x.left > 0);
+    x.damaged = true;
+    x_check(&x);
+    finish(&x);
+    x_free(&x);
+}
+
+/* Nobody has it: it holds up nothing, or is lost for good. */
+static void test_blocks_that_nobody_has(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 190, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x_verdict(&x, 0);
+    x.asked = 1;
+    for (unsigned i = 0; i < 2; i++) { /* the rest of the chunk */
+        assert_true(i ? x_request(&x, 0, 1113, 167) : x_request(&x, 0, 1024, 86));
+        x_image(&x, 0);
+        x_install(&x, 0);
+        x_wait(&x, 0);
+    }
+    assert_int_equal(x_bad(&x, 1024, 256), 3);
+    assert_true(x_request(&x, 0, 1110, 3));
+    struct store_copy *c = &x.flight[0].c;
+    x_image(&x, 0);
+    memset(c->zero, 0, sizeof c->zero);
+    c->bad[0] = 7;
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    assert_int_equal(x.left, 3);
+    assert_int_equal(x_bad(&x, 1110, 3), 3);
+    assert_true(x_request(&x, 0, 1110, 3));
+    x_image(&x, 0);
+    c->bad[0] = 7;
+    c->give_up[0] = 5;
+    c->lost[0] = 2;
+    c->bad[0] = 0;
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    struct store_read r;
+    for (unsigned life = 0; life < 3; life++) {
+        t_read_now(&x.t, 0, 1110, 3, &r);
+        assert_int_equal(r.err, -EBADMSG);
+        assert_int_equal(r.bad[0], 5);
+        assert_int_equal(r.lost[0], 2);
+        buf_unref(r.buf);
+        t_read_now(&x.t, 0, 1111, 1, &r);
+        assert_int_equal(r.err, -EIO);
+        buf_unref(r.buf);
+        if (life == 0) {
+            x_copy(&x, 1000);
+            x_complete(&x);
+            assert_int_equal(x.complete_err, 0);
+        } else if (life == 1) {
+            crash(&x, SIM_POWER);
+            assert_int_equal(t_start(&x.t), 0);
+            assert_false(x.t.group[0].found_needs_copy);
+        }
+    }
+    x_free(&x);
+}
+
+/* ---- bounds ---- */
+
+static void test_bounds(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 200, SIZE);
+    for (unsigned i = 0; i < 40; i++)
+        x_donor(&x, ENTRY_WRITE, 512 * (i / 4) + 64 * (i % 4), 64);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x.t.store->options.overlay_bytes = 8u << 20; /* an eighth of that */
+    assert_true(x_request(&x, 0, 0, 128));
+    assert_true(x_request(&x, 1, 512, 128));
+    assert_false(x_request(&x, 2, 1024, 1));
+    uint64_t reserved = x.t.store->slabs_reserved;
+    assert_int_equal(reserved, 16 + 1);
+    store_checkpoint(x.t.store);
+    t_checkpoint(&x.t);
+    assert_int_equal(x.t.store->slabs_reserved, reserved); /* counted anew */
+    x_image(&x, 0);
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    assert_false(x_request(&x, 2, 1024, 1)); /* it is in the overlay */
+    store_copy_abandon(x.t.store, &x.flight[1].c);
+    x.flight[1].begun = false;
+    assert_true(x_request(&x, 2, 1024, 1));
+    store_copy_abandon(x.t.store, &x.flight[2].c);
+    x.flight[2].begun = false;
+    t_checkpoint(&x.t);
+    t_checkpoint(&x.t);
+    assert_int_equal(x.t.store->slabs_reserved, 0);
+    /* Space: what is left is for writers. */
+    uint64_t keep = x.t.store->slabs_total / 16, free = x.t.store->slabs_free;
+    while (slabs_credit(x.t.store) > keep + 8)
+        x.t.store->slabs_free--;
+    assert_true(x_request(&x, 1, 1024, 128));
+    assert_false(x_request(&x, 2, 1536, 16));
+    x.t.store->slabs_free = free;
+    store_copy_abandon(x.t.store, &x.flight[1].c);
+    x.flight[1].begun = false;
+    finish(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+/* ---- completion ---- */
+
+/* Told only when the root is durable: a power cut at that moment, and it is complete. */
+static void on_complete_crash(void *user, int err)
+{
+    struct copy_test *x = user;
+    assert_int_equal(err, 0);
+    x->complete = true;
+    sim_reactor_crash(x->t.sim, SIM_POWER);
+}
+
+static void test_completion_is_durable_when_told(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 210, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x_copy(&x, 1000);
+    store_copy_complete(x.t.store, 1, on_complete_crash, &x);
+    sim_wake(x.t.sim);
+    while (!x.complete)
+        assert_true(sim_step(x.t.world));
+    crash(&x, SIM_POWER);
+    restart(&x);
+    assert_false(x.t.group[0].found_needs_copy);
+    x_check_complete(&x);
+    x_free(&x);
+}
+
+static void note_cancelled(void *user, int err)
+{
+    assert_int_equal(err, -ECANCELED);
+    *(bool *)user = true;
+}
+
+/* Needed again before it was done; and a jump's own checkpoint completes nothing. */
+static void test_completion_cancelled(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 220, SIZE);
+    common_past(&x);
+    x_donor(&x, ENTRY_SESSION, 0, 0); /* nothing changed */
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    struct store_copy_state st = x_state(&x);
+    assert_true(st.needs_copy && st.copying && st.unknown_leaves == 0);
+    x.complete = false;
+    x_donor(&x, ENTRY_WRITE, 5, 1);
+    for (unsigned when = 0; when < 2; when++) {
+        static bool told;
+        told = false;
+        store_copy_complete(x.t.store, 1, note_cancelled, &told);
+        sim_wake(x.t.sim);
+        while (when == 1 && x.t.store->cycle.state != CYCLE_META)
+            assert_true(sim_step(x.t.world));
+        x_needs_copy(&x);
+        assert_true(told);
+        t_run(&x.t, NS_PER_S);
+        assert_true(x_state(&x).needs_copy);
+    }
+    crash(&x, SIM_POWER);
+    restart(&x);
+    assert_true(x.t.group[0].found_needs_copy);
+    finish(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+/* ---- random lives ---- */
+
+static uint64_t rnd(struct copy_test *x, uint64_t n)
+{
+    return sim_rand(x->d.world) % n;
+}
+
+static uint64_t some_block(struct copy_test *x)
+{
+    uint64_t near = rnd(x, 2) ? rnd(x, 3000) : rnd(x, 2) ? R + rnd(x, 1200) : 2 * R + rnd(x, 2700);
+    return near;
+}
+
+static void entry(struct copy_test *x, bool both)
+{
+    static const enum entry_kind kind[] = {ENTRY_WRITE, ENTRY_WRITE, ENTRY_WRITE, ENTRY_TRIM, ENTRY_ZERO, ENTRY_MEMBER};
+    enum entry_kind k = kind[rnd(x, ARRAY_LEN(kind))];
+    uint64_t block = some_block(x);
+    uint32_t n = (uint32_t)(1 + rnd(x, rnd(x, 4) ? 20 : 100));
+    if (k == ENTRY_TRIM && rnd(x, 4) == 0) {
+        block = block / 512 * 512;
+        n = 512;
+    }
+    if (block + n > SIZE)
+        n = (uint32_t)(SIZE - block);
+    if (k == ENTRY_MEMBER)
+        n = 0;
+    if (both)
+        x_both(x, k, block, n);
+    else
+        x_donor(x, k, block, n);
+}
+
+static void flight(struct copy_test *x)
+{
+    unsigned i = (unsigned)rnd(x, COPY_FLIGHTS);
+    struct copy_flight *f = &x->flight[i];
+    struct store_unknown u;
+    if (f->handed_over)
+        return;
+    if (f->begun && f->c.buf) {
+        x_install(x, i);
+        return;
+    }
+    if (f->begun) {
+        if (rnd(x, 6)) {
+            x_image(x, i);
+        } else {
+            store_copy_abandon(x->t.store, &f->c);
+            f->begun = false;
+        }
+        return;
+    }
+    if (x_unknown(x, some_block(x), &u) == 0) {
+        uint32_t first = (uint32_t)rnd(x, u.nblocks), n = (uint32_t)(1 + rnd(x, u.nblocks - first));
+        if (rnd(x, 2)) {
+            first = 0;
+            n = u.nblocks;
+        }
+        if (!x_request(x, i, u.block + first, n))
+            t_checkpoint(&x->t);
+    }
+}
+
+static void behind(struct copy_test *x)
+{
+    if (rnd(x, 2)) /* with a tail that nobody chose */
+        for (uint64_t n = 1 + rnd(x, 8); n > 0; n--)
+            t_append(&x->t, 0, ENTRY_WRITE, some_block(x), 1 + (uint32_t)rnd(x, 30));
+    x->d.group[0].e++;
+    for (uint64_t n = 1 + rnd(x, 8); n > 0; n--)
+        entry(x, false);
+    t_settle(&x->t);
+    x_needs_copy(x);
+    x_jump(x, false);
+}
+
+static void random_life(uint64_t seed)
+{
+    struct copy_test x;
+    x_begin(&x, seed, SIZE);
+    for (unsigned i = 0; i < 12; i++)
+        entry(&x, true);
+    for (unsigned step = 0; step < 400; step++) {
+        struct store_copy_state st = x_state(&x);
+        switch (rnd(&x, 40)) {
+        case 0:
+            behind(&x);
+            break;
+        case 1:
+            t_checkpoint(&x.t);
+            break;
+        case 2:
+            t_checkpoint(&x.d);
+            break;
+        case 3:
+            x_check(&x);
+            break;
+        case 4: /* a crash with something under way */
+            if (rnd(&x, 2))
+                store_checkpoint(x.t.store);
+            t_run(&x.t, rnd(&x, 3 * NS_PER_MS));
+            crash(&x, rnd(&x, 2) ? SIM_POWER : SIM_KILL);
+            restart(&x);
+            break;
+        case 5:
+        case 6:
+            x_verdict(&x, (uint32_t)rnd(&x, 3));
+            break;
+        case 7:
+            if (st.copying && st.unknown_leaves == 0)
+                x_complete(&x);
+            break;
+        case 8:
+            x_copy(&x, 2);
+            break;
+        default:
+            if (st.copying && rnd(&x, 3))
+                flight(&x);
+            else
+                entry(&x, true);
+        }
+    }
+    for (unsigned i = 0; i < COPY_FLIGHTS; i++)
+        if (x.flight[i].begun && !x.flight[i].handed_over)
+            store_copy_abandon(x.t.store, &x.flight[i].c);
+    if (x_state(&x).needs_copy)
+        finish(&x);
+    x_check_complete(&x);
+    afterwards(&x);
+    x_free(&x);
+}
+
+static void test_random_copies(void **state)
+{
+    for (uint64_t seed = 5000; seed < 5040; seed += 2)
+        random_life(seed);
+}
+
+#define T(name) cmocka_unit_test(name)
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        T(test_lag_jump_copy),
+        T(test_from_nothing),
+        T(test_created_as_a_learner),
+        T(test_power_cut_at_every_event),
+        T(test_kill_at_every_third_event),
+        T(test_power_cut_with_a_kept_log),
+        T(test_newest_root_rots_after_the_jump),
+        T(test_no_jump_while_a_checkpoint_is_made),
+        T(test_drain_writes_back),
+        T(test_regions_that_the_donor_has_not),
+        T(test_region_table_too_small),
+        T(test_trim_of_an_unknown_leaf_that_is_nowhere),
+        T(test_one_chunk_is_not_the_leaf),
+        T(test_verdicts_clear_no_bad_bits),
+        T(test_verdicts_of_another_age),
+        T(test_donor_without_the_leaf),
+        T(test_changed_at),
+        T(test_images_of_before_a_jump),
+        T(test_image_waits_and_yields),
+        T(test_waiting_repair_is_dropped),
+        T(test_leaf_rots_while_it_is_copied),
+        T(test_blocks_that_nobody_has),
+        T(test_bounds),
+        T(test_completion_is_durable_when_told),
+        T(test_completion_cancelled),
+        T(test_random_copies),
+    };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
