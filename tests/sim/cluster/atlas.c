@@ -112,7 +112,24 @@ static void keep_proven(struct batches *all, uint64_t wal_bytes)
     all->n = kept;
 }
 
-bool atlas_wal_batch(struct node *n, struct fault_rng *g, struct spot *ret)
+/* The proven batch that has `back` younger ones. */
+static void take_batch(struct sim_disk *wal, const struct batches *all, uint32_t back, struct spot *ret)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < all->n; i++) { /* by place, so that the choice does not hang on the order of the search */
+        uint32_t younger = 0;
+        for (uint32_t k = 0; k < all->n; k++)
+            younger += all->batch[k].lsn > all->batch[i].lsn;
+        if (younger == back)
+            best = i;
+    }
+    const struct found_batch *b = &all->batch[best];
+    *ret = (struct spot){.disk = wal, .off = b->lsn % sim_disk_size(wal), .len = b->bytes};
+    if (ret->off + ret->len > sim_disk_size(wal)) /* a PAD: its payload pages are none */
+        ret->len = BLOCK_SIZE;
+}
+
+static bool find_proven(struct node *n, struct batches *all)
 {
     static uint8_t image[SUPERBLOCK_BYTES];
     struct superblock sb;
@@ -120,27 +137,32 @@ bool atlas_wal_batch(struct node *n, struct fault_rng *g, struct spot *ret)
     sim_disk_peek(sim_dir_find(n->dir, "superblock"), 0, image, sizeof image);
     if (superblock_pick(image, &sb))
         return false;
+    find_batches(wal, sb.salt, all);
+    keep_proven(all, sim_disk_size(wal));
+    return all->n > 0;
+}
+
+bool atlas_wal_batch(struct node *n, struct fault_rng *g, struct spot *ret)
+{
     struct batches all = {0};
-    find_batches(wal, sb.salt, &all);
-    keep_proven(&all, sim_disk_size(wal));
-    if (all.n > 0) {
-        /* By place, so that the choice does not hang on the order of the search; more often a young one. */
+    bool found = find_proven(n, &all);
+    if (found) { /* more often a young one */
         uint32_t back = (uint32_t)(fault_chance(g, 2) ? fault_draw(g, 0, all.n - 1) : fault_draw_log(g, 1, all.n) - 1);
-        uint32_t best = 0;
-        for (uint32_t i = 0; i < all.n; i++) {
-            uint32_t younger = 0;
-            for (uint32_t k = 0; k < all.n; k++)
-                younger += all.batch[k].lsn > all.batch[i].lsn;
-            if (younger == back)
-                best = i;
-        }
-        const struct found_batch *b = &all.batch[best];
-        *ret = (struct spot){.disk = wal, .off = b->lsn % sim_disk_size(wal), .len = b->bytes};
-        if (ret->off + ret->len > sim_disk_size(wal)) /* a PAD: its payload pages are none */
-            ret->len = BLOCK_SIZE;
+        take_batch(sim_dir_find(n->dir, "wal"), &all, back, ret);
     }
     free(all.batch);
-    return all.n > 0;
+    return found;
+}
+
+unsigned atlas_wal_newest(struct node *n, unsigned want, struct spot *ret)
+{
+    struct batches all = {0};
+    unsigned count = 0;
+    if (find_proven(n, &all))
+        for (; count < want && count < all.n; count++)
+            take_batch(sim_dir_find(n->dir, "wal"), &all, count, &ret[count]);
+    free(all.batch);
+    return count;
 }
 
 /* ---- extents ---- */
@@ -168,6 +190,21 @@ static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, stru
         return true;
     }
     return false;
+}
+
+unsigned atlas_all_data(struct node *n, struct spot *ret, unsigned cap)
+{
+    unsigned count = 0;
+    for (struct sim_disk *d = NULL; (d = sim_dir_next(n->dir, d));) {
+        if (strncmp(sim_disk_name(d), "extents/", 8) != 0)
+            continue;
+        for (uint64_t off = 0; off < sim_disk_size(d) && count < cap; off += BLOCK_SIZE) {
+            const struct meta_header *h = (const void *)sim_disk_page(d, off, false);
+            if (!sim_disk_is_blank(d, off) && h->magic != META_MAGIC + META_LEAF)
+                ret[count++] = (struct spot){.disk = d, .off = off, .len = BLOCK_SIZE};
+        }
+    }
+    return count;
 }
 
 bool atlas_leaf(struct node *n, struct fault_rng *g, struct spot *ret)

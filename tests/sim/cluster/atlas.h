@@ -41,8 +41,11 @@ struct node *atlas_choose(struct atlas *a, struct fault_rng *g);
 bool atlas_may_lose(const struct atlas *a, const struct node *n);
 /* Finds a place of a kind. False: there is none now. */
 bool atlas_wal_batch(struct node *n, struct fault_rng *g, struct spot *ret); /* a whole batch that was proven durable */
+unsigned atlas_wal_newest(struct node *n, unsigned want, struct spot *ret); /* the youngest ones of these; returns how many */
 bool atlas_leaf(struct node *n, struct fault_rng *g, struct spot *ret);      /* one of a leaf's two places */
 bool atlas_data(struct node *n, struct fault_rng *g, struct spot *ret);      /* a block of an extent that is no leaf */
+/* All such blocks, the first `cap` of them; returns how many. */
+unsigned atlas_all_data(struct node *n, struct spot *ret, unsigned cap);
 bool atlas_superblock(struct atlas *a, struct node *n, struct fault_rng *g, struct spot *ret);
 bool atlas_meta(struct node *n, struct fault_rng *g, struct spot *ret);
 /* Notes what was done. */

@@ -56,6 +56,11 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_DISK_LOST] = "disk lost",
     [FAULT_RESTART_AFTER_ERROR] = "restart after an error",
     [FAULT_REFUSED_START] = "refused start",
+    [FAULT_ROT_STORM] = "storm of rot",
+    [FAULT_STALE_STREAM] = "stale stream beside a catch-up",
+    [FAULT_LATE_ANSWERS] = "answers of another ballot",
+    [FAULT_REPAIR_STORM] = "storm of repairs",
+    [FAULT_TORN_LOG] = "torn log, time after time",
 };
 
 const char *fault_name(unsigned kind)
@@ -73,7 +78,7 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-static struct fault_rng stream(const struct faults *f, uint64_t index)
+struct fault_rng fault_stream(const struct faults *f, uint64_t index)
 {
     return (struct fault_rng){mix(f->seed) ^ mix(index + UINT64_C(0x5fa17))};
 }
@@ -317,6 +322,12 @@ static bool apply_to_process(struct faults *f, enum fault kind, struct fault_rng
         return race(f, g);
     case FAULT_STORM:
         return faults_storm(f, g);
+    case FAULT_ROT_STORM:
+    case FAULT_STALE_STREAM:
+    case FAULT_LATE_ANSWERS:
+    case FAULT_REPAIR_STORM:
+    case FAULT_TORN_LOG:
+        return faults_scene(f, kind, g);
     default:
         return false;
     }
@@ -347,7 +358,7 @@ static void fault_event(void *user)
     struct trial *r = f->run;
     if (r->faults_over || r->cluster->broken)
         return;
-    struct fault_rng g = stream(f, f->next);
+    struct fault_rng g = fault_stream(f, f->next);
     fault_draw(&g, f->gap_ns.min, f->gap_ns.max); /* plan() drew it */
     enum fault kind = choose(f, &g);
     if (!is_skipped(r->options, f->next)) {
@@ -361,7 +372,7 @@ static void fault_event(void *user)
 
 static void plan(struct faults *f)
 {
-    struct fault_rng g = stream(f, f->next);
+    struct fault_rng g = fault_stream(f, f->next);
     uint64_t gap = fault_draw(&g, f->gap_ns.min, f->gap_ns.max);
     sim_at(f->run->world, sim_now(f->run->world) + gap, fault_event, f);
 }
@@ -393,10 +404,10 @@ static void make_room_scarce(struct faults *f, struct fault_rng *g)
 
 static void draw_weights(struct faults *f)
 {
-    struct fault_rng g = stream(f, UINT64_MAX);
+    struct fault_rng g = fault_stream(f, UINT64_MAX);
     uint64_t on_of_ten = fault_draw(&g, 1, 8);
     bool storm = fault_chance(&g, 4) || f->run->options->storms; /* and nothing else */
-    for (unsigned k = 0; k < FAULT_KINDS; k++) {
+    for (unsigned k = 0; k < FAULT_ROT_STORM; k++) { /* from there on they are of themes */
         uint64_t on = fault_draw(&g, 0, 9), extreme = fault_draw(&g, 0, 9);
         uint64_t weight = extreme == 0 ? fault_draw(&g, 20, 100) : fault_draw(&g, 1, 10);
         f->weight[k] = on < on_of_ten && is_drawn(k) ? (uint32_t)weight : 0;
@@ -432,11 +443,12 @@ void faults_draw(struct trial *r)
     list_init(&f->actions);
     draw_timing(r);
     draw_weights(f);
+    faults_draw_theme(f);
 }
 
 void faults_start(struct trial *r)
 {
-    struct fault_rng g = stream(r->faults, UINT64_MAX - 1);
+    struct fault_rng g = fault_stream(r->faults, UINT64_MAX - 1);
     faults_disk_start(r->faults, &g);
     r->may_be_unreadable = r->options->beyond;
     if (r->faults->total > 0)

@@ -48,9 +48,30 @@ enum fault {
     /* what follows from them */
     FAULT_RESTART_AFTER_ERROR, /* a daemon ended by itself because of an error, and came back */
     FAULT_REFUSED_START,       /* a replica found its disk rotten beyond use, and said so */
+    /* those of themes: whole sequences, each tried time after time in runs that are given to it (faults_theme.c) */
+    FAULT_ROT_STORM,     /* the newest of a WAL rots while everybody is down, and the rest comes back without a witness */
+    FAULT_STALE_STREAM,  /* a catch-up that began before a stream, and ends when that stream's front end is replaced */
+    FAULT_LATE_ANSWERS,  /* a replica's answers arrive when their front end has another ballot */
+    FAULT_REPAIR_STORM,  /* data rots faster than it is repaired */
+    FAULT_TORN_LOG,      /* a replica dies with WAL batches under way, time after time */
     FAULT_KINDS
 };
 
+/* Some runs have a theme: nothing happens in them but what is told here, and timing and requests help it. */
+enum theme {
+    THEME_DRAWN, /* in options: as the seed says */
+    THEME_NONE,
+    THEME_ROT,
+    THEME_STALE,
+    THEME_ANSWERS,
+    THEME_CROWD, /* storms of take-overs while all clients write the same few blocks */
+    THEME_REPAIR,
+    THEME_TORN,
+    THEME_SLOW_READS, /* a disk reads more slowly than it writes */
+    THEMES
+};
+
 const char *fault_name(unsigned kind);
+const char *theme_name(unsigned theme);
 
 #endif

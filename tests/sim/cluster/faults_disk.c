@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "replica/replica_internal.h"
+#include "replica/wal_internal.h"
 #include "tests/sim/cluster/atlas.h"
 
 #define ROOM_BYTES (1024 * SIM_MIB)
@@ -31,6 +32,8 @@ struct faults_disk {
     uint32_t slow[SIM_REPLICAS];
     uint32_t failed_starts[SIM_REPLICAS];
     uint64_t full_until_ns;
+    uint32_t tears[SIM_REPLICAS]; /* how often it will die in its WAL yet */
+    struct fault_rng tear[SIM_REPLICAS];
 };
 
 static struct node *any_node(struct faults *f, struct fault_rng *g)
@@ -52,6 +55,21 @@ static bool matches(const struct armed *x, const struct sim_disk *d, const struc
     return x->complete == io->complete && (x->io == SIM_IO_KINDS || x->io == io->kind) && strncmp(d ? sim_disk_name(d) : "extents/", x->disk, strlen(x->disk)) == 0;
 }
 
+/* The next death in the WAL, counted from a process's beginning. Its START batch is one of the writes. */
+static void arm_tear(struct faults *f, unsigned node)
+{
+    struct faults_disk *x = f->disk;
+    struct fault_rng *g = &x->tear[node];
+    x->tears[node]--;
+    x->armed[node] = (struct armed){.kind = FAULT_TORN_LOG,
+                                    .io = SIM_WRITE,
+                                    .disk = "wal",
+                                    .complete = fault_chance(g, 2),
+                                    .left = (uint32_t)fault_draw_log(g, 1, 40) - 1,
+                                    .how = fault_chance(g, 4) ? SIM_POWER : SIM_KILL,
+                                    .outage_ns = fault_draw_log(g, NS_PER_MS / 10, 5 * NS_PER_MS)};
+}
+
 static void on_io(void *user, struct sim_disk *d, const struct sim_io_info *io)
 {
     struct node *n = user;
@@ -70,6 +88,8 @@ static void on_io(void *user, struct sim_disk *d, const struct sim_io_info *io)
         if (x->at_start[n->index].kind != FAULT_KINDS)
             x->armed[n->index] = x->at_start[n->index];
         x->at_start[n->index].kind = FAULT_KINDS;
+        if (x->tears[n->index] > 0)
+            arm_tear(f, n->index);
     }
     if (r->faults_over || !n->replica) /* replica_open() has not returned yet */
         return;
@@ -78,6 +98,8 @@ static void on_io(void *user, struct sim_disk *d, const struct sim_io_info *io)
         return;
     struct armed now = *armed;
     armed->kind = FAULT_KINDS;
+    if (now.kind == FAULT_TORN_LOG) /* most of what is under way lands later, all of it or a part */
+        sim_disk_set_late(d, 2, 5 * NS_PER_MS);
     fault_count(f, now.kind);
     faults_crash_node(f, n, now.how, now.outage_ns);
 }
@@ -227,6 +249,56 @@ static void damage(struct faults *f, struct fault_rng *g, enum fault kind)
     } else if (n) {
         damage_node(f, n, g, kind, times);
     }
+}
+
+struct node *faults_victim(struct faults *f, struct fault_rng *g)
+{
+    return atlas_choose(&f->disk->atlas, g);
+}
+
+/* The values only: a descriptor that is gone together with its successor's would keep the daemon from starting at all. */
+unsigned faults_rot_newest(struct faults *f, struct node *n, struct fault_rng *g, unsigned batches)
+{
+    struct spot s[16];
+    unsigned found = atlas_wal_newest(n, batches < ARRAY_LEN(s) ? batches : ARRAY_LEN(s), s), rotten = 0;
+    for (unsigned i = 0; i < found; i++) {
+        const struct wal_batch *b = (const void *)sim_disk_page(s[i].disk, s[i].off, true);
+        uint64_t desc = b->desc_pages * (uint64_t)BLOCK_SIZE;
+        if (s[i].len <= desc)
+            continue;
+        note_damage(f, n, DAMAGE_WAL);
+        fault_say(f, "%s: the values of the WAL batch at %llu rot", n->host, (unsigned long long)s[i].off);
+        for (uint64_t at = desc; at < s[i].len; at += BLOCK_SIZE)
+            if (!fault_chance(g, 4))
+                sim_disk_flip(s[i].disk, s[i].off + at + fault_draw(g, 0, BLOCK_SIZE - 1), (unsigned)fault_draw(g, 0, 7));
+        rotten++;
+    }
+    if (rotten)
+        fault_count(f, FAULT_ROT_STORM);
+    return rotten;
+}
+
+void faults_rot_data(struct faults *f, struct node *n, struct fault_rng *g, unsigned pages)
+{
+    static struct spot s[1024];
+    unsigned found = atlas_all_data(n, s, ARRAY_LEN(s));
+    if (found == 0)
+        return;
+    note_damage(f, n, DAMAGE_DATA);
+    for (; pages > 0; pages--) {
+        const struct spot *at = &s[fault_draw(g, 0, found - 1)];
+        sim_disk_flip(at->disk, at->off + fault_draw(g, 0, BLOCK_SIZE - 1), (unsigned)fault_draw(g, 0, 7));
+    }
+}
+
+void faults_tear_log(struct faults *f, struct node *n, struct fault_rng *g, unsigned times)
+{
+    struct faults_disk *x = f->disk;
+    if (x->armed[n->index].kind == FAULT_TORN_LOG)
+        return;
+    x->tears[n->index] = times;
+    x->tear[n->index] = *g;
+    arm_tear(f, n->index);
 }
 
 /* A batch never came to its place, and stands in another one's: what recovery finds when that is noticed at all, that is, after later batches were durable. */

@@ -28,6 +28,17 @@ struct fault_action {
     bool surely;
 };
 
+/* A sequence that is being played (faults_scene.c). */
+struct scene {
+    bool on;
+    unsigned victim, other[2]; /* replicas */
+    unsigned left;             /* steps */
+    uint64_t until_ns;         /* nobody waits longer for a state */
+    unsigned frontend;
+    uint64_t round; /* its ballot's, when the scene began */
+    struct fault_rng g;
+};
+
 struct faults {
     struct trial *run;
     uint64_t seed;
@@ -43,9 +54,13 @@ struct faults {
     bool storm_rots; /* ... and WALs rot in it */
     uint64_t rival_until_ns;
     uint64_t storm_writes[SIM_REPLICAS]; /* of the WAL when somebody began to wait for the next one */
+    enum theme theme;
+    struct scene scene;
 };
 
 struct faults *faults_of(struct trial *r);
+/* Where what concerns number `index` is drawn from; numbers from UINT64_MAX down concern the whole run. */
+struct fault_rng fault_stream(const struct faults *f, uint64_t index);
 void fault_count(struct faults *f, enum fault kind);
 /* For people: what fault number `index` does. */
 void fault_say(struct faults *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -60,16 +75,33 @@ bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uin
 /* faults_net.c. False: not a fault of this part. */
 bool faults_net_apply(struct faults *f, enum fault kind, struct fault_rng *g);
 void faults_net_stop(struct faults *f);
-/* What host a sends to host b waits for so long. */
-void faults_cut(struct faults *f, unsigned a, unsigned b, uint64_t ns);
+/* What host a sends to host b waits until faults_release(). */
+void faults_hold(struct faults *f, unsigned a, unsigned b);
+void faults_release(struct faults *f, unsigned a, unsigned b);
+/* What host a sends to host b takes late_ns and ns_per_kib more, for so long. */
+void faults_late(struct faults *f, unsigned a, unsigned b, uint64_t late_ns, uint32_t ns_per_kib, uint64_t for_ns);
 
 /* faults_storm.c */
 /* False: there is one already. */
 bool faults_storm(struct faults *f, struct fault_rng *g);
 
+/* faults_theme.c: after the weights, which it may replace */
+void faults_draw_theme(struct faults *f);
+
+/* faults_scene.c. False: one is being played already. */
+bool faults_scene(struct faults *f, enum fault kind, struct fault_rng *g);
+
 /* faults_disk.c. The group was created; hooks and the atlas take effect now. */
 void faults_disk_start(struct faults *f, struct fault_rng *g);
 bool faults_disk_apply(struct faults *f, enum fault kind, struct fault_rng *g);
 void faults_disk_stop(struct faults *f);
+/* The replica that damage may hit, or NULL. */
+struct node *faults_victim(struct faults *f, struct fault_rng *g);
+/* Its newest batches rot, `batches` of those that are proven durable. Returns how many did. */
+unsigned faults_rot_newest(struct faults *f, struct node *n, struct fault_rng *g, unsigned batches);
+/* Up to so many of its data pages rot. */
+void faults_rot_data(struct faults *f, struct node *n, struct fault_rng *g, unsigned pages);
+/* It dies at the submission or completion of this many WAL writes from now, is back at once, and so on, `times` times. */
+void faults_tear_log(struct faults *f, struct node *n, struct fault_rng *g, unsigned times);
 
 #endif

@@ -35,10 +35,20 @@ static void end_cut(struct fault_action *x)
     link_up(x->faults, x->a, x->b);
 }
 
-static void cut_link(struct faults *f, unsigned a, unsigned b, uint64_t ns)
+void faults_hold(struct faults *f, unsigned a, unsigned b)
 {
     if (f->cut[a][b]++ == 0)
         sim_cut_one_way(world_of(f), fault_host(f, a), fault_host(f, b));
+}
+
+void faults_release(struct faults *f, unsigned a, unsigned b)
+{
+    link_up(f, a, b);
+}
+
+static void cut_link(struct faults *f, unsigned a, unsigned b, uint64_t ns)
+{
+    faults_hold(f, a, b);
     fault_later(f, ns, end_cut, a, b, 0);
 }
 
@@ -162,6 +172,14 @@ static void make_fast(struct faults *f, unsigned a, unsigned b)
 static void end_slow(struct fault_action *x)
 {
     make_fast(x->faults, x->a, x->b);
+}
+
+void faults_late(struct faults *f, unsigned a, unsigned b, uint64_t late_ns, uint32_t ns_per_kib, uint64_t for_ns)
+{
+    struct sim_link *l = link_of(f, a, b);
+    l->latency_ns = (struct sim_range){late_ns, late_ns};
+    l->ns_per_kib = ns_per_kib;
+    fault_later(f, for_ns, end_slow, a, b, 0);
 }
 
 static void slow_link(struct faults *f, struct fault_rng *g)

@@ -42,6 +42,8 @@ void requests_draw(struct workload *w)
     bytes->block = large->block + large->n_blocks;
     cells_init(&w->cells);
     w->hot = (uint32_t)draw(r, 1, large->n < 4096 ? large->n : 4096);
+    if (r->scale.crowded && r->scale.crowded < large->n_blocks)
+        w->hot = r->scale.crowded * large->per_block;
 }
 
 /* ---- choosing ---- */
@@ -87,7 +89,7 @@ static void choose_place(struct request *q)
         return;
     }
     uint32_t max = q->io.type == NBD_CMD_WRITE ? r->scale.request_max_bytes : (uint32_t)SIM_MIB;
-    choose_range(q, large, draw(r, 0, 99) < (r->scale.scattered ? 20 : 85) ? w->hot : large->n, max, draw(r, 0, 2) == 0);
+    choose_range(q, large, draw(r, 0, 99) < (r->scale.scattered ? 20 : r->scale.crowded ? 97 : 85) ? w->hot : large->n, max, draw(r, 0, 2) == 0);
 }
 
 static void choose_command(struct request *q)

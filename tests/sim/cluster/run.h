@@ -14,6 +14,7 @@ struct run_options {
     uint32_t clients;  /* at most so many; 0: as drawn */
     bool say_faults;   /* a line per fault on stdout: its index, when, what */
     bool storms;       /* no faults but storms of take-overs */
+    enum theme theme;  /* of every run; THEME_DRAWN: as drawn */
     bool beyond;       /* more damage than replication can survive: a clean refusal is demanded, silence is not, and no liveness */
     /* Faults have indices in the order of their times; what each one is and when depends on the seed and its index alone.
      * Bit i set: number i is not applied. NULL: all are. */

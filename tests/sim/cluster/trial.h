@@ -13,6 +13,7 @@ struct scale {
     bool large;
     struct cluster_sizes sizes;
     bool scattered;             /* requests go anywhere, so that what stores hold grows */
+    uint32_t crowded;           /* nearly all requests go to so many blocks; 0: no */
     uint32_t request_max_bytes; /* no WRITE is longer: a small WAL takes no longer entries */
     uint32_t requests;          /* about as many, over all clients */
     uint64_t fault_ns;          /* faults and requests last this long */

@@ -33,6 +33,11 @@ Mutation = collections.namedtuple("Mutation", "name rule file edits seeds option
 MUTATIONS = []
 STORMS = ["--storms"] # for what only diverging logs show
 
+
+def theme(name): # for what needs many things at once
+    return ["--theme", name]
+
+
 def mutation(name, rule, file, *edits, seeds=(1, 300), options=()):
     MUTATIONS.append(Mutation(name, rule, file, edits, seeds, list(options), None))
 
@@ -91,7 +96,7 @@ mutation("lease-not-recorded", "A8", "consensus/acceptor.c",
     ("        a->max_lease_ns = lease_ns; /*", "        a->max_lease_ns = lease_ns / 1000; /*"))
 mutation("lease-ignored", "A1, A8", "consensus/acceptor.c",
     ("c < 0 || held_against(a, ev->now_ns, &m->ballot.proposer)", "c < 0"),
-    ("    m->u.holder.promised = a->promised;\n    if (!h.holder)", "    m->u.holder.promised = a->promised;\n    if (true)"))
+    ("    m->u.holder.retired = a->retired;\n    if (!h.holder)", "    m->u.holder.retired = a->retired;\n    if (true)"))
 
 # ---- consensus: the acceptor's log ----
 
@@ -126,7 +131,7 @@ mutation("chosen-below-session-start", "P5", "consensus/proposer_stream.c",
     ("if (n < p->session_slot || n <= p->chosen)", "if (n <= p->chosen)"))
 mutation("commit-announced-early", "P5", "consensus/proposer_stream.c",
     ("e.msg.u.accept.commit = x->p->chosen;", "e.msg.u.accept.commit = x->p->next - 1;"))
-mutation("acknowledgements-kept", "P5", "consensus/proposer_attach.c", ("        r->acked = r->lease_until_ns", "        r->lease_until_ns"),
+mutation("acknowledgements-kept", "P5", "consensus/proposer_attach.c", ("        r->acked = r->received = r->lease_until_ns", "        r->received = r->lease_until_ns"),
     options=STORMS)
 mutation("unplaced-taken-for-found", "P7", "consensus/proposer_attach.c",
     ("        if (!s->own_found)\n            proposer_emit_entry", "        if (false)\n            proposer_emit_entry"),
