@@ -204,6 +204,7 @@ static void take_image(struct group *g)
     p->fuzzy_end = g->fuzzy_end;
     p->committed = g->committed;
     p->uncommitted = g->uncommitted;
+    p->retired = g->retired;
     p->needs_copy = g->needs_copy;
     p->since = g->since;
     p->jump = g->jump;

@@ -110,7 +110,7 @@ struct group_page {
     uint64_t fuzzy_end;
     struct membership committed;
     struct membership uncommitted; /* n_voters = 0: none */
-    uint64_t retired; /* 1: this replica left the group; where it went is the directory's business */
+    uint64_t retired; /* 1: this replica was a voter, and the committed membership has it no more; where the group went is the directory's business */
     uint32_t needs_copy;
     /* The slots above `applied` as of the checkpoint, by name: what the WAL from tail on does not give of them has lost its value. More runs than fit here: the WAL from redo on names the rest. */
     uint32_t n_tail;
@@ -260,12 +260,10 @@ struct wal_needs_copy {
     uint64_t on;   /* 1: the log does not reach what peers' logs hold; 0: it does after all */
 };
 
-#define WAL_GROUP_NEEDS_COPY UINT64_C(1) /* a learner: created with nothing */
 struct wal_group {
     uint64_t group;
     uint64_t size_blocks;
-    uint64_t flags;
-    struct membership membership;
+    struct membership membership; /* this replica among the learners: it needs a copy from the beginning */
 };
 
 #endif

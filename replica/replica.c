@@ -200,6 +200,7 @@ static void on_store_group(void *user, const struct store_group_state *st)
         .commit = st->commit,
         .restarted = true,
         .needs_copy = st->needs_copy,
+        .retired = st->retired,
     };
     struct replica_group *g = replica_add_group(r, &s);
     g->recovered = true;

@@ -228,6 +228,39 @@ void slabs_reserve_again(struct store *s)
     }
 }
 
+/* What an entry takes at most, if nothing before it takes the same. */
+static uint64_t entry_needs(struct store *s, const struct group *g, const struct entry *e)
+{
+    uint64_t need = 0;
+    for (uint64_t block = e->block, end = e->block + e->nblocks, stop; block < end; block = stop) {
+        stop = (block / LEAF_BLOCKS + 1) * LEAF_BLOCKS;
+        if (stop > end)
+            stop = end;
+        const struct region *r = region_find(s, g, block / REGION_BLOCKS);
+        unsigned l = block % REGION_BLOCKS / LEAF_BLOCKS;
+        if (e->kind == ENTRY_WRITE)
+            need += r ? slabs_needed(r, block, (uint32_t)(stop - block))
+                      : (stop - 1) / SLAB_BLOCKS - block / SLAB_BLOCKS + 2;
+        else
+            need += r && leaf_unknown(r, l);
+    }
+    return need;
+}
+
+uint32_t store_can_take(const struct store *s, struct entry *const *e, uint32_t n)
+{
+    uint64_t left = s->slabs_free > s->slabs_reserved ? s->slabs_free - s->slabs_reserved : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct group *g = store_group(s, e[i]->group);
+        bool range = e[i]->kind == ENTRY_WRITE || e[i]->kind == ENTRY_TRIM || e[i]->kind == ENTRY_ZERO;
+        uint64_t need = g && range ? entry_needs((struct store *)(uintptr_t)s, g, e[i]) : 0; /* looking a region up changes nothing */
+        if (need > left)
+            return i;
+        left -= need;
+    }
+    return n;
+}
+
 /* Kept back for write-back and rebuild: max(256 MiB, 1/64), and an eighth where that would be most of a tiny store. */
 static uint64_t reserve(const struct store *s)
 {

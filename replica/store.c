@@ -47,7 +47,8 @@ struct group *store_group_new(struct store *s, const struct wal_group *wg, unsig
     g->page = page;
     g->size_blocks = wg->size_blocks;
     g->committed = wg->membership;
-    g->needs_copy = wg->flags & WAL_GROUP_NEEDS_COPY;
+    for (unsigned i = 0; i < wg->membership.n_learners; i++)
+        g->needs_copy |= uuid_equal(&wg->membership.learner[i], &s->sb.identity);
     g->since = GROUP_SINCE_NONE;
     g->image = aligned_alloc(BLOCK_SIZE, sizeof *g->image);
     if (!g->image)
@@ -262,10 +263,22 @@ void store_needs_copy(struct store *s, uint64_t group, bool on, void (*fn)(void 
 
 /* ---- apply ---- */
 
-static void apply_membership(struct group *g, const struct entry *e)
+/* As the acceptor finds it from the same memberships: here so that it outlives them. */
+void store_set_committed(struct store *s, struct group *g, const struct membership *m)
 {
-    g->committed = e->u[0].membership;
-    g->committed.slot = e->slot;
+    bool was = membership_has_voter(&g->committed, &s->sb.identity);
+    g->committed = *m;
+    if (membership_has_voter(m, &s->sb.identity))
+        g->retired = false;
+    else if (was)
+        g->retired = true;
+}
+
+static void apply_membership(struct store *s, struct group *g, const struct entry *e)
+{
+    struct membership m = e->u[0].membership;
+    m.slot = e->slot;
+    store_set_committed(s, g, &m);
     if (g->uncommitted.n_voters && g->uncommitted.slot <= e->slot)
         memset(&g->uncommitted, 0, sizeof g->uncommitted);
 }
@@ -280,7 +293,7 @@ void store_apply(struct store *s, struct group *g, uint64_t through)
         if (e->kind == ENTRY_WRITE || e->kind == ENTRY_TRIM || e->kind == ENTRY_ZERO)
             overlay_apply(s, g, e);
         else if (e->kind == ENTRY_MEMBER)
-            apply_membership(g, e);
+            apply_membership(s, g, e);
         g->applied++;
         if (!i->pinned) {
             i->entry = NULL;

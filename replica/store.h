@@ -48,6 +48,7 @@ struct store_group_state {
     uint64_t commit;               /* applied up to here */
     uint64_t fuzzy_end;
     bool needs_copy;
+    bool retired; /* it was a voter, and the committed membership has it no more */
 };
 
 struct store_callbacks {
@@ -78,6 +79,7 @@ void store_free(struct store *s);
 /* ---- persistence, in the order of the acceptor's effects; seq is the effect's ---- */
 /* False: the group exists, or there are GROUPS_MAX. */
 bool store_can_create(const struct store *s, uint64_t group);
+/* With the own identity among the membership's learners the group needs a copy from the beginning: position 0. */
 void store_create_group(struct store *s, const struct wal_group *g, uint64_t seq);
 void store_promise(struct store *s, uint64_t group, const struct ballot *b, uint64_t max_lease_ns, uint64_t seq);
 void store_cut(struct store *s, uint64_t group, uint64_t slot, uint64_t seq);
@@ -94,6 +96,10 @@ void store_commit(struct store *s, uint64_t group, uint64_t slot);
 bool store_has_room(const struct store *s);
 /* ... because of the extents: only growing or a trim helps, no checkpoint does. */
 bool store_is_full(const struct store *s);
+
+/* How many of the entries, from the first on, write-back will find slabs for: a piece of catch-up comes without anybody
+ * having looked at this replica's credit. */
+uint32_t store_can_take(const struct store *s, struct entry *const *e, uint32_t n);
 
 /* ---- values ---- */
 /* The value at (slot, e): fn with a reference, or NULL and -ENOENT (not here, or another e), -ENODATA (LOST), -EIO. May

@@ -109,7 +109,7 @@ struct group {
     uint64_t applied;
     struct membership committed, uncommitted; /* uncommitted.n_voters = 0: none */
     uint64_t fuzzy_end;
-    bool needs_copy;
+    bool needs_copy, retired;
     uint64_t durable_seq; /* largest seq of the turn's durable records, to be reported */
     bool durable_reported;
     uint64_t slot_limit; /* as last published */
@@ -399,6 +399,7 @@ struct store {
 void store_fatal(struct store *s, int err, const char *what);
 struct group *store_group(const struct store *s, uint64_t id);
 struct group *store_group_new(struct store *s, const struct wal_group *g, unsigned page);
+void store_set_committed(struct store *s, struct group *g, const struct membership *m);
 uint64_t store_next_token(struct store *s);
 void store_touch(struct store *s);         /* after each change of state: idle timer, thresholds */
 void store_schedule_kick(struct store *s); /* look at thresholds, credits and closing at the end of this turn */

@@ -154,7 +154,7 @@ static void move_log(struct store *s, struct group *g, const struct store_jump *
         g->log.base = j->to;
         g->last = c;
     }
-    g->committed = j->membership;
+    store_set_committed(s, g, &j->membership);
     g->commit_logged = c;
 }
 

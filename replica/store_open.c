@@ -118,6 +118,7 @@ static const char *take_group(struct store *s, uint32_t page, const struct group
     g->max_lease_ns = p->max_lease_ns;
     g->fuzzy_end = p->fuzzy_end;
     g->needs_copy = p->needs_copy;
+    g->retired = p->retired;
     g->since = p->since;
     g->jump = p->jump;
     g->image_floor = p->applied.slot;

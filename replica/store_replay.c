@@ -276,6 +276,7 @@ static void tell_group(struct store *s, struct group *g)
         .commit = g->applied,
         .fuzzy_end = g->fuzzy_end,
         .needs_copy = g->needs_copy,
+        .retired = g->retired,
     };
     s->cb.on_group(s->cb.user, &st);
     free(lost);

@@ -156,7 +156,9 @@ static void test_created_as_a_learner(void **state)
     t_start_ok(&t);
     t.n_groups = 1;
     t.group[0] = (struct t_group){.id = 1, .size_blocks = 100, .seq = 1};
-    struct wal_group wg = {.group = 1, .size_blocks = 100, .flags = WAL_GROUP_NEEDS_COPY};
+    struct wal_group wg = {.group = 1, .size_blocks = 100};
+    wg.membership.n_learners = 1;
+    wg.membership.learner[0] = t.sb.identity;
     wg.membership.n_voters = 1;
     memset(wg.membership.voter[0].b, 1, 16);
     store_create_group(t.store, &wg, 1);
@@ -171,6 +173,33 @@ static void test_created_as_a_learner(void **state)
         assert_int_equal(t_start(&t), 0);
     }
     t_free(&t);
+}
+
+/* A voter that the memberships leave out, by an entry or by a jump, remembers that it was one. */
+static void test_retired_is_remembered(void **state)
+{
+    for (unsigned how = 0; how < 2; how++) {
+        struct copy_test x;
+        x_begin(&x, 30 + 2 * how, SIZE);
+        struct group *g = store_group(x.t.store, 1);
+        assert_true(membership_has_voter(&g->committed, &x.t.sb.identity)); /* the first group's in these tests */
+        x_both(&x, ENTRY_SESSION, 0, 0);
+        assert_false(g->retired);
+        x_donor(&x, ENTRY_MEMBER, 0, 0); /* somebody else */
+        if (how == 0) {
+            x_feed(&x);
+            t_commit_all(&x.t);
+        } else {
+            x_needs_copy(&x);
+            x_jump(&x, false);
+        }
+        assert_true(g->retired);
+        t_checkpoint(&x.t);
+        crash(&x, SIM_POWER);
+        restart(&x);
+        assert_true(store_group(x.t.store, 1)->retired);
+        x_free(&x);
+    }
 }
 
 /* ---- a crash at every event ---- */
@@ -1107,6 +1136,7 @@ int main(int argc, char **argv)
         T(test_lag_jump_copy),
         T(test_from_nothing),
         T(test_created_as_a_learner),
+        T(test_retired_is_remembered),
         T(test_power_cut_at_every_event),
         T(test_kill_at_every_third_event),
         T(test_power_cut_with_a_kept_log),

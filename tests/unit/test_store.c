@@ -303,6 +303,42 @@ static void test_more_than_there_is(void **state)
     t_free(&t);
 }
 
+/* Of what nobody asked for only so much is taken as write-back finds slabs for. */
+static void test_can_take(void **state)
+{
+    struct store_test t;
+    t_init(&t, 27);
+    t.n_extents = 1;
+    t.extent_bytes = 2u << 20; /* 32 slabs */
+    t.capacity_bytes = t.extent_bytes;
+    t_format(&t);
+    t_start_ok(&t);
+    unsigned g = t_create(&t, 4096);
+    t_append(&t, g, ENTRY_WRITE, 0, 1);
+    t_commit_all(&t);
+    t_checkpoint(&t); /* a slab, and one for leaves */
+    struct entry *e[40];
+    for (unsigned i = 0; i < 40; i++) {
+        struct buf *payload = i % 4 ? NULL : buf_alloc_must(t.r->arena, 2 * BLOCK_SIZE);
+        e[i] = i % 4 ? entry_new(t.r->arena, ENTRY_TRIM, 0, 4096, NULL, 0)
+                     : entry_new(t.r->arena, ENTRY_WRITE, i * SLAB_BLOCKS + 15, 2, payload, 0); /* two slabs each */
+        e[i]->group = 1;
+    }
+    assert_int_equal(t.store->slabs_free, 30);
+    assert_int_equal(store_can_take(t.store, e, 40), 40); /* 10 * 2 - 1 */
+    t.store->slabs_free -= 15;
+    assert_int_equal(store_can_take(t.store, e, 40), 32); /* 1 + 7 * 2 */
+    assert_int_equal(store_can_take(t.store, e, 9), 9);
+    t.store->slabs_reserved += 15;
+    assert_int_equal(store_can_take(t.store, e, 40), 0);
+    t.store->slabs_reserved -= 15;
+    t.store->slabs_free += 15;
+    for (unsigned i = 0; i < 40; i++)
+        entry_unref(e[i]);
+    t_stop(&t);
+    t_free(&t);
+}
+
 /* A crash at each moment of growing: the extent is there or not, the superblock counts it or not. The next process grows all the same. */
 static void test_growth_cut_short(void **state)
 {
@@ -830,6 +866,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_reservations),
         cmocka_unit_test(test_growth),
         cmocka_unit_test(test_more_than_there_is),
+        cmocka_unit_test(test_can_take),
         cmocka_unit_test(test_growth_cut_short),
         cmocka_unit_test(test_what_was_read_is_made_durable),
         cmocka_unit_test(test_growth_without_room),
