@@ -117,6 +117,9 @@ mutation("entries-restamped", "wrong 1", "consensus/proposer_choose.c",
 mutation("commit-of-promises-ignored", "P2", "consensus/proposer_choose.c",
     ("if (r->has_promised && r->promise_commit.slot > w.slot)", "if (r->has_promised && i == 0 && r->promise_commit.slot > w.slot)"),
     options=STORMS)
+mutation("cut-where-it-may-be-chosen", "wrong 12, P3", "consensus/proposer_quorum.c",
+    ("        if (n >= membership_majority(m))\n            return true;\n    }\n    return false;\n}",
+     "        (void)n;\n    }\n    return false;\n}"), options=theme("rot"))
 mutation("resumes-after-foreign-session", "wrong 14, P7", "consensus/proposer_choose.c",
     ("    if (has_foreign_session(p, best)) {", "    if (false && has_foreign_session(p, best)) {"),
     options=STORMS)
@@ -226,11 +229,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("cut-where-it-may-be-chosen", "needs LOST entries above W at a promise: rot of the newest of a WAL together with take-overs comes too seldom",
-    "wrong 12, P3", "consensus/proposer_quorum.c",
-    ("        if (n >= membership_majority(m))\n            return true;\n    }\n    return false;\n}",
-     "        (void)n;\n    }\n    return false;\n}"),
-    options=STORMS)
 hole("place-above-lost", "as cut-where-it-may-be-chosen",
     "P4", "consensus/proposer_stream.c", ("        m.slot = r->lost[0] - 1;", "        m.slot = r->lost[0];"),
     options=STORMS)
