@@ -120,6 +120,8 @@ mutation("commit-of-promises-ignored", "P2", "consensus/proposer_choose.c",
 mutation("cut-where-it-may-be-chosen", "wrong 12, P3", "consensus/proposer_quorum.c",
     ("        if (n >= membership_majority(m))\n            return true;\n    }\n    return false;\n}",
      "        (void)n;\n    }\n    return false;\n}"), options=theme("rot"))
+mutation("place-above-lost", "P4, A3", "consensus/proposer_stream.c", ("        m.slot = r->lost[0] - 1;", "        m.slot = r->lost[0];"),
+    ("consensus/acceptor.c", " &&\n                !(a->n_lost > 0 && a->lost[0] <= at->slot);", ";"), options=theme("rot"))
 mutation("resumes-after-foreign-session", "wrong 14, P7", "consensus/proposer_choose.c",
     ("    if (has_foreign_session(p, best)) {", "    if (false && has_foreign_session(p, best)) {"),
     options=STORMS)
@@ -229,9 +231,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("place-above-lost", "as cut-where-it-may-be-chosen",
-    "P4", "consensus/proposer_stream.c", ("        m.slot = r->lost[0] - 1;", "        m.slot = r->lost[0];"),
-    options=STORMS)
 hole("tail-kept-beside-peers-commit", "needs a catch-up that was asked for before a stale stream opened, and that ends after it ('acceptor: catch-up cut what was matched' is never reached)",
     "A7", "consensus/acceptor_log.c",
     ("    if (a->match_valid && a->match >= slot)\n        acceptor_drop_stream(a);", "    if (false)\n        acceptor_drop_stream(a);"),
