@@ -107,6 +107,8 @@ mutation("committed-overwritten", "wrong 4, A3, A4", "consensus/acceptor_log.c",
 
 mutation("apply-above-durable", "A6", "consensus/acceptor_log.c",
     ("    uint64_t slot = a->commit < a->durable ? a->commit : a->durable;\n    if (slot <= a->told)", "    uint64_t slot = a->commit;\n    if (slot <= a->told)"))
+mutation("tail-kept-beside-peers-commit", "A7", "consensus/acceptor_log.c",
+    ("    if (a->match_valid && a->match >= slot)\n        acceptor_drop_stream(a);", "    if (false)\n        acceptor_drop_stream(a);"), options=theme("stale"))
 
 # ---- consensus: the proposer ----
 
@@ -231,10 +233,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("tail-kept-beside-peers-commit", "needs a catch-up that was asked for before a stale stream opened, and that ends after it ('acceptor: catch-up cut what was matched' is never reached)",
-    "A7", "consensus/acceptor_log.c",
-    ("    if (a->match_valid && a->match >= slot)\n        acceptor_drop_stream(a);", "    if (false)\n        acceptor_drop_stream(a);"),
-    options=STORMS)
 hole("acknowledgements-of-another-ballot", "needs answers from a replica to a front end to be late; storms delay only the other direction",
     "P5", "consensus/proposer.c",
     ("if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || !ballot_equal(&m->ballot, &p->ballot))",
