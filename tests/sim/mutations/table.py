@@ -140,6 +140,9 @@ mutation("commit-announced-early", "P5", "consensus/proposer_stream.c",
     ("e.msg.u.accept.commit = x->p->chosen;", "e.msg.u.accept.commit = x->p->next - 1;"))
 mutation("acknowledgements-kept", "P5", "consensus/proposer_attach.c", ("        r->acked = r->received = r->lease_until_ns", "        r->received = r->lease_until_ns"),
     options=STORMS)
+mutation("acknowledgements-of-another-ballot", "P5", "consensus/proposer.c",
+    ("if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || !ballot_equal(&m->ballot, &p->ballot))",
+     "if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || (m->type != MSG_ACCEPTED && !ballot_equal(&m->ballot, &p->ballot)))"), options=theme("answers"))
 mutation("unplaced-taken-for-found", "P7", "consensus/proposer_attach.c",
     ("        if (!s->own_found)\n            proposer_emit_entry", "        if (false)\n            proposer_emit_entry"),
     options=STORMS)
@@ -233,11 +236,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("acknowledgements-of-another-ballot", "needs answers from a replica to a front end to be late; storms delay only the other direction",
-    "P5", "consensus/proposer.c",
-    ("if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || !ballot_equal(&m->ballot, &p->ballot))",
-     "if (p->state < PROPOSER_PREPARING || p->state > PROPOSER_SERVING || (m->type != MSG_ACCEPTED && !ballot_equal(&m->ballot, &p->ballot)))"),
-    options=STORMS)
 hole("unplaced-in-wrong-order", "needs two unplaced writes of one block, which come seldom",
     "P7", "nbdserver/volume_write.c",
     ("        list_push_front(&g->queue, last);", "        list_push_back(&g->queue, last);"), options=STORMS)
