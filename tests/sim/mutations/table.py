@@ -220,6 +220,8 @@ mutation("donates-uncommitted", "A7", "replica/catchup.c", ("        .through = 
 
 mutation("answered-when-sent", "P5", "nbdserver/volume_write.c",
     ("        if (op->slot > g->chosen)\n            break;", "        if (op->slot >= g->proposer->next)\n            break;"))
+mutation("unplaced-in-wrong-order", "P7", "nbdserver/volume_write.c",
+    ("        list_push_front(&g->queue, last);", "        list_push_back(&g->queue, last);"), options=theme("answers"))
 mutation("sub-block-without-lock", "store.md §2: read-modify-write", "nbdserver/volume_write.c",
     ("op->block, op->nblocks, op->sub_block, op_granted))", "op->block, op->nblocks, false, op_granted))"),
     ("    block_lock_downgrade(&g->locks, &op->lock);\n", ""))
@@ -236,9 +238,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("unplaced-in-wrong-order", "needs two unplaced writes of one block, which come seldom",
-    "P7", "nbdserver/volume_write.c",
-    ("        list_push_front(&g->queue, last);", "        list_push_back(&g->queue, last);"), options=STORMS)
 hole("credits-ignored", "a replica without room only holds its streams back until the disk has room again: a checker must look at credits, or a disk stay full",
     "P10", "consensus/proposer_stream.c",
     ("bool fits = need == 0 || r->credits.slabs >= unacked + need;", "bool fits = true || unacked;"))
