@@ -260,6 +260,9 @@ static void on_data(struct ck_view *v, uint32_t conn, const struct wire_header *
 {
     struct checks *ck = v->ck;
     const struct wire_data *d = (const void *)body;
+    if (h->body_len >= sizeof *d && d->status == DATA_BAD && !v->damaged && !v->node->io_failed)
+        VIEW_FAIL(v, "false damage: it says that blocks %llu+%u are damaged, and nothing ever happened to its disks",
+                  LLU(d->block), d->nblocks);
     if (h->body_len < sizeof *d || d->status != DATA_OK || d->nblocks > ENTRY_MAX_BLOCKS ||
         h->body_len < sizeof *d + d->nblocks * 4)
         return;

@@ -10,6 +10,7 @@
  *  - every block that a replica hands out or keeps has the checksum that a front end gave it, as of the replica's
  * applied slot.
  *  - WAL space is used again only when a durable root lets it go, and only committed entries' blocks reach the extents.
+ *  - a replica whose disks nothing ever happened to says of no block that it is damaged.
  *  - memory stays within its stated bounds.
  *
  * Nothing here changes what happens in a run: to its history only the moments are added at which memory is sampled. The

@@ -197,6 +197,8 @@ mutation("meta-not-flushed", "store.md §2 Checkpoint", "replica/checkpoint.c",
 mutation("redo-forgets-uncommitted", "ST1", "replica/checkpoint.c", ("                low = i->place.desc_lsn < low ? i->place.desc_lsn : low;\n", "                (void)i;\n"))
 mutation("write-back-above-durable-commit", "store.md §2 Write-back", "replica/checkpoint.c",
     ("        if (s->durable_token < c->token || s->reads_in_flight[c->read_epoch & 1] > 0)", "        if (s->reads_in_flight[c->read_epoch & 1] > 0)"))
+mutation("write-back-under-reads", "store.md §3: one instant", "replica/checkpoint.c",
+    ("        if (s->durable_token < c->token || s->reads_in_flight[c->read_epoch & 1] > 0)", "        if (s->durable_token < c->token)"), options=theme("slow-reads"))
 mutation("leaf-written-in-place", "store.md §2 Map", "replica/write_back.c",
     ("        unsigned bit = !(b->region->entry->place >> b->number & 1);", "        unsigned bit = b->region->entry->place >> b->number & 1;"),
     ("    b->region->entry->place ^= UINT32_C(1) << b->number;\n", ""))
@@ -250,9 +252,6 @@ hole("chain-not-checked", "not looked into",
     ("    return b->flags & WAL_START ? b->incarnation > r->incarnation\n                                : b->incarnation == r->incarnation && b->start_lsn == r->start_lsn;",
      "    return true;"),
     options=STORMS)
-hole("write-back-under-reads", "needs a read that is slower than a WAL write; the checker of false damage does not see it",
-    "store.md §3: one instant", "replica/checkpoint.c",
-    ("        if (s->durable_token < c->token || s->reads_in_flight[c->read_epoch & 1] > 0)", "        if (s->durable_token < c->token)"))
 hole("repair-with-older-block", "needs a repair image older than the damage ('repair: image not usable' is never reached)",
     "wrong 16, ST3", "replica/store_repair.c",
     ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"))
