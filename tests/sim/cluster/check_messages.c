@@ -350,6 +350,54 @@ static void announced_is_chosen(struct checks *ck, const char *host, uint64_t sl
                 LLU(slot), LLU(ck->chosen_through));
 }
 
+/* The slabs that a write may need, each of its own. */
+static uint64_t slabs_of(const struct entry_format *f)
+{
+    if (f->kind != ENTRY_WRITE || f->nblocks == 0)
+        return 0;
+    return (f->block + f->nblocks - 1) / SLAB_BLOCKS - f->block / SLAB_BLOCKS + 1;
+}
+
+/* Of what ballot b sent for the slot. */
+static uint64_t slabs_sent(struct checks *ck, const struct ck_ballot *b, uint64_t slot)
+{
+    uint64_t hash = ck_sent(b, slot);
+    const struct ck_name *n = hash ? ck_slot(ck, slot)->names : NULL;
+    while (n && n->hash != hash)
+        n = n->next;
+    struct entry_format f;
+    if (!n)
+        return 0;
+    memcpy(&f, n->data, sizeof f);
+    return slabs_of(&f);
+}
+
+/* P10: a slot is assigned only within the credits of a quorum. What a replica has not acknowledged may not be counted in its credits. Judged by the
+ * credits and acknowledgements that the front end has received by now, at the moment when it first sends the entry. */
+static void within_credits(struct checks *ck, const char *host, const struct ballot *ballot, const struct ck_entry *e)
+{
+    const struct proposer *p = NULL;
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        const struct frontend *f = &ck->cluster->frontend[i];
+        if (strcmp(f->host, host) == 0 && f->reactor && f->volume)
+            p = f->volume->group[0].proposer;
+    }
+    if (!p || p->state != PROPOSER_SERVING || !ballot_equal(&p->ballot, ballot) || p->next != e->f.slot + 1)
+        return;
+    const struct ck_ballot *b = ck_ballot(ck, ballot);
+    unsigned have = 0;
+    for (uint32_t i = 0; i < p->params.n_replicas; i++) {
+        const struct proposer_replica *r = &p->replica[i];
+        uint64_t need = slabs_of(&e->f);
+        for (uint64_t s = (r->acked > p->floor ? r->acked : p->floor) + 1; need > 0 && s < e->f.slot; s++)
+            need += slabs_sent(ck, b, s);
+        have += r->stream == STREAM_OPEN && !r->needs_copy && r->credits.slabs >= need && r->credits.slot_limit >= e->f.slot;
+    }
+    if (have < MAJORITY)
+        CK_FAIL(ck, "space: %s assigns slot %llu under ballot %llu, and only %u replicas have given credit for it", host,
+                LLU(e->f.slot), LLU(ballot->round), have);
+}
+
 static void on_accept(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
 {
     struct ballot b = ballot_of(h);
@@ -358,6 +406,8 @@ static void on_accept(struct checks *ck, const char *host, const struct wire_hea
         !ck_entry_parse(body + sizeof(struct wire_accept), h->body_len - sizeof(struct wire_accept), &e))
         return;
     ck->stats.accepts++;
+    if (ballot_equal(&e.e, &b) && e.f.kind != ENTRY_SESSION && ck_sent(ck_ballot(ck, &b), e.f.slot) == 0)
+        within_credits(ck, host, &b, &e);
     announced_is_chosen(ck, host, ((const struct wire_accept *)body)->commit, "ACCEPT");
     ck_proposed(ck, &e, &b);
 }

@@ -10,6 +10,8 @@
  *  - every block that a replica hands out or keeps has the checksum that a front end gave it, as of the replica's
  * applied slot.
  *  - WAL space is used again only when a durable root lets it go, and only committed entries' blocks reach the extents.
+ *  - a slot is assigned only within a quorum's credits, and an entry that has its slot is refused nowhere for lack of
+ * space.
  *  - a replica whose disks nothing ever happened to says of no block that it is damaged.
  *  - memory stays within its stated bounds.
  *

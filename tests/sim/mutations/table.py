@@ -149,6 +149,8 @@ mutation("unplaced-taken-for-found", "P7", "consensus/proposer_attach.c",
 mutation("round-used-twice", "wrong 10", "consensus/proposer_attach.c",
     ("    p->max_round++; /*", "    p->max_round += p->max_round == 0 || p->attempts == 0; /*"),
     options=STORMS)
+mutation("credits-ignored", "P10", "consensus/proposer_stream.c",
+    ("bool fits = need == 0 || r->credits.slabs >= unacked + need;", "bool fits = true || unacked;"))
 mutation("lease-from-receipt", "wrong 13, P8", "consensus/proposer.c",
     ("uint64_t until = t_ns + lease_ns - lease_ns / 64;", "uint64_t until = x->now_ns + lease_ns;"))
 mutation("lease-without-drift-bound", "P8", "consensus/proposer.c", ("t_ns + lease_ns - lease_ns / 64;", "t_ns + lease_ns;"))
@@ -240,9 +242,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("credits-ignored", "a replica without room only holds its streams back until the disk has room again: a checker must look at credits, or a disk stay full",
-    "P10", "consensus/proposer_stream.c",
-    ("bool fits = need == 0 || r->credits.slabs >= unacked + need;", "bool fits = true || unacked;"))
 hole("slot-refused-for-space", "as credits-ignored; a checker could demand that an Accept which follows the match is never refused",
     "wrong 17", "consensus/acceptor_log.c",
     ("    if (e->slot < a->log.base.slot || !put(a, fx, e))", "    if (e->slot < a->log.base.slot || (e->kind == ENTRY_WRITE && a->credits.slabs == 0) || !put(a, fx, e))"))
