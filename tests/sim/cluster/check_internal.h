@@ -40,7 +40,7 @@ struct ck_slot {
 struct ck_ballot {
     struct ballot b;
     uint64_t session_slot; /* of its session start; 0: none proposed yet */
-    bool session_chosen;
+    bool session_chosen, released;
     uint64_t acked[SIM_REPLICAS]; /* through here, by each replica; that it answered a higher ballot since takes nothing
                                      back */
     /* the proposer's log as far as it was sent under this ballot: hashes of the slots from first on; 0: not sent */
@@ -102,6 +102,8 @@ struct ck_view {
     uint64_t ack_checked;  /* slots <= it were held against the log of ack's proposer */
     struct log_pos opened; /* where its last stream begins, as asked for, under this ballot */
     struct ballot opened_ballot;
+    uint32_t stream_conn; /* where its stream was opened, under that ballot; 0: none, or what becomes of it can't be told */
+    uint64_t catchups, catchups_at_open;
     /* the newest durable root, as last looked at */
     uint64_t root_checkpoint, root_tail_lsn;
     struct ck_owner *owner; /* by slab: what that root uses it for */

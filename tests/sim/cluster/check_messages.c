@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "nbdserver/volume_internal.h"
+#include "replica/replica_internal.h"
 #include "tests/sim/cluster/check_internal.h"
 
 #define VIEW_FAIL(v, fmt, ...) CK_FAIL((v)->ck, "%s: " fmt, (v)->node->host, __VA_ARGS__)
@@ -160,6 +161,30 @@ static void on_promise(struct ck_view *v, const struct wire_header *h, const uin
     }
 }
 
+static const struct replica_group *acceptor_of(const struct ck_view *v)
+{
+    const struct replica *r = v->node->replica;
+    return v->node->reactor && r ? replica_find_group(v->node->replica, SIM_GROUP) : NULL;
+}
+
+/* Wrong 17: an entry that has its slot is never refused for lack of space. What follows the match in an open stream is refused only when catch-up
+ * has changed the log under the stream, or one of the acceptor's tables is full. */
+static void on_nack(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
+{
+    struct ballot b = ballot_of(h), promised;
+    const struct wire_holder *n = (const void *)body;
+    if (h->body_len < sizeof *n || n->unknown || conn != v->stream_conn || !ballot_equal(&b, &v->opened_ballot))
+        return;
+    v->stream_conn = 0;
+    promised = n->promised;
+    const struct replica_group *g = acceptor_of(v);
+    if (!g || !ballot_equal(&promised, &b) || v->catchups != v->catchups_at_open || g->acceptor.needs_copy || ck_ballot(v->ck, &b)->released)
+        return;
+    if (g->acceptor.n_pending + 1 < ACCEPTOR_PENDING_MAX && g->acceptor.log.n < RUNS_MAX)
+        VIEW_FAIL(v, "space: it refuses an entry of ballot %llu that follows slot %llu in an open stream", LLU(b.round),
+                  LLU(paxos_log_last(&g->acceptor.log).slot));
+}
+
 /* A stream begins where both logs hold an entry of the same ballot (A3); what stands at or below it is settled when the
  * next acknowledgement says that it is durable. */
 static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
@@ -171,6 +196,9 @@ static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header
         return;
     v->opened = o->at;
     v->opened_ballot = b;
+    const struct replica_group *g = acceptor_of(v);
+    v->stream_conn = g && g->catchup.state == CATCHUP_IDLE ? conn : 0;
+    v->catchups_at_open = v->catchups;
     if (o->at.slot < v->commit && !v->damaged)
         VIEW_FAIL(v, "its stream of ballot %llu is opened at slot %llu, and %llu are committed there", LLU(b.round),
                   LLU(o->at.slot), LLU(v->commit));
@@ -312,7 +340,14 @@ static void from_replica(struct ck_view *v, uint32_t conn, const struct wire_hea
     case MSG_OPENED:
         on_opened(v, conn, h, body);
         break;
+    case MSG_NACK:
+        on_nack(v, conn, h, body);
+        break;
+    case MSG_CATCHUP:
+        v->catchups++;
+        break;
     case MSG_MISMATCH:
+        v->stream_conn = 0;
         bound(v, &b, wire_type_name(h->type));
         break;
     case MSG_ACCEPTED:
@@ -451,6 +486,11 @@ static void from_frontend(struct checks *ck, const char *host, uint32_t conn, co
             ck->open[(conn ^ 1) % CK_STREAMS] =
                 (struct ck_open){.conn = conn ^ 1, .b = ballot_of(h), .at = ((const struct wire_open *)body)->at};
         break;
+    case MSG_RELEASE: {
+        struct ballot b = ballot_of(h);
+        ck_ballot(ck, &b)->released = true;
+        break;
+    }
     case MSG_READ:
         on_read(ck, host, conn, h, body);
         break;

@@ -109,6 +109,8 @@ mutation("apply-above-durable", "A6", "consensus/acceptor_log.c",
     ("    uint64_t slot = a->commit < a->durable ? a->commit : a->durable;\n    if (slot <= a->told)", "    uint64_t slot = a->commit;\n    if (slot <= a->told)"))
 mutation("tail-kept-beside-peers-commit", "A7", "consensus/acceptor_log.c",
     ("    if (a->match_valid && a->match >= slot)\n        acceptor_drop_stream(a);", "    if (false)\n        acceptor_drop_stream(a);"), options=theme("stale"))
+mutation("slot-refused-for-space", "wrong 17", "consensus/acceptor_log.c",
+    ("    if (e->slot < a->log.base.slot || !put(a, fx, e))", "    if (e->slot < a->log.base.slot || (e->kind == ENTRY_WRITE && a->credits.slabs == 0) || !put(a, fx, e))"))
 
 # ---- consensus: the proposer ----
 
@@ -242,9 +244,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("slot-refused-for-space", "as credits-ignored; a checker could demand that an Accept which follows the match is never refused",
-    "wrong 17", "consensus/acceptor_log.c",
-    ("    if (e->slot < a->log.base.slot || !put(a, fx, e))", "    if (e->slot < a->log.base.slot || (e->kind == ENTRY_WRITE && a->credits.slabs == 0) || !put(a, fx, e))"))
 hole("chain-not-checked", "not looked into",
     "store.md §2 Recovery (2)", "replica/wal_recover.c",
     ("    if (b->seq != r->next.seq || b->prev_lsn != r->next.prev_lsn || b->prev_crc != r->next.prev_crc)\n        return false;\n", ""),
