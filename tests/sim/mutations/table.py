@@ -180,6 +180,10 @@ mutation("torn-taken-for-rot", "wrong 11", "replica/wal_recover.c",
      "        if (!s[i].stale && s[i].seq > r->proven_seq)\n            r->proven_seq = s[i].seq;"))
 mutation("rot-taken-for-torn", "wrong 11", "replica/wal_recover.c",
     ("        if (!good && r->next.seq > r->proven_seq) {", "        if (!good) {"))
+mutation("chain-not-checked", "store.md §2 Recovery (2)", "replica/wal_recover.c",
+    ("    if (b->seq != r->next.seq || b->prev_lsn != r->next.prev_lsn || b->prev_crc != r->next.prev_crc)\n        return false;\n", ""),
+    ("    return b->flags & WAL_START ? b->incarnation > r->incarnation\n                                : b->incarnation == r->incarnation && b->start_lsn == r->start_lsn;",
+     "    return true;"), options=theme("torn"))
 mutation("payload-not-checked-at-recovery", "store.md §2 Recovery (2)", "replica/wal_recover.c",
     ("        bool good = ok && (b->flags & WAL_PAD || batch_payload_is_good(b));", "        (void)batch_payload_is_good;\n        bool good = ok;"))
 mutation("promise-forgotten-at-restart", "wrong 8", "replica/store_replay.c",
@@ -244,12 +248,6 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("chain-not-checked", "not looked into",
-    "store.md §2 Recovery (2)", "replica/wal_recover.c",
-    ("    if (b->seq != r->next.seq || b->prev_lsn != r->next.prev_lsn || b->prev_crc != r->next.prev_crc)\n        return false;\n", ""),
-    ("    return b->flags & WAL_START ? b->incarnation > r->incarnation\n                                : b->incarnation == r->incarnation && b->start_lsn == r->start_lsn;",
-     "    return true;"),
-    options=STORMS)
 hole("repair-with-older-block", "needs a repair image older than the damage ('repair: image not usable' is never reached)",
     "wrong 16, ST3", "replica/store_repair.c",
     ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"))
