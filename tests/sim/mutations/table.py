@@ -217,6 +217,8 @@ mutation("trim-forgets-overlay-page", "store.md §2 Apply", "replica/overlay.c",
     ("    if (n < LEAF_BLOCKS || o->n_pages > 0) {", "    if (n < LEAF_BLOCKS) {"))
 mutation("slab-freed-while-half-full", "store.md §2 Space", "replica/write_back.c",
     ("zero == 0xffff && trims && !bad && !lost)", "(zero & 0xff) == 0xff && trims && !bad && !lost)"))
+mutation("repair-with-older-block", "wrong 16, ST3", "replica/store_repair.c",
+    ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"), options=theme("repair"))
 mutation("checksum-made-by-replica", "store.md §2: front end's CRCs", "replica/store_read.c",
     ("        if (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i])\n            bit_set(r->bad, i);",
      "        if (failed)\n            bit_set(r->bad, i);\n        else\n            r->crc[i] = crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE);"))
@@ -248,8 +250,5 @@ mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("  
 
 # ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
 
-hole("repair-with-older-block", "needs a repair image older than the damage ('repair: image not usable' is never reached)",
-    "wrong 16, ST3", "replica/store_repair.c",
-    ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"))
 hole("repair-too-early", "needs an image newer than the own applied slot ('repair: image waits until applied' is never reached)",
     "ST3", "replica/store_repair.c", ("    if (g->applied < w->image_slot)\n        return -EAGAIN;", ""))
