@@ -219,6 +219,7 @@ mutation("slab-freed-while-half-full", "store.md §2 Space", "replica/write_back
     ("zero == 0xffff && trims && !bad && !lost)", "(zero & 0xff) == 0xff && trims && !bad && !lost)"))
 mutation("repair-with-older-block", "wrong 16, ST3", "replica/store_repair.c",
     ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"), options=theme("repair"))
+mutation("repair-too-early", "ST3", "replica/store_repair.c", ("    if (g->applied < w->image_slot)\n        return -EAGAIN;", ""), options=theme("repair"))
 mutation("checksum-made-by-replica", "store.md §2: front end's CRCs", "replica/store_read.c",
     ("        if (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i])\n            bit_set(r->bad, i);",
      "        if (failed)\n            bit_set(r->bad, i);\n        else\n            r->crc[i] = crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE);"))
@@ -247,8 +248,3 @@ mutation("trim-rounds-outward", "docs/nbd.md", "nbdserver/volume_write.c",
      "        if (first <= last)\n            cut_range(v, r, ENTRY_TRIM, at / BLOCK_SIZE, (end + BLOCK_SIZE - 1) / BLOCK_SIZE - at / BLOCK_SIZE);"))
 mutation("read-without-watermark", "P8", "nbdserver/volume_read.c", ("    m.u.read.watermark = watermark;", "    m.u.read.watermark = 0;"))
 mutation("zero-gaps-not-filled", "store.md §3", "nbdserver/volume_read.c", ("            memset(at, 0, BLOCK_SIZE);\n        else\n            memmove", "            (void)at;\n        else\n            memmove"))
-
-# ---- holes: what no seed finds yet, and why. hunt --holes tries them; one that is found moves up. ----
-
-hole("repair-too-early", "needs an image newer than the own applied slot ('repair: image waits until applied' is never reached)",
-    "ST3", "replica/store_repair.c", ("    if (g->applied < w->image_slot)\n        return -EAGAIN;", ""))
