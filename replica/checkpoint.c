@@ -208,6 +208,9 @@ static void take_image(struct group *g)
     p->needs_copy = g->needs_copy;
     p->since = g->since;
     p->jump = g->jump;
+    p->scrub_next = g->scrub.next;
+    p->scrub_passes = g->scrub.passes;
+    p->scrub_done_at = g->scrub.done_at;
     if (g->completing == COMPLETE_WANTED && g->jumping == JUMP_NONE) {
         assert(g->needs_copy && g->n_unknown == 0);
         g->completing = COMPLETE_IN_IMAGE;
@@ -368,7 +371,10 @@ static void fill_page(struct store *s, uint32_t page, void *to)
     uint64_t checkpoint = s->cycle.root->checkpoint;
     const struct root *r = s->root;
     if (page < GROUPS_MAX) {
-        memcpy(to, s->groups[page]->image, BLOCK_SIZE);
+        if (s->groups[page])
+            memcpy(to, s->groups[page]->image, BLOCK_SIZE);
+        else
+            memset(to, 0, BLOCK_SIZE);
         page_seal(to, META_GROUP, checkpoint, 0, page);
         return;
     }

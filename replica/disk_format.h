@@ -117,7 +117,10 @@ struct group_page {
     struct run tail[GROUP_TAIL_RUNS];
     uint64_t since; /* lowest applied slot from which a jump of the copy under way started; GROUP_SINCE_NONE: none was made */
     uint64_t jump;  /* slot that the last jump led to; 0: none ever */
-    uint8_t pad[200];
+    uint32_t scrub_next;    /* the scrub's pass goes on with this region; 0: none is under way */
+    uint32_t scrub_passes;  /* completed */
+    uint64_t scrub_done_at; /* when the last one was: seconds since 1970, for people; 0: never */
+    uint8_t pad[184];
 };
 static_assert(sizeof(struct group_page) == BLOCK_SIZE, "group_page is one page");
 

@@ -146,6 +146,16 @@ void leaf_unpin(struct store *s, struct cached_leaf *c)
         cache_free(s, container_of(s->leaf_lru.next, struct cached_leaf, lru));
 }
 
+/* Of those that nobody uses it goes first. */
+void leaf_chill(struct store *s, const struct region *r, unsigned l)
+{
+    struct cached_leaf *c = r->cached[l];
+    if (!c || c->loading || c->pins > 0)
+        return;
+    list_remove(&c->lru);
+    list_push_front(&s->leaf_lru, &c->lru);
+}
+
 struct cached_leaf *leaf_make(struct store *s, struct region *r, unsigned l)
 {
     assert(!r->cached[l] && !leaf_present(r, l));

@@ -254,6 +254,87 @@ void store_copy_abandon(struct store *s, struct store_copy *c);
  * fn(user, -ECANCELED): a jump came, or store_needs_copy(on). */
 void store_copy_complete(struct store *s, uint64_t group, void (*fn)(void *user, int err), void *user);
 
+/* ---- scrub (docs/rebuild.md section 9) ---- */
+/* Where a group's scrub is, kept with each checkpoint. */
+struct store_scrub_place {
+    uint32_t next;    /* region */
+    uint32_t passes;  /* completed */
+    uint64_t done_at; /* seconds since 1970 */
+};
+void store_scrub_place(const struct store *s, uint64_t group, struct store_scrub_place *ret);
+/* soon: have a checkpoint made for it. */
+void store_scrub_set_place(struct store *s, uint64_t group, const struct store_scrub_place *place, bool soon);
+/* Bytes of the slabs that hold the group's data; its first region from number `from` on (UINT32_MAX: none). No I/O; they look at every region. */
+uint64_t store_mapped_bytes(const struct store *s, uint64_t group);
+uint32_t store_next_region(const struct store *s, uint64_t group, uint32_t from);
+
+/* One step through a region: a leaf, or at most 128 KiB of data. Owned by the caller until fn, which may come before this returns. What is found bad goes to on_bad by itself. */
+struct store_scrub {
+    /* set by the caller before a region's first step: the rest is zero */
+    uint64_t group, block; /* the region's first block */
+    void (*fn)(struct store_scrub *c);
+    void *user;
+    /* results of the step */
+    int err; /* 0; -ENOENT: the region is over; -EAGAIN: the group needs a copy; -EIO: the store is dead */
+    uint32_t read_bytes, verified_blocks;
+    uint64_t leaf_block;                /* the leaf's first block: */
+    uint64_t found[LEAF_BLOCKS / 64];   /* a bit per block of it, found bad or lost in this step and not in an earlier one */
+    uint64_t lost[LEAF_BLOCKS / 64];    /* of them: no replica has it */
+    bool leaf_rewritten, leaf_rotten;   /* the leaf was bad on disk: memory had it (a checkpoint writes it anew), or not */
+    /* the store's */
+    uint64_t seen[LEAF_BLOCKS / 64];
+    bool leaf_seen, was_cached;
+    unsigned slab;
+    struct store_read read;
+};
+void store_scrub_next(struct store *s, struct store_scrub *c);
+
+/* One step through superblock, root and meta pages, likewise. */
+struct store_scrub_meta {
+    uint32_t page; /* where: set to 0 by the caller, goes on from step to step */
+    void (*fn)(struct store_scrub_meta *m);
+    void *user;
+    int err; /* 0; -ENOENT: that was all; -EIO: the store is dead */
+    uint32_t read_bytes;
+    uint32_t n_bad; /* bad on disk, written anew from memory */
+};
+void store_scrub_meta_next(struct store *s, struct store_scrub_meta *m);
+
+/* A region's digests, of one instant. Owned by the caller until fn, which may come before this returns. */
+struct store_digest {
+    /* set by the caller */
+    uint64_t group;
+    uint32_t region;
+    void (*fn)(struct store_digest *d);
+    void *user;
+    /* results */
+    int err; /* 0; -ENOENT: no such group; -EAGAIN: it needs a copy; -EIO: the store is dead */
+    uint64_t applied, comparable;
+    uint32_t next; /* region above it that is there; UINT32_MAX: none */
+    struct chunk_digest chunk[REGION_CHUNKS];
+};
+void store_digest(struct store *s, struct store_digest *d);
+
+/* One chunk's checksums, likewise. */
+struct store_crcs {
+    /* set by the caller */
+    uint64_t group, block; /* the chunk's first */
+    void (*fn)(struct store_crcs *c);
+    void *user;
+    /* results */
+    int err; /* as above; -EBADMSG: the chunk is not comparable */
+    uint64_t applied, changed_at;
+    uint32_t nblocks;
+    uint32_t crc[CHUNK_BLOCKS];
+};
+void store_crcs(struct store *s, struct store_crcs *c);
+
+/* The majority of the replicas has other content in this block than this one, at a slot that is this one's now: to be called from within store_crcs' fn alone. It is bad
+ * from now on, as if its checksum did not hold (on_bad). False: not now; it is about to be written back. */
+MUST_USE bool store_disown(struct store *s, uint64_t group, uint64_t block);
+/* No replica has this damaged block intact (docs/rebuild.md section 4): it reads as lost until an entry overwrites it. False: it is not damaged (any more). */
+MUST_USE bool store_lose(struct store *s, uint64_t group, uint64_t block, uint64_t image_slot);
+
 struct store_stats {
     struct wal_stats wal;
     uint64_t slabs_total, slabs_free, slabs_reserved, slabs_pending_free;

@@ -11,6 +11,7 @@
  * - checkpoint.c: the cycle: commit records, freeze, write-back, meta, root
  * - store_read.c, store_repair.c: reads; damaged blocks and their repair
  * - unknown.c: which blocks are unknown since a jump
+ * - store_scrub.c, store_digest.c: reading everything back; comparison with peers (docs/rebuild.md section 9)
  * - store_jump.c, store_copy.c, store_donor.c: the jump, the copy at the target, the copy at the donor (docs/rebuild.md)
  *
  * One region (64 MiB of a group's addresses) carries all that is known about it in memory: overlay, cached leaves,
@@ -131,6 +132,7 @@ struct group {
     void (*jump_fn)(void *user);
     void (*complete_fn)(void *user, int err);
     void *needs_copy_user, *drain_user, *jump_user, *complete_user;
+    struct store_scrub_place scrub;
     /* the checkpoint under way */
     struct group_page *image;           /* as of the freeze; 4 KiB-aligned */
     uint64_t copied_first, copied_last; /* slots copied forward; 0: none */
@@ -197,6 +199,7 @@ struct leaf_wait {
 
 struct bad_leaf {
     uint64_t bits[LEAF_BLOCKS / 64];
+    uint64_t disowned[LEAF_BLOCKS / 64]; /* of them: good by its checksum, but the majority of the replicas has something else */
     uint64_t given_up[LEAF_BLOCKS / 64]; /* of them: nobody could give it to the copy, which does not wait for it */
     uint64_t since; /* applied when the last of them was found: an image must be no older */
     unsigned n;
@@ -501,6 +504,7 @@ bool leaf_get(struct store *s, struct region *r, unsigned l, struct leaf_wait *w
 /* A new, empty leaf in the cache, pinned. */
 struct cached_leaf *leaf_make(struct store *s, struct region *r, unsigned l);
 void leaf_unpin(struct store *s, struct cached_leaf *c);
+void leaf_chill(struct store *s, const struct region *r, unsigned l); /* it was needed once */
 /* Device and offset of one of its two places. */
 struct dev *leaf_place(const struct store *s, const struct region *r, unsigned l, unsigned bit, uint64_t *ret_off);
 uint64_t leaf_own_place(const struct store *s, const struct region *r, unsigned l, unsigned bit);
@@ -543,12 +547,20 @@ uint64_t store_wal_keep(const struct store *s); /* old log behind redo, for peer
 void reads_over(struct store *s, uint64_t epoch);
 
 /* store_repair.c */
+struct bad_leaf *bad_leaf_make(struct region *r, unsigned l);
 void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bits[LEAF_BLOCKS / 64]);
 void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, unsigned n);
 void bad_given_up(struct store *s, struct region *r, unsigned l, unsigned i);
 void repairs_on_applied(struct store *s, struct group *g);
 void repairs_drop(struct store *s, struct group *g); /* a jump: -ECANCELED */
 void repairs_free(struct store *s);
+
+/* store_digest.c */
+/* Is the block's content not what the majority of the replicas has? */
+static inline bool block_disowned(const struct region *r, unsigned l, unsigned i)
+{
+    return r->bad[l] && bit_get(r->bad[l]->disowned, i);
+}
 
 /* store_donor.c */
 /* No lower than the last slot that changed the chunk. p: the leaf, or NULL: not at hand, or there is none. */

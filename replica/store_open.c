@@ -121,6 +121,7 @@ static const char *take_group(struct store *s, uint32_t page, const struct group
     g->retired = p->retired;
     g->since = p->since;
     g->jump = p->jump;
+    g->scrub = (struct store_scrub_place){.next = p->scrub_next, .passes = p->scrub_passes, .done_at = p->scrub_done_at};
     g->image_floor = p->applied.slot;
     replay_seed(s, g, p);
     s->opening->n_groups++;

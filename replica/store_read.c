@@ -231,6 +231,8 @@ static void take(struct reading *rd)
                 bit_set(r->lost, i);
             } else if (st == OVERLAY_ZERO) {
                 take_zero(r, i);
+            } else if (pt->region && block_disowned(pt->region, pt->leaf, (r->block + i) % LEAF_BLOCKS)) {
+                bit_set(r->bad, i);
             } else if (leaf) {
                 take_from_leaf(rd, pt, leaf, i);
             } else if (pt->region && chunk_unknown(pt->region, pt->leaf, c, NULL)) {

@@ -25,6 +25,15 @@ static void tell(struct store *s, struct region *r, unsigned l, const uint64_t b
     }
 }
 
+struct bad_leaf *bad_leaf_make(struct region *r, unsigned l)
+{
+    if (!r->bad[l]) {
+        r->bad[l] = store_calloc(1, sizeof *r->bad[l]);
+        r->n_bad++;
+    }
+    return r->bad[l];
+}
+
 void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bits[LEAF_BLOCKS / 64])
 {
     uint64_t block = leaf_number(r, l) * LEAF_BLOCKS, told[LEAF_BLOCKS / 64] = {0};
@@ -37,10 +46,7 @@ void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bit
             continue;
         bit_set(told, i);
         any = true;
-        if (!r->bad[l]) {
-            r->bad[l] = store_calloc(1, sizeof *r->bad[l]);
-            r->n_bad++;
-        }
+        bad_leaf_make(r, l);
         if (bit_get(r->bad[l]->bits, i))
             continue;
         bit_set(r->bad[l]->bits, i);
@@ -62,6 +68,7 @@ void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, 
         if (bit_get(b->bits, i)) {
             bit_clear(b->bits, i);
             bit_clear(b->given_up, i);
+            bit_clear(b->disowned, i);
             b->n--;
         }
     }
@@ -75,11 +82,7 @@ void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, 
 /* Nobody can give the block to a copy: from here on it is bad like any other. */
 void bad_given_up(struct store *s, struct region *r, unsigned l, unsigned i)
 {
-    struct bad_leaf *b = r->bad[l];
-    if (!b) {
-        b = r->bad[l] = store_calloc(1, sizeof *b);
-        r->n_bad++;
-    }
+    struct bad_leaf *b = bad_leaf_make(r, l);
     bit_set(b->given_up, i);
     if (bit_get(b->bits, i))
         return;
