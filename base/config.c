@@ -16,11 +16,13 @@
 #define LEASE_MS_DEFAULT 2000
 #define LEASE_MS_MIN 100
 #define LEASE_MS_MAX 600000
+#define COPY_RATE_MIN (UINT64_C(64) << 10)
+#define COPY_RATE_MAX (UINT64_C(1) << 40)
 
 enum section { SECTION_NONE, SECTION_CLUSTER, SECTION_REPLICA, SECTION_VOLUME };
 
 /* Which keys a section had. */
-enum key { KEY_ID = 1, KEY_LEASE = 2, KEY_IDENTITY = 4, KEY_ADDRESS = 8, KEY_GROUP = 16, KEY_SIZE = 32, KEY_REPLICAS = 64 };
+enum key { KEY_ID = 1, KEY_LEASE = 2, KEY_IDENTITY = 4, KEY_ADDRESS = 8, KEY_GROUP = 16, KEY_SIZE = 32, KEY_REPLICAS = 64, KEY_FLOOR = 128, KEY_CEILING = 256 };
 
 struct parser {
     FILE *file;
@@ -221,7 +223,18 @@ static int set_cluster(struct parser *p, const char *name, const char *value)
         p->c->lease_ms = (uint32_t)v;
         return 0;
     }
-    return fail(p, p->line, "unknown key %.64s in [cluster]: id and lease_ms exist", name);
+    bool floor = strcmp(name, "copy_floor") == 0;
+    if (floor || strcmp(name, "copy_ceiling") == 0) {
+        if (key_once(p, floor ? KEY_FLOOR : KEY_CEILING, name) < 0)
+            return p->err;
+        if (config_parse_size(value, &v) < 0 || v < COPY_RATE_MIN || v > COPY_RATE_MAX)
+            return fail(p, p->line, "%s is a number of bytes a second from 64K to 1T", name);
+        *(floor ? &p->c->copy_floor_bytes_per_s : &p->c->copy_ceiling_bytes_per_s) = v;
+        if (p->c->copy_ceiling_bytes_per_s > 0 && p->c->copy_floor_bytes_per_s > p->c->copy_ceiling_bytes_per_s)
+            return fail(p, p->line, "copy_floor is above copy_ceiling");
+        return 0;
+    }
+    return fail(p, p->line, "unknown key %.64s in [cluster]: id, lease_ms, copy_floor and copy_ceiling exist", name);
 }
 
 static int set_replica(struct parser *p, const char *name, const char *value)

@@ -1,6 +1,6 @@
 /* The cluster's configuration file: who the replicas are, which volumes exist (docs/operations.md).
  *
- *   [cluster]            id = UUID, lease_ms = 2000
+ *   [cluster]            id = UUID, lease_ms = 2000, copy_floor = 16M, copy_ceiling = 1G
  *   [replica replica-1]  identity = UUID, address = unix:PATH | HOST:PORT
  *   [volume vol0]        group = 1, size = BYTES, replicas = replica-1 replica-2 replica-3
  */
@@ -30,6 +30,7 @@ struct volume_config {
 struct cluster_config {
     struct uuid id;
     uint32_t lease_ms;
+    uint64_t copy_floor_bytes_per_s, copy_ceiling_bytes_per_s; /* of what a replica copies from others; 0: not said */
     uint32_t n_replicas, n_volumes;
     struct replica_config replicas[CONFIG_REPLICAS_MAX];
     struct volume_config volumes[CONFIG_VOLUMES_MAX];

@@ -264,6 +264,10 @@ static int save_conf(const struct cluster_dir *d)
         return -ENOMEM;
     fprintf(f, "# Written by qbd local.\n[cluster]\nid = %s\nlease_ms = %" PRIu32 "\n", uuid_format(&d->conf.id, id),
             d->conf.lease_ms);
+    if (d->conf.copy_floor_bytes_per_s)
+        fprintf(f, "copy_floor = %" PRIu64 "\n", d->conf.copy_floor_bytes_per_s);
+    if (d->conf.copy_ceiling_bytes_per_s)
+        fprintf(f, "copy_ceiling = %" PRIu64 "\n", d->conf.copy_ceiling_bytes_per_s);
     for (uint32_t i = 0; i < d->conf.n_replicas; i++) {
         const struct replica_config *r = &d->conf.replicas[i];
         fprintf(f, "\n[replica %s]\nidentity = %s\naddress = %s\n", r->name, uuid_format(&r->identity, id), r->address);

@@ -88,6 +88,16 @@ static void lease_has_a_default(void **state)
 {
     assert_int_equal(load(HEAD), 0);
     assert_int_equal(config.lease_ms, 2000);
+    assert_int_equal(config.copy_floor_bytes_per_s, 0); /* the daemon's own */
+    assert_int_equal(config.copy_ceiling_bytes_per_s, 0);
+}
+
+static void copies_may_be_bounded(void **state)
+{
+    assert_int_equal(load(HEAD "copy_floor = 1M\ncopy_ceiling = 1T\n"), 0);
+    assert_int_equal(config.copy_floor_bytes_per_s, 1 << 20);
+    assert_true(config.copy_ceiling_bytes_per_s == UINT64_C(1) << 40);
+    assert_int_equal(load(HEAD "copy_ceiling = 65536\ncopy_floor = 64K\n"), 0);
 }
 
 struct mistake {
@@ -110,6 +120,12 @@ static const struct mistake mistakes[] = {
     {HEAD "lease_ms = 2s\n", 3, "lease_ms"},
     {HEAD "lease_ms = -1\n", 3, "lease_ms"},
     {HEAD "lease_ms =\n", 3, "no value"},
+    {HEAD "copy_floor = 65535\n", 3, "copy_floor is a number"},
+    {HEAD "copy_floor = 1M/s\n", 3, "copy_floor is a number"},
+    {HEAD "copy_ceiling = 2T\n", 3, "copy_ceiling is a number"},
+    {HEAD "copy_ceiling = 1M\ncopy_ceiling = 2M\n", 4, "copy_ceiling a second time"},
+    {HEAD "copy_floor = 2M\ncopy_ceiling = 1M\n", 4, "above copy_ceiling"},
+    {HEAD "copy_ceiling = 1M\ncopy_floor = 2M\n", 4, "above copy_ceiling"},
     {HEAD "lease = 5\n", 3, "unknown key lease"},
     {HEAD "nonsense\n", 3, "neither"},
     {HEAD "[cluster]\n", 3, "second [cluster]"},
@@ -243,6 +259,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_a_whole_cluster),
         cmocka_unit_test(lease_has_a_default),
+        cmocka_unit_test(copies_may_be_bounded),
         cmocka_unit_test(refuses_each_mistake_with_its_line),
         cmocka_unit_test(refuses_what_is_no_text),
         cmocka_unit_test(every_cut_and_every_changed_byte_is_survived),
