@@ -1,8 +1,8 @@
 /* Catch-up from a peer's log (protocol.md A7), piece by piece: ask for what follows the own commit, hand each piece to the acceptor, ask on until nothing more comes.
  *
  * A piece ends at an entry that is committed at the donor, so each is an A7 of its own. States: IDLE; CONNECTING (a peer's connection is being made); RECEIVING (a request is
- * under way); BLOCKED (the store has no room; catchup_continue goes on); PAUSING (nobody could help; tried again after a while). When every peer that answers
- * says that its log no longer reaches back, this replica is "behind, needs copy": it keeps out of the stream and goes on asking, slowly. */
+ * under way); BLOCKED (the store has no room; catchup_continue goes on); PAUSING (nobody could help; tried again after a while); HELD (a jump is being made). When every other voter
+ * said that its log no longer reaches back, or those that can be asked did and the others had their time, this replica needs a copy (copy.c). */
 #include "replica/replica_internal.h"
 
 #include <errno.h>
@@ -31,7 +31,14 @@ static void become_idle(struct replica_group *g)
     c->state = CATCHUP_IDLE;
     c->peer = NULL;
     c->cookie = 0;
-    c->needs_copy = false;
+    status_note_state(g);
+}
+
+static void forget_round(struct catchup *c)
+{
+    c->failed_peers = 0;
+    c->asked = c->too_old = 0;
+    c->best_commit = 0;
 }
 
 /* A piece must fit what wal_room() leaves out: the room is not looked at again while it is being taken. */
@@ -57,27 +64,44 @@ static void ask(struct replica_group *g)
     set_timer(g, CATCHUP_TIMEOUT_NS);
 }
 
+/* Every other voter has no log that reaches back; or those who could be asked have not, they and this one are a majority, and the others had their time. */
+static bool must_copy(struct replica_group *g)
+{
+    const struct catchup *c = &g->catchup;
+    unsigned asked = (unsigned)__builtin_popcount(c->asked), too_old = (unsigned)__builtin_popcount(c->too_old);
+    if (too_old == 0)
+        return false;
+    if (too_old == peers_of_group(g) && too_old + 1 >= g->acceptor.committed.n_voters)
+        return true;
+    bool decided = g->copy.phase == COPY_WAITING || io_now(g->replica->reactor) - c->too_old_ns >= CATCHUP_DECIDE_NS;
+    return decided && asked + 1 >= membership_majority(&g->acceptor.committed);
+}
+
 static void pause_or_give_up(struct replica_group *g)
 {
     struct catchup *c = &g->catchup;
-    if (c->target.slot <= g->acceptor.commit) { /* the stream has brought it meanwhile, or nothing was missing */
+    bool met = c->target.slot > 0 && c->target.slot <= g->acceptor.commit;
+    if (met || (c->target.slot == 0 && g->copy.phase != COPY_WAITING)) { /* the stream has brought it meanwhile, or nothing was missing */
         MARK("catchup: the stream brought it meanwhile");
         become_idle(g);
+        if (met)
+            copy_log_suffices(g);
         return;
     }
-    bool needs_copy = c->too_old_peers > 0 && c->too_old_peers + 1 >= membership_majority(&g->acceptor.committed);
-    if (needs_copy && !c->needs_copy)
-        log_error("group %llu: behind at slot %llu, and no peer's log reaches back that far: needs copy", (unsigned long long)g->id,
-                  (unsigned long long)g->acceptor.commit);
-    MARK_IF(needs_copy && !c->needs_copy, "catchup: needs copy");
-    c->needs_copy = needs_copy;
     drop_piece(c);
     c->peer = NULL;
     c->cookie = 0;
     c->failed_peers = 0;
-    c->too_old_peers = 0;
+    if (must_copy(g)) {
+        log_error("group %llu: behind at slot %llu, and no peer's log reaches back that far: needs copy", (unsigned long long)g->id,
+                  (unsigned long long)g->acceptor.commit);
+        copy_wanted(g);
+        if (c->state == CATCHUP_HELD)
+            return;
+    }
     c->state = CATCHUP_PAUSING;
-    set_timer(g, needs_copy ? 10 * CATCHUP_RETRY_NS : CATCHUP_RETRY_NS);
+    status_note_state(g);
+    set_timer(g, g->copy.phase == COPY_WAITING ? 10 * CATCHUP_RETRY_NS : CATCHUP_RETRY_NS);
 }
 
 static void try_next_peer(struct replica_group *g);
@@ -123,7 +147,7 @@ static void on_timer(struct timer *t)
 {
     struct replica_group *g = container_of(t, struct replica_group, catchup.timer);
     struct catchup *c = &g->catchup;
-    if (c->state == CATCHUP_PAUSING && c->target.slot <= g->acceptor.commit)
+    if (c->state == CATCHUP_PAUSING && c->target.slot <= g->acceptor.commit && g->copy.phase == COPY_NONE)
         become_idle(g); /* it came back into the stream by itself */
     else if (c->state == CATCHUP_PAUSING)
         try_next_peer(g);
@@ -146,8 +170,7 @@ void catchup_wanted(struct replica_group *g, const struct log_pos *target)
         c->target = *target;
     if (c->state != CATCHUP_IDLE || g->replica->closing)
         return;
-    c->failed_peers = 0;
-    c->too_old_peers = 0;
+    forget_round(c);
     try_next_peer(g);
 }
 
@@ -211,9 +234,7 @@ static void take_piece(struct replica_group *g, const struct msg *m)
     }
     r->n_catchup_entries += c->n_entries;
     c->total_entries += c->n_entries;
-    c->failed_peers = 0;
-    c->too_old_peers = 0;
-    c->needs_copy = false;
+    forget_round(c);
     drop_piece(c);
     if (store_has_room(r->store)) {
         ask(g);
@@ -222,6 +243,23 @@ static void take_piece(struct replica_group *g, const struct msg *m)
     MARK("catchup: blocked until there is room");
     c->state = CATCHUP_BLOCKED;
     timer_cancel(r->reactor, &c->timer);
+}
+
+static void note_too_old(struct replica_group *g, const struct msg *m)
+{
+    struct catchup *c = &g->catchup;
+    const struct log_pos *commit = &m->u.catchup_end.commit;
+    if (c->too_old == 0)
+        c->too_old_ns = io_now(g->replica->reactor);
+    c->too_old |= UINT32_C(1) << (c->peer - g->replica->peers);
+    if (commit->slot > c->target.slot)
+        c->target = *commit;
+    if (commit->slot <= c->best_commit)
+        return;
+    c->best_commit = commit->slot;
+    for (unsigned i = 0; i < peers_of_group(g); i++)
+        if (peer_of_group(g, i) == c->peer)
+            c->best_peer = i;
 }
 
 static void on_end(struct replica_group *g, const struct msg *m)
@@ -237,11 +275,13 @@ static void on_end(struct replica_group *g, const struct msg *m)
         uint64_t before = g->acceptor.commit;
         replica_step(g, &ev);
         if (g->acceptor.commit > before) {
+            forget_round(c);
             ask(g);
             return;
         }
-        c->too_old_peers++;
+        note_too_old(g, m);
     }
+    c->asked |= UINT32_C(1) << (c->peer - g->replica->peers);
     if (m->u.catchup_end.status == CATCHUP_OK && g->acceptor.commit >= c->target.slot) {
         MARK_IF(c->total_entries, "catchup: caught up from peers");
         if (c->total_entries)
@@ -249,6 +289,7 @@ static void on_end(struct replica_group *g, const struct msg *m)
                      (unsigned long long)g->acceptor.commit, (unsigned long long)c->total_entries);
         c->total_entries = 0;
         become_idle(g);
+        copy_log_suffices(g);
         return;
     }
     peer_failed(g); /* it has no more than we have, or can't help */
@@ -280,6 +321,22 @@ void catchup_continue(struct replica_group *g)
 void catchup_stop(struct replica_group *g)
 {
     become_idle(g);
+}
+
+void catchup_hold(struct replica_group *g)
+{
+    become_idle(g);
+    g->catchup.state = CATCHUP_HELD;
+}
+
+void catchup_release(struct replica_group *g, uint64_t in_ns)
+{
+    struct catchup *c = &g->catchup;
+    if (c->state != CATCHUP_HELD || g->replica->closing)
+        return;
+    forget_round(c);
+    c->state = CATCHUP_PAUSING;
+    set_timer(g, in_ns);
 }
 
 /* ---- donating ---- */

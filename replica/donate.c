@@ -1,4 +1,4 @@
-/* What a replica tells others of its store, for copies and repairs (docs/rebuild.md): images of blocks as of its applied slot.
+/* What a replica tells others of its store, for copies and repairs (docs/rebuild.md): which regions there are, what changed in them, images of blocks; each as of its applied slot.
  *
  * What always holds: nothing is told while this replica needs a copy itself, and nothing as of an earlier position than the request names. */
 #include "replica/replica_internal.h"
@@ -28,6 +28,90 @@ static enum donor_status donor_reach(struct replica_group *g, const struct log_p
         return DONOR_OK;
     MARK("donate: asked for more than was applied");
     return DONOR_BEHIND;
+}
+
+/* ---- listings ---- */
+
+static void refuse_listing(struct session *s, const struct replica_group *g, const struct msg *m, enum donor_status status)
+{
+    wire_peer_send(&s->peer, &(struct msg){.type = MSG_REGIONS_REPLY, .cookie = m->cookie, .group = g->id, .u.regions_reply.status = status});
+}
+
+/* All of it in this turn: it is of one position. */
+static void send_listing(struct session *s, struct replica_group *g, const struct msg *m, const struct log_pos *at)
+{
+    static struct store_region page[REGIONS_PER_MESSAGE];
+    uint32_t from = 0, n;
+    do {
+        n = store_list_regions(g->replica->store, g->id, from, page, REGIONS_PER_MESSAGE);
+        struct msg reply = {.type = MSG_REGIONS_REPLY,
+                            .cookie = m->cookie,
+                            .group = g->id,
+                            .u.regions_reply = {.n = n,
+                                                .more = n == REGIONS_PER_MESSAGE,
+                                                .at = *at,
+                                                .membership = g->acceptor.committed,
+                                                .region = (const void *)page}};
+        wire_peer_send(&s->peer, &reply);
+        from = n > 0 ? page[n - 1].region + 1 : 0;
+    } while (n == REGIONS_PER_MESSAGE);
+}
+
+void donate_regions(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    struct log_pos at;
+    enum donor_status status = donor_reach(g, &m->u.regions.at);
+    if (status == DONOR_OK && (!replica_applied_pos(g, &at) || g->acceptor.committed.slot > at.slot))
+        status = DONOR_BUSY; /* the membership at the applied slot is not known any more; soon it is this one */
+    if (status != DONOR_OK)
+        refuse_listing(s, g, m, status);
+    else
+        send_listing(s, g, m, &at);
+}
+
+/* ---- verdicts ---- */
+
+struct donated_chunks {
+    struct replica *replica;
+    uint32_t session;
+    uint64_t cookie;
+    struct store_chunks chunks;
+};
+
+static void on_chunks(struct store_chunks *c)
+{
+    struct donated_chunks *d = container_of(c, struct donated_chunks, chunks);
+    struct session *s = replica_find_session(d->replica, d->session);
+    struct replica_group *g = replica_find_group(d->replica, c->group);
+    struct msg m = {.type = MSG_CHUNKS_REPLY,
+                    .cookie = d->cookie,
+                    .group = c->group,
+                    .u.chunks_reply = {.region = c->region, .at.slot = c->applied, .changed = ~c->unchanged, .changed_at = c->changed_at}};
+    bool ok = g && !c->err && paxos_log_at(&g->acceptor.log, c->applied, &m.u.chunks_reply.at.e);
+    if (!ok)
+        m.u.chunks_reply.status = c->err == -EAGAIN ? DONOR_INCOMPLETE : DONOR_BUSY;
+    if (s)
+        wire_peer_send(&s->peer, &m);
+    free(d);
+}
+
+void donate_chunks(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    enum donor_status status = donor_reach(g, &m->u.chunks.at);
+    struct donated_chunks *d = status == DONOR_OK ? calloc(1, sizeof *d) : NULL;
+    if (!d) {
+        struct msg no = {.type = MSG_CHUNKS_REPLY,
+                         .cookie = m->cookie,
+                         .group = g->id,
+                         .u.chunks_reply = {.status = status == DONOR_OK ? DONOR_BUSY : status, .region = m->u.chunks.region}};
+        wire_peer_send(&s->peer, &no);
+        return;
+    }
+    *d = (struct donated_chunks){.replica = g->replica,
+                                 .session = s->id,
+                                 .cookie = m->cookie,
+                                 .chunks = {.group = g->id, .since = m->u.chunks.since, .region = m->u.chunks.region, .fn = on_chunks}};
+    store_chunks_changed(g->replica->store, &d->chunks);
 }
 
 /* ---- images ---- */
@@ -76,7 +160,7 @@ static void send_image(struct session *s, struct replica_group *g, struct donate
                                       .nblocks = r->nblocks,
                                       .block = r->block,
                                       .at = at,
-                                      .changed_at = at.slot,
+                                      .changed_at = r->changed_at,
                                       .wal_ns = latency_now(d->replica),
                                       .wal_quiet_ns = d->replica->latency.quiet_ns,
                                       .crc = r->crc,

@@ -9,6 +9,7 @@ static void peer_changed(struct peer *p)
     list_for_each(l, &p->replica->groups)
     {
         catchup_peer_changed(container_of(l, struct replica_group, link), p);
+        copy_peer_changed(container_of(l, struct replica_group, link), p);
     }
     repair_peer_changed(p);
 }
@@ -52,8 +53,10 @@ static void on_msg(struct wire_peer *w, const struct msg *m, struct buf *payload
         return;
     }
     struct replica_group *g = replica_find_group(p->replica, m->group);
-    if (g)
-        catchup_on_msg(g, p, m);
+    if (!g)
+        return;
+    catchup_on_msg(g, p, m);
+    copy_on_msg(g, p, m, payload);
 }
 
 static void on_closed(struct wire_peer *w, int err, const char *reason)

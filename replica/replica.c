@@ -228,7 +228,9 @@ static void on_store_ready(void *user, int err, const char *why)
     struct log_pos unknown = {0};
     list_for_each(p, &r->groups)
     {
-        catchup_wanted(container_of(p, struct replica_group, link), &unknown);
+        struct replica_group *g = container_of(p, struct replica_group, link);
+        copy_resume(g);
+        catchup_wanted(g, &unknown);
     }
 }
 
@@ -281,6 +283,10 @@ static void on_store_bad(void *user, uint64_t group, uint64_t block, uint32_t nb
         return;
     log_error("group %llu: blocks %llu..%llu are damaged on this disk; repairing them from a peer", (unsigned long long)group,
               (unsigned long long)block, (unsigned long long)(block + nblocks - 1));
+    struct replica *r = g->replica;
+    snprintf(r->last_error, sizeof r->last_error, "group %llu: blocks %llu..%llu are damaged", (unsigned long long)group, (unsigned long long)block,
+             (unsigned long long)(block + nblocks - 1));
+    r->last_error_ns = io_now(r->reactor);
     repair_wanted(g, block, nblocks);
 }
 
@@ -311,6 +317,7 @@ struct replica_group *replica_add_group(struct replica *r, const struct acceptor
     list_init(&g->waiting_reads);
     acceptor_init(&g->acceptor, s, io_now(r->reactor));
     catchup_init(g);
+    copy_init(g);
     list_push_back(&r->groups, &g->link);
     return g;
 }
@@ -403,6 +410,7 @@ int replica_open(struct reactor *reactor, const struct replica_options *o, const
     }
     peers_init(r);
     repair_init(r);
+    pace_init(&r->pace, o->config->copy_floor_bytes_per_s, o->config->copy_ceiling_bytes_per_s, r->started_ns);
     struct store_callbacks scb = {
         .on_group = on_store_group,
         .on_ready = on_store_ready,
@@ -442,6 +450,7 @@ void replica_close(struct replica *r, void (*done)(void *user), void *user)
     list_for_each(p, &r->groups)
     {
         catchup_stop(container_of(p, struct replica_group, link));
+        copy_stop(container_of(p, struct replica_group, link));
     }
     peers_close(r);
     list_for_each_safe(p, &r->sessions)

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/wire.h"
 #include "consensus/acceptor.h"
+#include "replica/copy.h"
 #include "replica/replica.h"
 
 #define CATCHUP_PIECE_BYTES (4u << 20)
@@ -13,6 +14,7 @@
 #define EFFECTS_MAX (CATCHUP_PIECE_ENTRIES + 16u)
 #define CATCHUP_RETRY_NS (200 * NS_PER_MS)
 #define CATCHUP_TIMEOUT_NS (5 * NS_PER_S)
+#define CATCHUP_DECIDE_NS (10 * NS_PER_S) /* so long a voter that can't be asked may have what the others' logs have no more */
 #define PEER_CONNECT_TIMEOUT_NS (2 * NS_PER_S)
 #define REPAIRS_MAX 256u
 #define REPAIR_TRIES_MAX 64u
@@ -67,11 +69,15 @@ struct peer {
 };
 
 struct catchup {
-    enum { CATCHUP_IDLE, CATCHUP_CONNECTING, CATCHUP_RECEIVING, CATCHUP_BLOCKED, CATCHUP_PAUSING } state;
+    enum { CATCHUP_IDLE, CATCHUP_CONNECTING, CATCHUP_RECEIVING, CATCHUP_BLOCKED, CATCHUP_PAUSING, CATCHUP_HELD } state;
     struct peer *peer;
     unsigned next_peer;       /* index of the peer to be tried next */
     unsigned failed_peers;    /* tried in a row without progress */
-    unsigned too_old_peers;   /* ... of them, those whose logs no longer reach back */
+    /* Since the last progress: who was asked, and of them, whose logs no longer reach back. Bits: indices of replica.peers. */
+    uint32_t asked, too_old;
+    uint64_t too_old_ns;      /* since when some log is known not to reach back */
+    unsigned best_peer;       /* of those that said so, the one that has most: index among the group's */
+    uint64_t best_commit;
     uint64_t cookie;          /* of the request under way */
     struct log_pos from;
     struct log_pos target;    /* where the group is known to be */
@@ -79,7 +85,6 @@ struct catchup {
     uint32_t n_entries;
     struct entry *entries[CATCHUP_PIECE_ENTRIES];
     struct timer timer;
-    bool needs_copy; /* nobody's log reaches back: said in status; this replica stays out of the stream */
 };
 
 struct repair {
@@ -95,6 +100,8 @@ struct repair {
     bool unfinished; /* some block's image could not be used */
 };
 
+enum group_state { GROUP_UP_TO_DATE, GROUP_LEARNER_COMPLETE, GROUP_BEHIND, GROUP_NEEDS_COPY, GROUP_COPYING, GROUP_RETIRED };
+
 struct replica_group {
     struct list link;
     struct replica *replica;
@@ -105,6 +112,9 @@ struct replica_group {
     struct list waiting_reads; /* struct pending_read */
     uint32_t n_waiting_reads;
     struct catchup catchup;
+    struct copy copy;
+    enum group_state state; /* as last looked at, for status */
+    uint64_t state_since_ns;
 };
 
 /* latency.c: of the own WAL. */
@@ -138,10 +148,13 @@ struct replica {
     uint32_t n_repairs;
     struct timer repair_timer;
     struct latency latency;
+    struct pace pace;
     void (*closed)(void *user);
     void *closed_user;
     /* counters for status */
     uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused, n_images_served;
+    char last_error[128]; /* of a disk */
+    uint64_t last_error_ns;
 };
 
 /* replica.c */
@@ -171,6 +184,8 @@ void serve_drop_reads(struct replica_group *g);
 unsigned serve_payload(const struct store_read *r, const uint64_t *skip, struct segment *segs, uint32_t *ret_bytes);
 
 /* donate.c: what peers ask of the own store */
+void donate_regions(struct session *s, struct replica_group *g, const struct msg *m);
+void donate_chunks(struct session *s, struct replica_group *g, const struct msg *m);
 void donate_image(struct session *s, struct replica_group *g, const struct msg *m);
 
 /* latency.c: how long a batch takes the WAL now; r->latency.quiet_ns is then current, too. */
@@ -196,6 +211,55 @@ void catchup_on_msg(struct replica_group *g, struct peer *p, const struct msg *m
 void catchup_continue(struct replica_group *g); /* there is room again */
 void catchup_stop(struct replica_group *g);
 void catchup_donate(struct session *s, struct replica_group *g, const struct msg *m);
+/* A jump is being made: nothing is asked for until catchup_release. */
+void catchup_hold(struct replica_group *g);
+/* Begins anew, in a while: whether anything is missing, and whose log has it. */
+void catchup_release(struct replica_group *g, uint64_t in_ns);
+
+/* copy.c */
+void copy_init(struct replica_group *g);
+void copy_resume(struct replica_group *g); /* after recovery */
+/* Catch-up found that nobody's log reaches back, ... */
+void copy_wanted(struct replica_group *g);
+/* ... or that this one's log meets those of peers. */
+void copy_log_suffices(struct replica_group *g);
+/* True: a jump is being made durable, and the message waits for that. */
+bool copy_holds(struct session *s, struct replica_group *g, const struct msg *m);
+void copy_peer_changed(struct replica_group *g, struct peer *p);
+/* An answer of a peer: perhaps one to the copy. */
+void copy_on_msg(struct replica_group *g, struct peer *p, const struct msg *m, struct buf *payload);
+void copy_stop(struct replica_group *g);
+/* ... for the other files of the copy */
+void copy_set_timer(struct replica_group *g, uint64_t in_ns);
+void copy_give_way(struct replica_group *g, uint64_t in_ns);
+void copy_listed(struct replica_group *g);
+void copy_filled(struct replica_group *g);
+
+/* copy_list.c */
+void copy_list_begin(struct replica_group *g);
+void copy_list_drop(struct replica_group *g);
+void copy_list_timeout(struct replica_group *g);
+void copy_list_peer_changed(struct replica_group *g, struct peer *p);
+void copy_list_on_msg(struct replica_group *g, struct peer *p, const struct msg *m);
+
+/* copy_fill.c */
+void copy_fill_begin(struct replica_group *g);
+void copy_fill_stop(struct replica_group *g);
+void copy_fill_tick(struct replica_group *g);
+void copy_fill_soon(struct replica_group *g);
+void copy_fill_peer_changed(struct replica_group *g, struct peer *p);
+void copy_fill_on_msg(struct replica_group *g, struct peer *p, const struct msg *m, struct buf *payload);
+void copy_avoid(struct replica_group *g, const struct peer *p, uint64_t ns);
+void copy_vouch(const struct replica_group *g, struct log_pos *ret);
+void copy_is_ahead(struct replica_group *g, const struct log_pos *at);
+
+/* copy_image.c */
+/* Asks for these blocks (bits, from the chunk's first) of some donor. False: not now. */
+bool copy_image_want(struct replica_group *g, uint64_t chunk, const uint64_t *want);
+void copy_image_ask(struct copy_request *rq);
+void copy_image_failed(struct copy_request *rq, uint64_t avoid_ns);
+void copy_image_on_msg(struct copy_request *rq, const struct msg *m, struct buf *payload);
+void copy_image_abandon(struct copy_request *rq);
 
 /* repair.c */
 void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks);
@@ -205,6 +269,8 @@ void repair_peer_changed(struct peer *p);
 void repair_run(struct replica *r);
 void repair_init(struct replica *r);
 
+/* Notes since when the group is in its state. */
+enum group_state status_note_state(struct replica_group *g);
 /* status.c: the daemon's state as JSON; malloc'ed, for the caller to free. */
 char *replica_status_json(struct replica *r);
 

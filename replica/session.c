@@ -142,6 +142,8 @@ static void on_consensus(struct session *s, struct replica_group *g, const struc
     }
     if (refuse_open(s, g, m))
         return;
+    if (copy_holds(s, g, m))
+        return;
     struct acceptor_event ev = {.type = ACCEPTOR_MSG, .link = s->id, .msg = m};
     replica_step(g, &ev);
     if (m->type == MSG_ACCEPT)
@@ -212,6 +214,12 @@ static void dispatch(struct session *s, const struct msg *m)
         return;
     case MSG_CATCHUP:
         catchup_donate(s, g, m);
+        return;
+    case MSG_REGIONS:
+        donate_regions(s, g, m);
+        return;
+    case MSG_CHUNKS:
+        donate_chunks(s, g, m);
         return;
     case MSG_IMAGE:
         donate_image(s, g, m);

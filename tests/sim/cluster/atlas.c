@@ -32,7 +32,7 @@ bool atlas_may_lose(const struct atlas *a, const struct node *n)
             if (other == n)
                 continue;
             struct replica_group *g = other->ready ? replica_find_group(other->replica, SIM_GROUP) : NULL;
-            if (!g || g->catchup.needs_copy || g->acceptor.n_lost > 0)
+            if (!g || g->acceptor.needs_copy || g->acceptor.n_lost > 0)
                 return false;
             if (pass == 1 && (g->acceptor.commit < floor || g->acceptor.commit + 32 < commit))
                 return false;

@@ -83,15 +83,22 @@ static bool bit_of(const uint8_t *map, uint32_t i)
     return map[i / 8] >> (i % 8) & 1;
 }
 
+/* What a jump made unknown is nothing to be judged; once it was copied, it is as good as anything. */
+static bool is_unknown(const struct group_page *g, const struct region_entry *e, const struct leaf *l, uint32_t i)
+{
+    return e->unknown >> (l->header.number % REGION_LEAVES) & 1 && l->version[i / CHUNK_BLOCKS] != g->jump;
+}
+
 /* Another block of each slab at each checkpoint, of every fourth slab: what the root refers to is durable, or a newer
  * entry (in the WAL) is being written over it. */
-static void slab_is_durable(struct ck_view *v, const struct root *r, const struct leaf *l, uint32_t s, uint64_t applied)
+static void slab_is_durable(struct ck_view *v, const struct root *r, const struct group_page *g, const struct region_entry *e, const struct leaf *l, uint32_t s)
 {
     uint32_t page = (uint32_t)(r->checkpoint * 7 + s) % SLAB_BLOCKS, i = s * SLAB_BLOCKS + page;
     uint64_t block = l->header.number * LEAF_BLOCKS + i;
     if (s % 4 != r->checkpoint % 4 || block >= v->ck->n_blocks || bit_of(l->zero, i) || bit_of(l->lost, i) ||
-        bit_of(l->bad, i))
+        bit_of(l->bad, i) || !g || is_unknown(g, e, l, i))
         return;
+    uint64_t applied = g->applied.slot;
     const struct ck_block *b = &v->ck->block[block];
     if (v->ck->blocks_unknown || (b->n > 0 && b->version[b->n - 1].slot > applied))
         return;
@@ -101,7 +108,7 @@ static void slab_is_durable(struct ck_view *v, const struct root *r, const struc
                   LLU(block), LLU(applied));
 }
 
-static void owners_of_region(struct ck_view *v, const struct root *r, const struct region_entry *e, uint64_t applied)
+static void owners_of_region(struct ck_view *v, const struct root *r, const struct group_page *g, const struct region_entry *e)
 {
     for (uint32_t l = 0; l < REGION_LEAVES; l++) {
         uint32_t slab = e->leaf_slab[l / LEAVES_PER_SLAB], page = (l % LEAVES_PER_SLAB) * 2 + (e->place >> l & 1);
@@ -123,7 +130,7 @@ static void owners_of_region(struct ck_view *v, const struct root *r, const stru
         }
         for (uint32_t s = 0; s < LEAF_SLABS; s++)
             if (leaf->slab[s] <= UINT16_MAX && !v->damaged)
-                slab_is_durable(v, r, leaf, s, applied);
+                slab_is_durable(v, r, g, e, leaf, s);
         for (uint32_t s = 0; s < LEAF_SLABS; s++)
             if (leaf->slab[s] <= UINT16_MAX)
                 *owner_of(v, leaf->slab[s]) =
@@ -131,7 +138,7 @@ static void owners_of_region(struct ck_view *v, const struct root *r, const stru
     }
 }
 
-void ck_owners_load(struct ck_view *v, const struct root *r, uint64_t applied)
+void ck_owners_load(struct ck_view *v, const struct root *r, const struct group_page *g)
 {
     if (v->n_owners)
         memset(v->owner, 0, v->n_owners * sizeof *v->owner);
@@ -140,7 +147,7 @@ void ck_owners_load(struct ck_view *v, const struct root *r, uint64_t applied)
         const struct regions_page *rp = (const void *)sim_disk_page(v->meta, (2 + 2 * page + bit) * BLOCK_SIZE, true);
         for (uint32_t i = 0; i < REGIONS_PER_PAGE; i++)
             if (rp->entry[i].group == SIM_GROUP)
-                owners_of_region(v, r, &rp->entry[i], applied);
+                owners_of_region(v, r, g, &rp->entry[i]);
     }
 }
 
@@ -209,6 +216,7 @@ struct audit {
     struct ck_view *v;
     const struct root *root;
     uint64_t applied; /* the checkpoint's */
+    const struct group_page *group;
     uint32_t n_slabs;
     uint8_t *seen; /* by slab */
 };
@@ -243,11 +251,11 @@ static bool is_newer(const struct ck_view *v, uint64_t block, uint64_t applied)
     return b->n > 0 && b->version[b->n - 1].slot > applied;
 }
 
-static void audit_block(struct audit *a, const struct leaf *l, uint32_t i)
+static void audit_block(struct audit *a, const struct region_entry *e, const struct leaf *l, uint32_t i)
 {
     struct checks *ck = a->v->ck;
     uint64_t block = l->header.number * LEAF_BLOCKS + i;
-    if (block >= ck->n_blocks || bit_of(l->lost, i) || bit_of(l->bad, i))
+    if (block >= ck->n_blocks || bit_of(l->lost, i) || bit_of(l->bad, i) || is_unknown(a->group, e, l, i))
         return;
     uint32_t slab = l->slab[i / SLAB_BLOCKS];
     bool zero = slab == SLAB_NONE || bit_of(l->zero, i);
@@ -288,11 +296,13 @@ static void audit_leaf(struct audit *a, const struct region_entry *e, uint32_t l
             return;
     }
     for (uint32_t i = 0; i < LEAF_BLOCKS && !a->v->ck->cluster->broken; i++)
-        audit_block(a, leaf, i);
+        audit_block(a, e, leaf, i);
 }
 
 static void audit_region(struct audit *a, const struct region_entry *e)
 {
+    if (e->unknown && !a->group->needs_copy)
+        VIEW_FAIL(a->v, "audit: region %u has unknown leaves (%08x), and the checkpoint says that it is complete", e->region, e->unknown);
     for (uint32_t i = 0; i < REGION_LEAVES / LEAVES_PER_SLAB; i++)
         if (e->leaf_slab[i] != SLAB_NONE && !take_slab(a, e->leaf_slab[i], "leaves"))
             return;
@@ -350,6 +360,7 @@ void ck_audit_view(struct ck_view *v)
         return;
     }
     a.applied = g->applied.slot;
+    a.group = g;
     char name[32];
     uint32_t extents = 0;
     do {

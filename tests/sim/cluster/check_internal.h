@@ -95,6 +95,7 @@ struct ck_view {
     struct ck_view_slot *slot;
     uint64_t cap_slots;
     uint64_t agreed; /* slots <= agreed were found equal to what is chosen */
+    uint64_t jump;   /* of the newest durable root: its log begins there, what is below was copied */
     /* what it said */
     struct ballot answered; /* highest ballot of its promises and acknowledgements */
     struct ballot ack;
@@ -211,7 +212,7 @@ uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at by
 const struct root *ck_root(struct sim_disk *meta, bool durable);
 const struct group_page *ck_group_page(struct sim_disk *meta, const struct root *r, bool durable);
 /* Notes what the new durable root uses every slab for: leaves, and data (a sample of it), are durable too. */
-void ck_owners_load(struct ck_view *v, const struct root *r, uint64_t applied);
+void ck_owners_load(struct ck_view *v, const struct root *r, const struct group_page *g); /* g: NULL: none of the group yet */
 void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len);
 void ck_audit_view(struct ck_view *v);
 

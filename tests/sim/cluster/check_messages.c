@@ -243,6 +243,8 @@ static void on_accepted(struct ck_view *v, const struct wire_header *h, const ui
     if (h->body_len < sizeof *a || !bound(v, &b, "ACCEPTED"))
         return;
     ck->stats.acknowledged++;
+    if (a->through > v->last)
+        ck_look_at_root(v); /* after a jump, which must be durable by now */
     if (a->through > v->last && !v->damaged) {
         VIEW_FAIL(v, "durability: it acknowledges slot %llu under ballot %llu, and its durable log ends at %llu",
                   LLU(a->through), LLU(b.round), LLU(v->last));

@@ -151,6 +151,8 @@ static void slot_reserve(struct ck_view *v, uint64_t slot)
     v->cap_slots = cap;
 }
 
+static void look_at_root(struct ck_view *v);
+
 static void take_entry(struct ck_view *v, const struct wal_batch *b, const struct wal_record *r)
 {
     struct checks *ck = v->ck;
@@ -166,6 +168,8 @@ static void take_entry(struct ck_view *v, const struct wal_batch *b, const struc
     if (n)
         n->durable |= 1u << v->index;
     bool refill = r->flags & WAL_REFILL;
+    if (!refill && slot > v->last + 1)
+        look_at_root(v); /* after a jump, which must be durable by now */
     if (!v->damaged && (refill ? slot > v->last || v->slot[slot].hash != e.hash : slot != v->last + 1)) {
         VIEW_FAIL(v, "slot %llu is %s in the WAL where the log's last slot is %llu", LLU(slot),
                   refill ? "refilled" : "appended", LLU(v->last));
@@ -241,6 +245,8 @@ static void take_record(struct ck_view *v, const struct wal_batch *b, const stru
     case WAL_COMMIT:
         if (s->group != SIM_GROUP)
             break;
+        if (s->slot > v->last)
+            look_at_root(v); /* after a jump, which must be durable by now */
         ck_view_agree(v, s->slot, "it commits");
         if (s->slot > v->commit)
             v->commit = s->slot;
@@ -311,6 +317,33 @@ static bool payload_is_durable(const struct ck_view *v, const struct wal_batch *
 
 /* ---- roots ---- */
 
+/* The root holds a jump (docs/rebuild.md): its position is one that was chosen, and what the log was below it counts no more. */
+static void take_jump(struct ck_view *v, const struct group_page *g)
+{
+    struct checks *ck = v->ck;
+    if (g->jump == v->jump)
+        return;
+    if (g->jump < v->jump || g->jump > ck->chosen_through || g->applied.slot < g->jump) {
+        VIEW_FAIL(v, "jumps to slot %llu, after a jump to %llu, and %llu are chosen", LLU(g->jump), LLU(v->jump), LLU(ck->chosen_through));
+        return;
+    }
+    if (g->applied.slot == g->jump && !ballot_equal(&g->applied.e, &ck->ballot[ck->slot[g->jump].chosen_ballot]->b)) {
+        VIEW_FAIL(v, "jumps to slot %llu of ballot %llu, which is not the one that was chosen", LLU(g->jump), LLU(g->applied.e.round));
+        return;
+    }
+    ck->stats.jumps++;
+    v->jump = g->jump;
+    slot_reserve(v, g->jump);
+    for (uint64_t s = v->agreed + 1; s <= g->jump; s++)
+        v->slot[s] = (struct ck_view_slot){.hash = ck->slot[s].chosen};
+    if (v->last < g->jump)
+        v->last = g->jump;
+    if (v->commit < g->jump)
+        v->commit = g->jump;
+    if (v->agreed < g->jump)
+        v->agreed = g->jump;
+}
+
 /* What the root lets go is kept elsewhere: a restart would find all that this replica has ever said. */
 static void root_check(struct ck_view *v, const struct root *r)
 {
@@ -318,8 +351,10 @@ static void root_check(struct ck_view *v, const struct root *r)
     v->root_checkpoint = r->checkpoint;
     v->root_tail_lsn = r->tail_lsn;
     v->ck->stats.roots++;
-    ck_owners_load(v, r, g ? g->applied.slot : 0);
-    if (!v->created || v->damaged)
+    ck_owners_load(v, r, g);
+    if (g)
+        take_jump(v, g);
+    if (!v->created || v->damaged || v->ck->cluster->broken)
         return;
     if (!g) {
         if (v->promised.round && r->tail_lsn > v->promised_lsn)

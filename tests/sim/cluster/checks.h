@@ -38,6 +38,7 @@ void checks_damage(struct checks *ck, unsigned node);
 void checks_audit(struct checks *ck);
 
 struct checks_stats {
+    uint64_t jumps;
     uint64_t messages, accepts, acknowledged, chosen, durable_batches, data_blocks, read_sessions, extent_blocks, roots,
         audited_blocks, answered_blocks, resyncs;
 };

@@ -511,21 +511,25 @@ void cluster_free(struct cluster *c)
 
 /* ---- replicas against each other ---- */
 
-/* Until chunks can be copied, a replica that no peer's log reaches back to stays behind, and says so; it takes no part in what follows. */
 static bool takes_part(const struct node *n)
 {
-    if (!n->ready || n->refused || n->replaced)
-        return false;
-    struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
-    return !g->catchup.needs_copy;
+    return n->ready && !n->refused && !n->replaced;
 }
 
-unsigned cluster_usable(struct cluster *c)
+static bool is_complete(const struct node *n)
 {
-    unsigned n = 0;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    return takes_part(n) && !replica_find_group(n->replica, SIM_GROUP)->acceptor.needs_copy;
+}
+
+/* One that is complete is enough: the others copy from it. */
+bool cluster_can_recover(struct cluster *c)
+{
+    unsigned n = 0, complete = 0;
+    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         n += takes_part(&c->node[i]);
-    return n;
+        complete += is_complete(&c->node[i]);
+    }
+    return n > SIM_REPLICAS / 2 && complete > 0;
 }
 
 bool cluster_is_level(struct cluster *c)
@@ -542,7 +546,7 @@ bool cluster_is_level(struct cluster *c)
             continue;
         struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
         uint64_t a = store_applied(n->replica->store, SIM_GROUP);
-        if (a != g->acceptor.commit || paxos_log_last(&g->acceptor.log).slot != a || (level > 0 && a != applied))
+        if (g->acceptor.needs_copy || a != g->acceptor.commit || paxos_log_last(&g->acceptor.log).slot != a || (level > 0 && a != applied))
             return false;
         applied = a;
         level++;
@@ -563,7 +567,7 @@ void cluster_describe(struct cluster *c, char *to, size_t cap)
         n += (size_t)snprintf(to + n, cap - n, "[%s floor %llu applied %llu commit %llu last %llu%s catch-up %d] ", nd->host,
                               (unsigned long long)g->acceptor.log.base.slot, (unsigned long long)store_applied(nd->replica->store, SIM_GROUP),
                               (unsigned long long)g->acceptor.commit, (unsigned long long)paxos_log_last(&g->acceptor.log).slot,
-                              g->catchup.needs_copy ? " needs copy" : "", (int)g->catchup.state);
+                              g->acceptor.needs_copy ? " needs copy" : "", (int)g->catchup.state);
     }
 }
 

@@ -95,8 +95,8 @@ void cluster_start_node(struct node *n);
 void cluster_crash_node(struct node *n, enum sim_crash how);
 /* The disk is lost: the replica's process ends, and comes back with an empty data directory under another identity. */
 void cluster_replace_disk(struct node *n);
-/* Replicas that can take part in the group: their disks are usable, and their logs are not out of everybody's reach. */
-unsigned cluster_usable(struct cluster *c);
+/* A majority has usable disks, and one of them is complete. */
+bool cluster_can_recover(struct cluster *c);
 void cluster_start_frontend(struct frontend *f);
 void cluster_crash_frontend(struct frontend *f, enum sim_crash how);
 /* As SIGTERM: it drains, releases the volume and ends by itself. */
@@ -104,7 +104,7 @@ void cluster_stop_frontend(struct frontend *f);
 void cluster_fail(struct cluster *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* A front end that serves now, or NULL. Starts looking at a random one. */
 struct frontend *cluster_serving(struct cluster *c, uint64_t random);
-/* All replicas up, and those that do not say "needs copy" (a majority) applied to the same slot. */
+/* All replicas up, complete, and applied to the same slot; but for those whose disks are lost. */
 bool cluster_is_level(struct cluster *c);
 /* Where each replica stands, for a message. */
 void cluster_describe(struct cluster *c, char *to, size_t cap);

@@ -75,11 +75,6 @@ static void judge_liveness(struct trial *r)
     checks_audit(r->checks);
 }
 
-static bool is_out_of_reach(struct trial *r)
-{
-    return cluster_usable(r->cluster) <= SIM_REPLICAS / 2;
-}
-
 /* Nothing need be answered; what is, must be right. */
 static void try_to_read_all(struct trial *r)
 {
@@ -95,8 +90,8 @@ static void finish(struct trial *r)
         try_to_read_all(r);
     else
         judge_liveness(r);
-    if (r->cluster->broken && is_out_of_reach(r) && strncmp(r->cluster->broken, "liveness:", 9) == 0) {
-        /* Damage on one replica and a log that no longer reaches back to another: until chunks can be copied nobody can help. */
+    if (r->cluster->broken && !cluster_can_recover(r->cluster) && strncmp(r->cluster->broken, "liveness:", 9) == 0) {
+        /* Damage at more than a minority, or what the last complete one had is lost: nobody can help. */
         r->cluster->broken = NULL;
         r->unavailable = true;
     }

@@ -362,7 +362,7 @@ static void look_at_replica(struct trace *t, unsigned i)
                                .last = paxos_log_last(&a->log).slot,
                                .checkpoint = st.checkpoint,
                                .n_lost = a->n_lost,
-                               .needs_copy = a->needs_copy || g->catchup.needs_copy,
+                               .needs_copy = a->needs_copy,
                                .catchup = (int)g->catchup.state};
     if (!seen->ready)
         say(t, "%s: serves; promised %s, log %llu..%llu, commit %llu, checkpoint %llu", n->host, ballot_text(t, &now.promised), LLU(a->log.base.slot + 1),
