@@ -67,10 +67,19 @@ struct scan {
     uint64_t jump, block; /* block: where it looks next */
 };
 
+/* What was installed holds the copy up: no use in waiting until the store is idle. */
+static void write_back_soon(struct store *s)
+{
+    if (s->cycle.state == CYCLE_IDLE && !overlay_is_empty(s, s->gen))
+        store_checkpoint(s);
+}
+
 static void scan_over(struct scan *sc, int err)
 {
     struct store_unknown *u = sc->u;
     u->err = err;
+    if (err == -ENOENT && u->from == 0 && sc->group->n_unknown > 0 && !sc->group->held)
+        write_back_soon(sc->store); /* all that is missing is in the overlay */
     free(sc);
     u->fn(u);
 }
@@ -323,12 +332,12 @@ bool store_copy_begin(struct store *s, struct store_copy *c)
     uint64_t under_way = s->copy_bytes + s->clean_bytes[0] + s->clean_bytes[1];
     if (under_way > 0 && under_way + copy_bytes(c) > s->options.overlay_bytes / 8) {
         MARK("copy: waits for write-back");
-        store_schedule_kick(s);
+        write_back_soon(s);
         return false;
     }
     if (!has_space(s, g, c)) {
         MARK("copy: waits for space");
-        store_schedule_kick(s);
+        store_schedule_kick(s); /* to grow */
         return false;
     }
     struct pending *p = store_calloc(1, sizeof *p);
@@ -363,13 +372,11 @@ static void over(struct store *s, struct store_copy *c, int err)
     c->fn(c);
 }
 
-/* May an image of this slot be shown for the block? */
+/* May an image of this slot, which is no older than the jump, be shown for the block? */
 static bool is_new_enough(const struct group *g, const struct region *r, unsigned l, unsigned i, const struct leaf *p,
                           uint64_t image_slot)
 {
     const struct bad_leaf *b = r->bad[l];
-    if (image_slot < g->jump)
-        return false;
     if (b && bit_get(b->bits, i))
         return image_slot >= b->since;
     return chunk_unknown(r, l, i / CHUNK_BLOCKS, p) || image_slot >= g->image_floor;

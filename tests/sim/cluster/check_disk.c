@@ -251,12 +251,27 @@ static bool is_newer(const struct ck_view *v, uint64_t block, uint64_t applied)
     return b->n > 0 && b->version[b->n - 1].slot > applied;
 }
 
+/* What a target would be told is no lower than the truth. A trim of what was not there leaves no trace. */
+static void audit_changed(struct audit *a, const struct region_entry *e, const struct leaf *l, uint32_t i)
+{
+    const struct ck_block *b = &a->v->ck->block[l->header.number * LEAF_BLOCKS + i];
+    uint64_t slot = 0, said = l->changed_at[i / CHUNK_BLOCKS];
+    for (uint32_t k = 0; k < b->n; k++)
+        if (b->version[k].slot <= a->applied && b->version[k].crc != CRC32C_ZERO_BLOCK)
+            slot = b->version[k].slot;
+    if (said < slot || e->changed_at < said)
+        VIEW_FAIL(a->v, "audit: block %llu was changed by slot %llu, its chunk says %llu and its region %llu",
+                  LLU(l->header.number * LEAF_BLOCKS + i), LLU(slot), LLU(said), LLU(e->changed_at));
+}
+
 static void audit_block(struct audit *a, const struct region_entry *e, const struct leaf *l, uint32_t i)
 {
     struct checks *ck = a->v->ck;
     uint64_t block = l->header.number * LEAF_BLOCKS + i;
     if (block >= ck->n_blocks || bit_of(l->lost, i) || bit_of(l->bad, i) || is_unknown(a->group, e, l, i))
         return;
+    if (!ck->blocks_unknown && !a->v->damaged)
+        audit_changed(a, e, l, i);
     uint32_t slab = l->slab[i / SLAB_BLOCKS];
     bool zero = slab == SLAB_NONE || bit_of(l->zero, i);
     uint32_t crc = zero ? CRC32C_ZERO_BLOCK : l->crc[i], want;
@@ -295,13 +310,19 @@ static void audit_leaf(struct audit *a, const struct region_entry *e, uint32_t l
         if (mapped && !take_slab(a, leaf->slab[s], "data"))
             return;
     }
+    for (uint32_t c = 0; c < LEAF_CHUNKS; c++)
+        if (leaf->version[c] > a->group->jump) {
+            VIEW_FAIL(a->v, "audit: leaf %u speaks of a jump to %llu, and the last one was to %llu", number,
+                      LLU(leaf->version[c]), LLU(a->group->jump));
+            return;
+        }
     for (uint32_t i = 0; i < LEAF_BLOCKS && !a->v->ck->cluster->broken; i++)
         audit_block(a, e, leaf, i);
 }
 
 static void audit_region(struct audit *a, const struct region_entry *e)
 {
-    if (e->unknown && !a->group->needs_copy)
+    if (e->unknown && (!a->group->needs_copy || a->group->since == GROUP_SINCE_NONE))
         VIEW_FAIL(a->v, "audit: region %u has unknown leaves (%08x), and the checkpoint says that it is complete", e->region, e->unknown);
     for (uint32_t i = 0; i < REGION_LEAVES / LEAVES_PER_SLAB; i++)
         if (e->leaf_slab[i] != SLAB_NONE && !take_slab(a, e->leaf_slab[i], "leaves"))
@@ -361,6 +382,10 @@ void ck_audit_view(struct ck_view *v)
     }
     a.applied = g->applied.slot;
     a.group = g;
+    bool copying = g->since != GROUP_SINCE_NONE;
+    if (g->jump > g->applied.slot || (copying && (!g->needs_copy || !g->jump || g->since >= g->jump)))
+        VIEW_FAIL(v, "audit: jumped to %llu since %llu, at slot %llu%s: impossible", LLU(g->jump), LLU(g->since),
+                  LLU(g->applied.slot), g->needs_copy ? "" : ", complete");
     char name[32];
     uint32_t extents = 0;
     do {
