@@ -337,11 +337,20 @@ static void test_no_jump_while_a_checkpoint_is_made(void **state)
     assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL); /* not drained */
     x_drain(&x);
     assert_int_equal(store_jump_check(x.t.store, 1, &j), 0);
-    store_checkpoint(x.t.store);
-    sim_wake(x.t.sim);
-    while (x.t.store->cycle.state == CYCLE_IDLE)
-        assert_true(sim_step(x.t.world));
-    assert_int_equal(store_jump_check(x.t.store, 1, &j), -EAGAIN);
+    for (unsigned how = 0; how < 2; how++) {
+        if (how == 0) {
+            store_checkpoint(x.t.store);
+            sim_wake(x.t.sim);
+            while (x.t.store->cycle.state == CYCLE_IDLE)
+                assert_true(sim_step(x.t.world));
+        } else {
+            t_append(&x.t, 0, ENTRY_WRITE, 5, 1); /* applied since the drain */
+            t_commit_all(&x.t);
+        }
+        assert_int_equal(store_jump_check(x.t.store, 1, &j), -EAGAIN);
+        x_drain(&x);
+        assert_int_equal(store_jump_check(x.t.store, 1, &j), 0);
+    }
     t_run(&x.t, NS_PER_S);
     j.to.slot = 6;
     assert_int_equal(store_jump_check(x.t.store, 1, &j), -EINVAL); /* not ahead */
@@ -743,6 +752,41 @@ static void on_repaired(void *user, int err)
     r->done = true;
 }
 
+/* From the drain to the jump nothing is installed and no verdict taken: it would be a state from before. */
+static void test_held_between_drain_and_jump(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 165, SIZE);
+    common_past(&x);
+    rot_data(&x, R + 10);
+    assert_int_equal(x_bad(&x, R + 10, 1), 1);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x.damaged = true;
+    assert_true(x_request(&x, 0, 0, 64));
+    x_image(&x, 0);
+    x_drain(&x);
+    x_install(&x, 0);
+    uint8_t data[BLOCK_SIZE];
+    struct repaired r = {0};
+    t_content(&x.d, 0, R + 10, 12, data);
+    store_repair(x.t.store, 1, R + 10, 12, data, crc32c(data, BLOCK_SIZE), on_repaired, &r);
+    assert_int_equal(x_verdict(&x, 0), 0);
+    t_run(&x.t, NS_PER_S);
+    assert_false(x.flight[0].done || r.done);
+    assert_false(overlay_has_group(x.t.store, store_group(x.t.store, 1)));
+    store_jump_cancel(x.t.store, 1);
+    x_wait(&x, 0);
+    assert_true(r.done && r.err == 0);
+    assert_int_equal(x_bad(&x, 0, 64), 0);
+    assert_int_equal(x_bad(&x, R + 10, 1), 0);
+    assert_true(x_verdict(&x, 0) != 0);
+    x_check(&x);
+    finish(&x);
+    x_free(&x);
+}
+
 /* A repair that waits for its slot when a jump comes shows a state that this replica never goes through. */
 static void test_waiting_repair_is_dropped(void **state)
 {
@@ -811,6 +855,52 @@ static void test_leaf_rots_while_it_is_copied(void **state)
     x_wait(&x, 1);
     assert_true(x.left > 0);
     x.damaged = true;
+    x_check(&x);
+    finish(&x);
+    x_free(&x);
+}
+
+/* The same, and then the process ends: nobody remembers since when its blocks are bad. */
+static void test_old_image_after_rot_and_restart(void **state)
+{
+    struct copy_test x;
+    uint64_t off;
+    x_begin(&x, 185, SIZE);
+    common_past(&x);
+    missed(&x);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(i ? x_request(&x, 0, 300, 100) : x_request(&x, 0, 0, 256));
+        x_image(&x, 0);
+        x_install(&x, 0);
+        x_wait(&x, 0);
+    }
+    assert_true(x_request(&x, 0, 0, 256));
+    x_image(&x, 0);
+    struct store_copy old = x.flight[0].c;
+    buf_ref(old.buf);
+    x_both(&x, ENTRY_WRITE, 3, 5); /* which the image has not */
+    t_checkpoint(&x.t);
+    struct sim_disk *d = t_find_leaf(&x.t, 0, 0, &off);
+    crash(&x, SIM_KILL);
+    sim_disk_flip(d, off + 2000, 4);
+    x.damaged = true;
+    restart(&x);
+    assert_int_equal(x_bad(&x, 3, 5), 5);
+    x_both(&x, ENTRY_WRITE, 320, 4); /* of the other chunk: the leaf is rebuilt */
+    t_checkpoint(&x.t);
+    crash(&x, SIM_POWER);
+    restart(&x);
+    assert_int_equal(x_bad(&x, 320, 4), 0);
+    assert_true(leaf_unknown(region_find(x.t.store, store_group(x.t.store, 1), 0), 0));
+    assert_true(x_request(&x, 0, 0, 256));
+    void *pending = x.flight[0].c.pending;
+    x.flight[0].c = old;
+    x.flight[0].c.pending = pending;
+    x_install(&x, 0);
+    x_wait(&x, 0);
+    assert_int_equal(x.left, 256);
     x_check(&x);
     finish(&x);
     x_free(&x);
@@ -921,7 +1011,8 @@ static void test_bounds(void **state)
 
 /* ---- completion ---- */
 
-/* Told only when the root is durable: a power cut at that moment, and it is complete. */
+/* Told only when the root is durable: a power cut at that moment, and it is complete. The root of a checkpoint that was
+ * under way already does not say so. */
 static void on_complete_crash(void *user, int err)
 {
     struct copy_test *x = user;
@@ -932,22 +1023,29 @@ static void on_complete_crash(void *user, int err)
 
 static void test_completion_is_durable_when_told(void **state)
 {
-    struct copy_test x;
-    x_begin(&x, 210, SIZE);
-    common_past(&x);
-    missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
-    x_copy(&x, 1000);
-    store_copy_complete(x.t.store, 1, on_complete_crash, &x);
-    sim_wake(x.t.sim);
-    while (!x.complete)
-        assert_true(sim_step(x.t.world));
-    crash(&x, SIM_POWER);
-    restart(&x);
-    assert_false(x.t.group[0].found_needs_copy);
-    x_check_complete(&x);
-    x_free(&x);
+    for (unsigned how = 0; how < 2; how++) {
+        struct copy_test x;
+        x_begin(&x, 210 + 2 * how, SIZE);
+        common_past(&x);
+        missed(&x);
+        x_needs_copy(&x);
+        x_jump(&x, false);
+        x_copy(&x, 1000);
+        if (how == 1)
+            store_checkpoint(x.t.store);
+        sim_wake(x.t.sim);
+        while (how == 1 && x.t.store->cycle.state == CYCLE_IDLE)
+            assert_true(sim_step(x.t.world));
+        store_copy_complete(x.t.store, 1, on_complete_crash, &x);
+        sim_wake(x.t.sim);
+        while (!x.complete)
+            assert_true(sim_step(x.t.world));
+        crash(&x, SIM_POWER);
+        restart(&x);
+        assert_false(x.t.group[0].found_needs_copy);
+        x_check_complete(&x);
+        x_free(&x);
+    }
 }
 
 static void note_cancelled(void *user, int err)
@@ -1153,8 +1251,10 @@ int main(int argc, char **argv)
         T(test_changed_at),
         T(test_images_of_before_a_jump),
         T(test_image_waits_and_yields),
+        T(test_held_between_drain_and_jump),
         T(test_waiting_repair_is_dropped),
         T(test_leaf_rots_while_it_is_copied),
+        T(test_old_image_after_rot_and_restart),
         T(test_blocks_that_nobody_has),
         T(test_bounds),
         T(test_completion_is_durable_when_told),
