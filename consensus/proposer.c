@@ -92,10 +92,22 @@ void proposer_note_incomplete(struct proposer_replica *r, uint32_t needs_copy)
     r->acked = 0;
 }
 
+/* Voted out: it is told no more than that the group goes on. What it said under this ballot stands. */
+static void note_retired(struct step *x, uint32_t i, uint32_t retired)
+{
+    struct proposer_replica *r = &x->p->replica[i];
+    r->retired = retired != 0;
+    if (proposer_wants_stream(x->p, i) || r->stream == STREAM_DOWN)
+        return;
+    MARK_IF(r->stream != STREAM_IDLE, "proposer: stream to a retired replica ended");
+    r->stream = STREAM_IDLE;
+}
+
 static void on_beat_ack(struct step *x, uint32_t i, const struct msg *m)
 {
     struct proposer_replica *r = &x->p->replica[i];
     proposer_note_incomplete(r, m->u.beat_ack.needs_copy);
+    note_retired(x, i, m->u.beat_ack.retired);
     proposer_count_lease(x, r, m->u.beat_ack.t_ns, m->u.beat_ack.lease_ns);
     r->credits = m->u.beat_ack.credits;
     r->has_credits = true;
@@ -112,6 +124,8 @@ static void on_nack(struct step *x, uint32_t i, const struct msg *m)
     struct proposer *p = x->p;
     struct proposer_replica *r = &p->replica[i];
     int c = ballot_compare(&m->u.holder.promised, &p->ballot);
+    if (!m->u.holder.unknown)
+        note_retired(x, i, m->u.holder.retired);
     if (m->u.holder.unknown || m->u.holder.full) {
         if (r->stream == STREAM_OPENING) {
             r->stream = STREAM_IDLE;
@@ -214,7 +228,8 @@ static void on_link_up(struct step *x, uint32_t i)
     case PROPOSER_STARTING:
     case PROPOSER_SERVING:
         MARK("proposer: link back while serving");
-        proposer_open(x, i);
+        if (proposer_wants_stream(p, i))
+            proposer_open(x, i);
         break;
     default:
         break;
@@ -293,6 +308,61 @@ static void on_session_entry(struct step *x, struct entry *e)
         proposer_recover(x);
 }
 
+static void forget_link(struct step *x, uint32_t i)
+{
+    struct proposer *p = x->p;
+    on_link_down(x, i);
+    memset(&p->replica[i], 0, sizeof p->replica[i]);
+    memset(&p->params.identity[i], 0, sizeof p->params.identity[i]);
+}
+
+static void on_add_link(struct step *x, const struct proposer_event *ev)
+{
+    struct proposer *p = x->p;
+    uint32_t i = ev->link;
+    assert(i <= p->params.n_replicas && i < PROPOSER_REPLICAS_MAX && !uuid_is_zero(&ev->identity));
+    for (uint32_t k = 0; k < p->params.n_replicas; k++)
+        assert(k == i || !uuid_equal(&p->params.identity[k], &ev->identity)); /* nobody has two links, or two votes */
+    if (i < p->params.n_replicas && uuid_equal(&p->params.identity[i], &ev->identity)) {
+        p->replica[i].learner = ev->learner;
+        return;
+    }
+    if (i == p->params.n_replicas)
+        p->params.n_replicas++;
+    assert(uuid_is_zero(&p->params.identity[i]));
+    memset(&p->replica[i], 0, sizeof p->replica[i]);
+    p->params.identity[i] = ev->identity;
+    p->replica[i].learner = ev->learner;
+    proposer_links_changed(p);
+}
+
+static void on_remove_link(struct step *x, uint32_t i)
+{
+    struct proposer *p = x->p;
+    if (i >= p->params.n_replicas || uuid_is_zero(&p->params.identity[i]))
+        return;
+    forget_link(x, i);
+    proposer_links_changed(p);
+}
+
+/* Voters that nobody leads to. */
+static void want_links(struct step *x)
+{
+    struct proposer *p = x->p;
+    p->want_links = false;
+    for (unsigned which = 0; which < 2; which++) {
+        if (which ? !p->has_uncommitted : !p->has_membership)
+            continue;
+        const struct membership *m = which ? &p->uncommitted : &p->committed;
+        for (uint32_t v = 0; v < m->n_voters; v++)
+            if (p->voter_link[which][v] == PROPOSER_NOBODY) {
+                MARK("proposer: a voter has no link");
+                struct proposer_effect e = {.type = PROPOSER_WANT_LINK, .identity = m->voter[v]};
+                x->sink->fn(x->sink, &e);
+            }
+    }
+}
+
 void proposer_step(struct proposer *p, const struct proposer_event *ev, struct proposer_sink *sink)
 {
     struct step x = {.p = p, .sink = sink, .now_ns = ev->now_ns, .random = ev->random};
@@ -325,7 +395,15 @@ void proposer_step(struct proposer *p, const struct proposer_event *ev, struct p
     case PROPOSER_SESSION_ENTRY:
         on_session_entry(&x, ev->entry);
         break;
+    case PROPOSER_ADD_LINK:
+        on_add_link(&x, ev);
+        break;
+    case PROPOSER_REMOVE_LINK:
+        on_remove_link(&x, ev->link);
+        break;
     }
+    if (p->want_links)
+        want_links(&x);
     if (QBD_CHECKS)
         proposer_check(p);
 }
@@ -343,6 +421,8 @@ void proposer_init(struct proposer *p, const struct proposer_params *params)
     assert(!uuid_is_zero(&params->id));
     memset(params->ring, 0, params->ring_slots * sizeof params->ring[0]);
     p->next = 1;
+    for (uint32_t i = 0; i < params->n_replicas; i++)
+        p->replica[i].configured = true;
 }
 
 bool proposer_can_read(const struct proposer *p, uint64_t now_ns, uint64_t *ret_watermark)
@@ -380,6 +460,12 @@ void proposer_check(const struct proposer *p)
     assert(p->own_first <= p->own_end);
     assert(p->ballot.round <= p->max_round);
     assert(!p->has_uncommitted || p->has_membership);
+    for (unsigned which = 0; which < (unsigned)p->has_membership + p->has_uncommitted; which++)
+        for (uint32_t v = 0; v < MEMBERS_MAX; v++) {
+            uint8_t i = p->voter_link[which][v];
+            const struct membership *m = which ? &p->uncommitted : &p->committed;
+            assert(i == PROPOSER_NOBODY || (v < m->n_voters && uuid_equal(&p->params.identity[i], &m->voter[v])));
+        }
     if (p->state == PROPOSER_STARTING || p->state == PROPOSER_SERVING) {
         assert(p->log.base.slot == p->floor && paxos_log_last(&p->log).slot == p->next - 1);
         assert(p->session_slot > 0 && p->session_slot < p->next);

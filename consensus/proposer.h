@@ -63,6 +63,9 @@ struct proposer_replica {
     uint64_t reopen_at_ns;  /* not before */
     uint64_t applied;
     uint64_t size_blocks;
+    bool configured; /* one of params.identity: asked for a majority while no membership is known */
+    bool learner;    /* linked to be sent everything, voter or not (PROPOSER_ADD_LINK) */
+    bool retired;    /* it says that it was voted out */
     bool needs_copy; /* not complete: it is sent everything, and nothing of it counts (docs/rebuild.md "Counting") */
     /* the log as its promise or Mismatch showed it */
     bool has_log;
@@ -96,8 +99,8 @@ struct proposer_params {
     uint64_t timeout_ns; /* for an attach attempt */
     uint64_t retain_bytes;
     uint64_t inflight_bytes; /* 0: PROPOSER_INFLIGHT_BYTES; less for replicas with smaller WALs than a daemon would have */
-    uint32_t n_replicas; /* links that the driver has; link i leads to identity[i] */
-    struct uuid identity[PROPOSER_REPLICAS_MAX];
+    uint32_t n_replicas; /* links that the driver has at first; link i leads to identity[i] */
+    struct uuid identity[PROPOSER_REPLICAS_MAX]; /* zero: no link has this number (any more) */
     struct proposer_slot *ring; /* memory of the caller: ring_slots (a power of two, at least 16) */
     uint32_t ring_slots;
 };
@@ -128,6 +131,7 @@ struct proposer {
     uint64_t attempt_deadline_ns, retry_at_ns, next_beat_ns;
     uint32_t attempts;
     bool want_attach, want_session_entry;
+    bool want_links; /* a membership has come that names somebody without a link */
     struct entry *session_entry; /* given and not yet used */
     /* when WAITING because another holds the group */
     struct uuid holder;
@@ -145,6 +149,10 @@ enum proposer_event_type {
     PROPOSER_LINK_DOWN,
     PROPOSER_MSG,
     PROPOSER_SESSION_ENTRY, /* answers WANT_SESSION_ENTRY: an ENTRY_SESSION entry, reference adopted */
+    /* `link`, a number that is not in use (at most params.n_replicas), leads to `identity` from now on, and is down; or, with
+     * an identity that has this link already, only `learner` changes. */
+    PROPOSER_ADD_LINK,
+    PROPOSER_REMOVE_LINK, /* the number is free again; a voter may be removed, it is then one that is away */
 };
 
 struct proposer_event {
@@ -154,6 +162,8 @@ struct proposer_event {
     uint32_t link;
     const struct msg *msg;
     struct entry *entry;
+    struct uuid identity; /* ADD_LINK */
+    bool learner;
 };
 
 enum proposer_effect_type {
@@ -167,6 +177,7 @@ enum proposer_effect_type {
     PROPOSER_UNPLACED,   /* P7: an own entry is not in the log of the new ballot; may be submitted again, in this order,
                             after this step. Its reference returns to the driver. */
     PROPOSER_WANT_SESSION_ENTRY,
+    PROPOSER_WANT_LINK, /* `identity` votes and has no link: ADD_LINK one, if you know where it is. Said again with each attempt. */
 };
 
 struct proposer_effect {
@@ -174,6 +185,7 @@ struct proposer_effect {
     uint32_t link;
     uint64_t slot;
     struct entry *entry;
+    struct uuid identity;
     struct msg msg;
 };
 
@@ -190,9 +202,15 @@ void proposer_step(struct proposer *p, const struct proposer_event *ev, struct p
 /* Assigns the next slot and sends ACCEPTs. 0: the entry's reference is adopted, entry->slot and e are set. -EAGAIN:
  * ring or credits in flight exhausted, try again after CHOSEN or a tick. -ENOSPC: fewer than a majority have room,
  * nothing is in flight and none is growing (P10). -ENOTCONN: not SERVING. -ESTALE: fenced. -EINVAL: never to be
- * proposed (a session start, or a membership while another one is uncommitted). On failure the entry and its reference
+ * proposed (a session start, an impossible membership). A membership: what proposer_may_change() says. On failure the entry and its reference
  * stay the caller's, unchanged. */
 MUST_USE int proposer_submit(struct proposer *p, uint64_t now_ns, struct entry *entry, struct proposer_sink *sink);
+
+/* P9: whether a membership with these voters can be proposed now. 0: yes. -EAGAIN: soon, as far as can be told: the pipeline
+ * has to drain, for which nothing may be submitted meanwhile, or a voter is about to hold everything. Else only when something
+ * has changed: -ENOTCONN: not serving; -EBUSY: another membership is not committed yet; -ENOLINK: a new voter's stream is not
+ * open; -ENODATA: a new voter is not complete; -EINVAL. why: a sentence for people. */
+MUST_USE int proposer_may_change(const struct proposer *p, const struct membership *m, const char **why);
 
 /* P8. With leases off (lease_ns == 0) it is never true: reads then need another way. True: a read issued now is
  * linearizable with *ret_watermark; false: the lease is not held by a quorum (wait for beats). */

@@ -27,6 +27,7 @@ void proposer_query(struct step *x)
     struct proposer *p = x->p;
     p->attempt_deadline_ns = x->now_ns + p->params.timeout_ns;
     p->has_uncommitted = false; /* the logs will tell again */
+    proposer_links_changed(p);  /* and so will this, who is missing */
     for (uint32_t i = 0; i < p->params.n_replicas; i++)
         p->replica[i].answered_query = p->replica[i].said_free = false;
     proposer_set_state(x, PROPOSER_QUERYING);
@@ -104,10 +105,7 @@ void proposer_prepare_replica(struct step *x, uint32_t i)
  * is as good a reason to look. */
 static bool is_enough(const struct proposer *p, uint32_t mask)
 {
-    unsigned n = 0;
-    for (uint32_t i = 0; i < p->params.n_replicas; i++)
-        n += mask >> i & 1;
-    return n >= p->params.n_replicas / 2 + 1 || proposer_is_quorum(p, mask);
+    return proposer_is_configured_majority(p, mask) || proposer_is_quorum(p, mask);
 }
 
 /* P1: Prepare only when a majority says free. */

@@ -23,13 +23,20 @@ static struct log_pos highest_commit(const struct proposer *p)
     return w;
 }
 
+/* A learner knows what it was made with, which may be anything: only voters, and those who were, are asked who votes. */
+static bool tells_membership(const struct proposer *p, uint32_t i)
+{
+    const struct proposer_replica *r = &p->replica[i];
+    return r->has_promised && (r->retired || membership_has_voter(&r->memberships[0], &p->params.identity[i]));
+}
+
 /* Memberships in the answers. Only a committed one replaces the old one; one that the chosen log holds above W asks for
  * both (P2). */
 static void adopt_committed(struct proposer *p)
 {
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
-        if (r->has_promised && (!p->has_membership || r->memberships[0].slot > p->committed.slot))
+        if (tells_membership(p, i) && (!p->has_membership || r->memberships[0].slot > p->committed.slot))
             proposer_set_membership(p, false, &r->memberships[0]);
     }
 }
@@ -41,7 +48,7 @@ static bool memberships_conflict(const struct proposer *p)
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
         const struct membership *m = &r->memberships[0];
-        if (!r->has_promised || m->slot != p->committed.slot)
+        if (!tells_membership(p, i) || m->slot != p->committed.slot)
             continue;
         if (m->n_voters != p->committed.n_voters)
             return true;
@@ -146,13 +153,27 @@ static uint64_t quorum_match(const struct proposer *p, const struct paxos_log *b
     return proposer_quorum_value(p, match);
 }
 
+/* What lies at or below W is for catch-up to bring. But where no quorum holds all of it, and nobody who could donate knows
+ * that it is committed (this process knows, or an incomplete replica), it passes through here like what is above W. */
+static uint64_t below_w(const struct proposer *p, const struct paxos_log *best, uint64_t w, uint32_t mask)
+{
+    uint64_t donors = 0;
+    for (uint32_t i = 0; i < p->params.n_replicas; i++)
+        if ((mask >> i & 1) && p->replica[i].promise_commit.slot > donors)
+            donors = p->replica[i].promise_commit.slot;
+    if (donors >= w || donors < best->base.slot || quorum_match(p, best, mask) >= w)
+        return w;
+    MARK("proposer: ring begins below W, nobody can donate it");
+    return donors;
+}
+
 /* Where the ring starts: at W; where the tail above it does not fit, higher, as far as a quorum needs nothing (the
  * others catch up from them once the session start is chosen). False: it cannot be held. */
 static bool choose_floor(const struct proposer *p, const struct paxos_log *best, uint64_t w, uint32_t mask,
                          uint64_t *ret)
 {
-    uint64_t last = paxos_log_last(best).slot, floor = w;
-    for (int try = 0; try < 2; try++) {
+    uint64_t last = paxos_log_last(best).slot, floor = below_w(p, best, w, mask);
+    for (int try = 0; try < 3; try++) {
         uint64_t low = floor, high = last + 2;
         if (p->own_first < p->own_end) {
             low = p->own_first - 1 < low ? p->own_first - 1 : low;
@@ -163,7 +184,7 @@ static bool choose_floor(const struct proposer *p, const struct paxos_log *best,
             return true;
         }
         uint64_t match = quorum_match(p, best, mask);
-        floor = match > w ? match : w;
+        floor = floor < w ? w : match > w ? match : w;
     }
     return false;
 }
@@ -227,7 +248,8 @@ static void select_log(struct step *x)
     struct proposer *p = x->p;
     adopt_committed(p);
     p->has_uncommitted = false;
-    assert(p->has_membership); /* every promise brings one */
+    if (!p->has_membership)
+        return; /* learners alone have answered */
     if (memberships_conflict(p)) {
         MARK("proposer: two disks name different voters");
         if (p->last_session_slot == 0)
@@ -297,6 +319,7 @@ void proposer_on_promise(struct step *x, uint32_t i, const struct msg *m)
     r->size_blocks = m->u.promise.size_blocks;
     r->credits = m->u.promise.credits;
     r->has_credits = true;
+    r->retired = m->u.promise.retired != 0;
     r->n_memberships = n;
     memcpy(r->memberships, m->u.promise.memberships, n * sizeof r->memberships[0]);
     proposer_count_lease(x, r, m->u.promise.t_ns, m->u.promise.lease_ns);
@@ -391,7 +414,7 @@ void proposer_recover(struct step *x)
         if (i == PROPOSER_NOBODY) {
             /* P3: no holder of (s, e) can give it. If holders + LOST + unheard voters are no majority it was never
              * chosen; else wait for more answers. */
-            if (!proposer_may_be_chosen(p, mask, heard)) {
+            if (slot > p->recovered_commit.slot && !proposer_may_be_chosen(p, mask, heard)) {
                 cut_log(x, slot);
                 break;
             }

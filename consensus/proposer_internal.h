@@ -49,6 +49,13 @@ void proposer_count_lease(struct step *x, struct proposer_replica *r, uint64_t t
 
 /* ---- proposer_quorum.c ---- */
 void proposer_set_membership(struct proposer *p, bool uncommitted, const struct membership *m);
+/* The link has another identity than before, or none: who votes through which link is found anew. */
+void proposer_links_changed(struct proposer *p);
+bool proposer_is_voter(const struct proposer *p, uint32_t i);
+/* Somebody whom it is of use to send entries: not one that was voted out and is not wanted as a learner. */
+bool proposer_wants_stream(const struct proposer *p, uint32_t i);
+/* A majority of the configured replicas. */
+bool proposer_is_configured_majority(const struct proposer *p, uint32_t mask);
 /* A majority of the membership, of both while one is uncommitted; of the configured replicas while none is known. */
 bool proposer_is_quorum(const struct proposer *p, uint32_t mask);
 /* The highest v such that a quorum has value[i] >= v. */

@@ -2,6 +2,21 @@
  * of both. Learners never count. */
 #include "consensus/proposer_internal.h"
 
+static void find_voters(struct proposer *p, unsigned which)
+{
+    const struct membership *m = which ? &p->uncommitted : &p->committed;
+    uint8_t *link = p->voter_link[which];
+    for (uint32_t v = 0; v < MEMBERS_MAX; v++) {
+        link[v] = PROPOSER_NOBODY;
+        if (v >= m->n_voters)
+            continue;
+        for (uint32_t i = 0; i < p->params.n_replicas; i++)
+            if (uuid_equal(&m->voter[v], &p->params.identity[i]))
+                link[v] = (uint8_t)i;
+        p->want_links |= link[v] == PROPOSER_NOBODY && (which ? p->has_uncommitted : p->has_membership);
+    }
+}
+
 void proposer_set_membership(struct proposer *p, bool uncommitted, const struct membership *m)
 {
     if (uncommitted) {
@@ -11,13 +26,35 @@ void proposer_set_membership(struct proposer *p, bool uncommitted, const struct 
         p->committed = *m;
         p->has_membership = true;
     }
-    uint8_t *link = p->voter_link[uncommitted];
-    for (uint32_t v = 0; v < MEMBERS_MAX; v++) {
-        link[v] = PROPOSER_NOBODY;
-        for (uint32_t i = 0; v < m->n_voters && i < p->params.n_replicas; i++)
-            if (uuid_equal(&m->voter[v], &p->params.identity[i]))
-                link[v] = (uint8_t)i;
+    find_voters(p, uncommitted);
+}
+
+void proposer_links_changed(struct proposer *p)
+{
+    for (unsigned which = 0; which < 2; which++)
+        find_voters(p, which);
+}
+
+bool proposer_is_voter(const struct proposer *p, uint32_t i)
+{
+    return (p->has_membership && membership_has_voter(&p->committed, &p->params.identity[i])) ||
+           (p->has_uncommitted && membership_has_voter(&p->uncommitted, &p->params.identity[i]));
+}
+
+bool proposer_wants_stream(const struct proposer *p, uint32_t i)
+{
+    const struct proposer_replica *r = &p->replica[i];
+    return !uuid_is_zero(&p->params.identity[i]) && (!r->retired || r->learner || proposer_is_voter(p, i));
+}
+
+bool proposer_is_configured_majority(const struct proposer *p, uint32_t mask)
+{
+    unsigned n = 0, of = 0;
+    for (uint32_t i = 0; i < p->params.n_replicas; i++) {
+        of += p->replica[i].configured;
+        n += p->replica[i].configured && (mask >> i & 1);
     }
+    return n >= of / 2 + 1;
 }
 
 static const struct membership *membership_of(const struct proposer *p, unsigned which)
@@ -38,12 +75,8 @@ static bool is_majority(const struct proposer *p, unsigned which, uint32_t mask)
 
 bool proposer_is_quorum(const struct proposer *p, uint32_t mask)
 {
-    if (!p->has_membership) {
-        unsigned n = 0;
-        for (uint32_t i = 0; i < p->params.n_replicas; i++)
-            n += mask >> i & 1;
-        return n >= p->params.n_replicas / 2 + 1;
-    }
+    if (!p->has_membership)
+        return proposer_is_configured_majority(p, mask);
     return is_majority(p, 0, mask) && (!p->has_uncommitted || is_majority(p, 1, mask));
 }
 

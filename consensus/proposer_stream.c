@@ -130,7 +130,7 @@ void proposer_start_streams(struct step *x)
 {
     struct proposer *p = x->p;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
-        if (!proposer_linked(p, i))
+        if (!proposer_linked(p, i) || !proposer_wants_stream(p, i))
             continue;
         if (p->replica[i].has_log)
             place(x, i, false);
@@ -145,7 +145,7 @@ void proposer_retry_streams(struct step *x)
     struct proposer *p = x->p;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         struct proposer_replica *r = &p->replica[i];
-        if (x->now_ns < r->reopen_at_ns)
+        if (x->now_ns < r->reopen_at_ns || !proposer_wants_stream(p, i))
             continue;
         if (r->stream == STREAM_IDLE || (r->stream == STREAM_BEHIND && r->commit >= p->floor)) {
             r->reopen_at_ns = x->now_ns + PROPOSER_REOPEN_NS;
@@ -259,6 +259,8 @@ static void forget(struct step *x)
     bool all_open = true;
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
+        if (!proposer_wants_stream(p, i))
+            continue;
         if (r->stream != STREAM_OPEN)
             all_open = false;
         else if (r->received < acked)
@@ -381,18 +383,64 @@ static int check_credits(const struct proposer *p, uint64_t now_ns, uint64_t nee
     return -ENOSPC;
 }
 
-/* P9: the pipeline drained, at most one uncommitted, and a majority of the new voters durably holds everything. */
-static int check_member(struct proposer *p, const struct membership *m)
+/* Whoever is to vote now and did not before: complete, in the stream, and holding everything. */
+static int check_new_voter(const struct proposer *p, const struct uuid *identity, const char **why)
 {
-    if (p->has_uncommitted || m->n_voters == 0 || m->n_voters > MEMBERS_MAX || m->n_learners > MEMBERS_MAX)
+    const struct proposer_replica *r = NULL;
+    for (uint32_t i = 0; i < p->params.n_replicas; i++)
+        if (uuid_equal(identity, &p->params.identity[i]))
+            r = &p->replica[i];
+    if (!r || r->stream != STREAM_OPEN) {
+        *why = "a new voter is not connected, or not in the stream yet";
+        return -ENOLINK;
+    }
+    if (r->needs_copy) {
+        *why = "a new voter is not complete: its copy is under way";
+        return -ENODATA;
+    }
+    *why = "a new voter does not hold the newest entries yet";
+    return r->acked == p->next - 1 ? 0 : -EAGAIN;
+}
+
+/* P9: the pipeline drained, at most one uncommitted, and a majority of the new voters durably holds everything; of those that
+ * come in, each, for the others may be the ones that go. */
+int proposer_may_change(const struct proposer *p, const struct membership *m, const char **why)
+{
+    *why = "the volume is not being served";
+    if (p->state != PROPOSER_SERVING)
+        return p->state == PROPOSER_FENCED ? -ESTALE : -ENOTCONN;
+    *why = "another change of the membership is not committed yet";
+    if (p->has_uncommitted)
+        return -EBUSY;
+    *why = "no group can have these voters";
+    if (m->n_voters == 0 || m->n_voters > MEMBERS_MAX || m->n_learners > MEMBERS_MAX)
         return -EINVAL;
+    int soon = 0;
+    const char *soon_why = "";
+    for (uint32_t v = 0; v < m->n_voters; v++) {
+        int rc = membership_has_voter(&p->committed, &m->voter[v]) ? 0 : check_new_voter(p, &m->voter[v], why);
+        if (rc != 0 && rc != -EAGAIN)
+            return rc;
+        if (rc != 0) {
+            soon = rc;
+            soon_why = *why;
+        }
+    }
+    *why = "the entries under way are not chosen yet";
     if (p->chosen != p->next - 1)
         return -EAGAIN;
+    *why = soon_why;
+    if (soon != 0)
+        return soon;
     unsigned n = 0;
     for (uint32_t v = 0; v < m->n_voters; v++)
         for (uint32_t i = 0; i < p->params.n_replicas; i++)
             n += uuid_equal(&m->voter[v], &p->params.identity[i]) && p->replica[i].acked == p->next - 1;
-    return n >= membership_majority(m) ? 0 : -EAGAIN;
+    *why = "no majority of the new voters holds the newest entries yet";
+    if (n < membership_majority(m))
+        return -EAGAIN;
+    *why = "";
+    return 0;
 }
 
 static int check_submit(struct proposer *p, uint64_t now_ns, const struct entry *e)
@@ -414,7 +462,8 @@ static int check_submit(struct proposer *p, uint64_t now_ns, const struct entry 
         MARK("proposer: too many bytes in flight");
         return -EAGAIN;
     }
-    int rc = e->kind == ENTRY_MEMBER ? check_member(p, &e->u[0].membership) : 0;
+    const char *why;
+    int rc = e->kind == ENTRY_MEMBER ? proposer_may_change(p, &e->u[0].membership, &why) : 0;
     return rc != 0 ? rc : check_credits(p, now_ns, entry_slabs(e));
 }
 

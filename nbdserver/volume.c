@@ -59,6 +59,8 @@ static void on_effect(struct proposer_sink *sink, const struct proposer_effect *
     case PROPOSER_WANT_SESSION_ENTRY:
         g->want_session = true;
         break;
+    case PROPOSER_WANT_LINK:
+        break;
     }
 }
 

@@ -517,6 +517,64 @@ void px_trim(struct px_cluster *c, unsigned n, uint64_t slot)
     px_node_step(c, n, &ev);
 }
 
+/* ---- lost disks ---- */
+
+static void front_step(struct px_cluster *c, unsigned i, struct proposer_event ev);
+
+static const struct membership *newest_membership(const struct px_cluster *c)
+{
+    const struct membership *m = &c->node[0].a.committed;
+    for (unsigned k = 1; k < c->n_nodes; k++)
+        if (c->node[k].a.committed.slot > m->slot)
+            m = &c->node[k].a.committed;
+    return m;
+}
+
+bool px_may_wipe(const struct px_cluster *c, unsigned n)
+{
+    const struct membership *m = newest_membership(c);
+    if (!c->node[n].up || (unsigned)__builtin_popcount(px_voter_mask(c, m)) != m->n_voters)
+        return false;
+    for (unsigned k = 0; k < c->n_nodes; k++) {
+        const struct px_node *d = &c->node[k];
+        bool votes = membership_has_voter(m, &d->identity);
+        if (d->a.has_uncommitted || (k != n && votes && (d->needs_copy || d->floor.slot < m->slot)))
+            return false;
+    }
+    return true;
+}
+
+void px_wipe(struct px_cluster *c, unsigned n)
+{
+    struct px_node *d = &c->node[n];
+    struct membership now = *newest_membership(c);
+    TRACE(c, "the disk of node %u is lost", n);
+    if (d->up)
+        px_crash(c, n, 0);
+    for (uint32_t i = 0; i < d->n_records; i++)
+        drop(d->record[i].entry);
+    d->n_records = d->n_durable = 0;
+    memset(&d->identity, (int)(0xA0 + n), sizeof d->identity);
+    d->identity.b[0] = ++d->lives;
+    for (unsigned f = 0; f < c->n_fronts; f++) {
+        struct px_front *x = &c->front[f];
+        px_disconnect(c, f, n);
+        uint32_t link = x->alive ? x->link_of[n] : PROPOSER_NOBODY;
+        x->sound[n] = 0;
+        if (link == PROPOSER_NOBODY)
+            continue;
+        x->link_of[n] = PROPOSER_NOBODY;
+        front_step(c, f, (struct proposer_event){.type = PROPOSER_REMOVE_LINK, .link = link});
+    }
+    d->floor = (struct log_pos){0};
+    d->vouched = (struct ballot){0};
+    d->lease_told_ns = 0;
+    d->first = now;
+    d->first_needs_copy = true;
+    c->n_wiped++;
+    px_restart(c, n, 0);
+}
+
 /* ---- copying ---- */
 
 void px_need_copy(struct px_cluster *c, unsigned n)
@@ -624,12 +682,18 @@ void px_mend(struct px_cluster *c, unsigned n)
 
 /* ---- front ends ---- */
 
+/* Voters whose disks are lost: what they had said may have been true. */
+static unsigned gone_voters(const struct px_cluster *c, const struct membership *m)
+{
+    return m->n_voters - (unsigned)__builtin_popcount(px_voter_mask(c, m));
+}
+
 /* Invariant V at the front end's side, apart from its own counting: who acknowledged this slot, complete. */
 static void check_counted(const struct px_cluster *c, const struct px_front *f, uint64_t slot)
 {
     for (unsigned w = 0; w < 1u + f->before_joint; w++) {
         const struct membership *m = &f->before[w];
-        unsigned n = 0;
+        unsigned n = gone_voters(c, m);
         for (unsigned k = 0; k < c->n_nodes; k++)
             n += membership_has_voter(m, &c->node[k].identity) && f->sound[k] >= slot;
         CHECK(c, n >= membership_majority(m),
@@ -659,15 +723,12 @@ static void on_chosen(struct px_cluster *c, struct px_front *f, uint64_t slot)
     c->n_chosen_events++;
     struct ballot e;
     CHECK(c, paxos_log_at(&p->log, slot, &e), "front %u: chosen %" PRIu64 " is not in its log", f->index, slot);
-    unsigned voters = 0, holders = 0; /* of the membership in force, as this front end has just found it committed */
-    for (unsigned n = 0; n < c->n_nodes; n++) {
-        bool votes = membership_has_voter(&p->committed, &c->node[n].identity);
-        voters += votes;
-        holders += votes && px_node_holds(c, n, slot, &e);
-    }
+    unsigned holders = gone_voters(c, &p->committed); /* of the membership in force, as it has just found it committed */
+    for (unsigned n = 0; n < c->n_nodes; n++)
+        holders += membership_has_voter(&p->committed, &c->node[n].identity) && px_node_holds(c, n, slot, &e);
     check_counted(c, f, slot);
-    CHECK(c, holders > voters / 2, "front %u: chosen slot %" PRIu64 " is durable at %u of %u", f->index, slot, holders,
-          voters);
+    CHECK(c, holders >= membership_majority(&p->committed), "front %u: chosen slot %" PRIu64 " is durable at %u of %u",
+          f->index, slot, holders, p->committed.n_voters);
     for (uint64_t s = p->floor + 1; s <= slot; s++) {
         struct entry *entry = f->ring[s & (PX_RING - 1)].entry;
         CHECK(c, entry && entry->slot == s, "front %u slot %" PRIu64, f->index, s);
@@ -704,14 +765,19 @@ static void on_effect(struct proposer_sink *sink, const struct proposer_effect *
     struct px_cluster *c = f->c;
     switch (e->type) {
     case PROPOSER_SEND: {
-        struct px_conn *k = f->conn[e->link];
+        struct px_conn *k = f->conn[f->node_of[e->link]];
         CHECK(c, k, "front %u sends on a link that is down", f->index);
         if (c->node[k->node].up && c->node[k->node].epoch == k->node_epoch)
             list_push_back(&k->to_node, &copy_msg(&e->msg)->link);
         break;
     }
     case PROPOSER_DISCONNECT:
-        f->disconnect |= 1u << e->link;
+        f->disconnect |= 1u << f->node_of[e->link];
+        break;
+    case PROPOSER_WANT_LINK:
+        for (unsigned n = 0; n < c->n_nodes; n++)
+            if (uuid_equal(&c->node[n].identity, &e->identity))
+                f->want |= 1u << n;
         break;
     case PROPOSER_CHOSEN:
         on_chosen(c, f, e->slot);
@@ -758,6 +824,8 @@ static void on_effect(struct proposer_sink *sink, const struct proposer_effect *
     }
 }
 
+static void add_link(struct px_cluster *c, unsigned i, unsigned n, bool learner);
+
 static void front_step(struct px_cluster *c, unsigned i, struct proposer_event ev)
 {
     struct px_front *f = &c->front[i];
@@ -769,7 +837,7 @@ static void front_step(struct px_cluster *c, unsigned i, struct proposer_event e
     f->before[1] = f->p->uncommitted;
     f->before_joint = f->p->has_uncommitted;
     if (ev.type == PROPOSER_MSG)
-        note_sound(f, ev.link, ev.msg);
+        note_sound(f, f->node_of[ev.link], ev.msg);
     proposer_step(f->p, &ev, &f->sink);
     proposer_check(f->p);
     if (f->want_session) {
@@ -782,23 +850,60 @@ static void front_step(struct px_cluster *c, unsigned i, struct proposer_event e
             f->disconnect &= ~(1u << n);
             px_disconnect(c, i, n);
         }
+    for (unsigned n = 0; n < c->n_nodes; n++)
+        if (f->want >> n & 1) {
+            f->want &= ~(1u << n);
+            if (f->link_of[n] != PROPOSER_NOBODY)
+                continue;
+            c->n_wanted++;
+            add_link(c, i, n, false);
+            px_connect(c, i, n);
+        }
+}
+
+static void add_link(struct px_cluster *c, unsigned i, unsigned n, bool learner)
+{
+    struct px_front *f = &c->front[i];
+    uint32_t link = f->link_of[n];
+    if (link == PROPOSER_NOBODY)
+        for (link = 0; link < f->p->params.n_replicas && !uuid_is_zero(&f->p->params.identity[link]);)
+            link++;
+    f->link_of[n] = (uint8_t)link;
+    f->node_of[link] = (uint8_t)n;
+    front_step(c, i, (struct proposer_event){.type = PROPOSER_ADD_LINK,
+                                             .link = link,
+                                             .identity = c->node[n].identity,
+                                             .learner = learner});
+}
+
+void px_learn(struct px_cluster *c, unsigned i, unsigned n)
+{
+    TRACE(c, "front %u takes node %u as a learner", i, n);
+    add_link(c, i, n, true);
+    px_connect(c, i, n);
 }
 
 void px_front_start(struct px_cluster *c, unsigned i)
+{
+    px_front_start_knowing(c, i, (1u << c->n_nodes) - 1);
+}
+
+void px_front_start_knowing(struct px_cluster *c, unsigned i, uint32_t mask)
 {
     struct px_front *f = &c->front[i];
     assert(!f->alive);
     f->alive = true;
     f->fenced = false;
     f->want_session = false;
-    f->disconnect = 0;
+    f->disconnect = f->want = 0;
     f->incarnation++;
+    memset(f->link_of, PROPOSER_NOBODY, sizeof f->link_of);
+    memset(f->node_of, PROPOSER_NOBODY, sizeof f->node_of);
     struct proposer_params p = {.group = PX_GROUP,
                                 .lease_ns = c->lease_ns,
                                 .beat_ns = PX_BEAT_NS,
                                 .timeout_ns = PX_TIMEOUT_NS,
                                 .retain_bytes = c->retain_bytes,
-                                .n_replicas = c->n_nodes,
                                 .ring = f->ring,
                                 .ring_slots = PX_RING};
     snprintf(p.name, sizeof p.name, "front-%u", i);
@@ -806,7 +911,11 @@ void px_front_start(struct px_cluster *c, unsigned i)
     memcpy(p.id.b, &r, sizeof r);
     p.id.b[15] = (uint8_t)(i + 1);
     for (unsigned n = 0; n < c->n_nodes; n++)
-        p.identity[n] = c->node[n].identity;
+        if (mask >> n & 1) {
+            f->node_of[p.n_replicas] = (uint8_t)n;
+            f->link_of[n] = (uint8_t)p.n_replicas;
+            p.identity[p.n_replicas++] = c->node[n].identity;
+        }
     if (!f->p)
         f->p = malloc(sizeof *f->p);
     proposer_init(f->p, &p);
@@ -851,7 +960,7 @@ void px_front_detach(struct px_cluster *c, unsigned i)
 
 void px_connect(struct px_cluster *c, unsigned f, unsigned n)
 {
-    if (!c->front[f].alive || c->front[f].conn[n] || !c->node[n].up)
+    if (!c->front[f].alive || c->front[f].conn[n] || !c->node[n].up || c->front[f].link_of[n] == PROPOSER_NOBODY)
         return;
     struct px_conn *k = calloc(1, sizeof *k);
     *k =
@@ -862,7 +971,7 @@ void px_connect(struct px_cluster *c, unsigned f, unsigned n)
     list_push_back(&c->conns, &k->link);
     c->front[f].conn[n] = k;
     TRACE(c, "connect %u -> %u (%u)", f, n, k->id);
-    front_step(c, f, (struct proposer_event){.type = PROPOSER_LINK_UP, .link = n});
+    front_step(c, f, (struct proposer_event){.type = PROPOSER_LINK_UP, .link = c->front[f].link_of[n]});
 }
 
 void px_disconnect(struct px_cluster *c, unsigned f, unsigned n)
@@ -879,7 +988,7 @@ void px_disconnect(struct px_cluster *c, unsigned f, unsigned n)
         list_remove(&k->link);
         free(k);
     }
-    front_step(c, f, (struct proposer_event){.type = PROPOSER_LINK_DOWN, .link = n});
+    front_step(c, f, (struct proposer_event){.type = PROPOSER_LINK_DOWN, .link = c->front[f].link_of[n]});
 }
 
 void px_conn_gone(struct px_cluster *c, struct px_conn *k)
@@ -943,13 +1052,35 @@ void px_pump(struct px_cluster *c, unsigned i)
         }
 }
 
+struct membership px_voters(const struct px_cluster *c, uint32_t mask)
+{
+    struct membership m = {0};
+    for (unsigned k = 0; k < c->n_nodes; k++)
+        if (mask >> k & 1)
+            m.voter[m.n_voters++] = c->node[k].identity;
+    return m;
+}
+
+uint32_t px_voter_mask(const struct px_cluster *c, const struct membership *m)
+{
+    uint32_t mask = 0;
+    for (unsigned k = 0; k < c->n_nodes; k++)
+        mask |= (uint32_t)membership_has_voter(m, &c->node[k].identity) << k;
+    return mask;
+}
+
 int px_change(struct px_cluster *c, unsigned i, unsigned first, unsigned n)
+{
+    struct membership m = px_voters(c, ((1u << n) - 1) << first);
+    return px_change_to(c, i, &m);
+}
+
+int px_change_to(struct px_cluster *c, unsigned i, const struct membership *m)
 {
     struct px_front *f = &c->front[i];
     struct entry *e = new_entry(c, ENTRY_MEMBER, 0);
-    e->u[0].membership.n_voters = (uint8_t)n;
-    for (unsigned k = 0; k < n; k++)
-        e->u[0].membership.voter[k] = c->node[first + k].identity;
+    e->u[0].membership = *m;
+    e->u[0].membership.slot = 0;
     int rc = proposer_submit(f->p, clock_of(c, f->skew_ppm), e, &f->sink);
     if (rc != 0)
         drop(e);
@@ -1037,7 +1168,7 @@ bool px_conn_to_front(struct px_cluster *c, struct px_conn *k)
     list_remove(&x->link);
     TRACE(c, "node %u -> %u (%u): msg %u ballot %" PRIu64, k->node, k->front, k->id, x->m.type, x->m.ballot.round);
     unsigned f = k->front, n = k->node;
-    front_step(c, f, (struct proposer_event){.type = PROPOSER_MSG, .link = n, .msg = &x->m});
+    front_step(c, f, (struct proposer_event){.type = PROPOSER_MSG, .link = c->front[f].link_of[n], .msg = &x->m});
     free_msg(x);
     px_pump(c, f);
     return true;
@@ -1169,8 +1300,9 @@ static bool converged(const struct px_cluster *c, const struct px_front *f)
     if (f->p->state != PROPOSER_SERVING || f->p->chosen != f->p->next - 1)
         return false;
     for (unsigned n = 0; n < c->n_nodes; n++)
-        if (c->node[n].up &&
-            (c->node[n].needs_copy || c->node[n].a.told != f->p->chosen || f->p->replica[n].stream != STREAM_OPEN))
+        if (c->node[n].up && membership_has_voter(&f->p->committed, &c->node[n].identity) &&
+            (c->node[n].needs_copy || c->node[n].a.told != f->p->chosen || f->link_of[n] == PROPOSER_NOBODY ||
+             f->p->replica[f->link_of[n]].stream != STREAM_OPEN))
             return false;
     return true;
 }

@@ -81,6 +81,7 @@ struct px_node {
     struct log_pos target;
     bool needs_copy;     /* the last word of its disk, durable or not; a complete one is so only durably */
     bool first_needs_copy;
+    uint8_t lives; /* disks that it has had */
     uint64_t jumped;     /* slot of the last jump since it needs a copy; 0: none */
     struct log_pos jumped_to;
     uint64_t known_from; /* values of slots at or below it may be gone for good: a jump passed over them */
@@ -116,8 +117,10 @@ struct px_front {
     bool alive;
     uint32_t incarnation;
     struct px_conn *conn[PX_NODES_MAX];
+    uint8_t link_of[PX_NODES_MAX], node_of[PROPOSER_REPLICAS_MAX]; /* PROPOSER_NOBODY: no link leads there */
     bool want_session;
-    uint32_t disconnect; /* links to be dropped after the step */
+    uint32_t disconnect; /* nodes whose connections are to be dropped after the step */
+    uint32_t want;       /* nodes that are to get a link after the step */
     uint64_t sound[PX_NODES_MAX]; /* acknowledged under the ballot by a replica that was complete and has not denied it since */
     struct ballot sound_ballot;
     struct membership before[2]; /* in force before the step under way */
@@ -152,7 +155,7 @@ struct px_cluster {
     bool fifo_release; /* held answers leave in order even when a later one could go */
     struct acceptor_effect effect[64];
     struct acceptor_effects fx;
-    uint64_t n_jumps, n_jumps_kept, n_completed;
+    uint64_t n_jumps, n_jumps_kept, n_completed, n_wiped, n_wanted;
     uint64_t n_chosen_events, n_reads_ok, n_fenced, n_unplaced, n_refills, n_cuts, n_mismatch, n_changes;
     bool trace;
 };
@@ -164,6 +167,10 @@ uint64_t px_random(struct px_cluster *c, uint64_t below);
 
 /* ---- front ends ---- */
 void px_front_start(struct px_cluster *c, unsigned f); /* a new process: new proposer id, attaching */
+/* ... whose configuration names the nodes of `mask` only. */
+void px_front_start_knowing(struct px_cluster *c, unsigned f, uint32_t mask);
+/* The front end links node n, to be sent everything. */
+void px_learn(struct px_cluster *c, unsigned f, unsigned n);
 void px_front_kill(struct px_cluster *c, unsigned f);
 void px_front_detach(struct px_cluster *c, unsigned f);
 void px_connect(struct px_cluster *c, unsigned f, unsigned n);
@@ -175,6 +182,10 @@ void px_pump(struct px_cluster *c, unsigned f); /* proposes what is queued */
 void px_read(struct px_cluster *c, unsigned f, unsigned n);
 /* Proposes the nodes first .. first + n - 1 as the new voters; what proposer_submit says. */
 int px_change(struct px_cluster *c, unsigned f, unsigned first, unsigned n);
+int px_change_to(struct px_cluster *c, unsigned f, const struct membership *m);
+/* These nodes as voters, in order. */
+struct membership px_voters(const struct px_cluster *c, uint32_t mask);
+uint32_t px_voter_mask(const struct px_cluster *c, const struct membership *m);
 
 /* ---- messages: one from the queue; false when there is none ---- */
 bool px_to_node(struct px_cluster *c, unsigned f, unsigned n);
@@ -192,6 +203,11 @@ void px_restart(struct px_cluster *c, unsigned n,
                 uint64_t commit);                             /* commit: what its disk says, at most what it knew */
 void px_rot(struct px_cluster *c, unsigned n, uint64_t slot); /* the value is lost at the next restart */
 void px_trim(struct px_cluster *c, unsigned n, uint64_t slot);
+/* Whether its disk may be lost now, and nothing with it: the others of the newest membership are complete, have that
+ * membership in their checkpoints, and lost none themselves. */
+bool px_may_wipe(const struct px_cluster *c, unsigned n);
+/* Another disk: a new identity, a group made anew as a learner's, with the newest membership. */
+void px_wipe(struct px_cluster *c, unsigned n);
 bool px_node_holds(const struct px_cluster *c, unsigned n, uint64_t slot,
                    const struct ballot *e); /* durably, LOST or not */
 

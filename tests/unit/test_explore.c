@@ -93,6 +93,10 @@ static void step_fault(struct px_cluster *c, const struct plan *p)
     if (dice < p->crash) {
         if (!d->up)
             return;
+        if (p->change && p->rot == 0 && px_random(c, 3) == 0 && px_may_wipe(c, n)) {
+            px_wipe(c, n);
+            return;
+        }
         uint64_t low = trimmed(c, p, n), last = paxos_log_last(&d->a.log).slot;
         if (n == p->rotten_node && last > low && px_random(c, 1000) < p->rot)
             px_rot(c, n, low + 1 + px_random(c, last - low));
@@ -109,6 +113,8 @@ static void step_fault(struct px_cluster *c, const struct plan *p)
 static void step_copy(struct px_cluster *c)
 {
     unsigned n = (unsigned)px_random(c, c->n_nodes), peer = (unsigned)px_random(c, c->n_nodes);
+    for (unsigned k = 0; k < c->n_nodes && !c->node[n].needs_copy && px_random(c, 4); k++)
+        n = (n + 1) % c->n_nodes; /* mostly one that has something to do */
     struct px_node *d = &c->node[n];
     if (!d->up)
         return;
@@ -132,7 +138,11 @@ static void step_repair(struct px_cluster *c, const struct plan *p)
         px_restart(c, n, d->a.told - px_random(c, 1 + d->a.told - trimmed(c, p, n)));
     if ((!c->front[f].alive || c->front[f].fenced) && px_random(c, 4) == 0) {
         px_front_kill(c, f);
-        px_front_start(c, f);
+        /* Its configuration may be an old one. */
+        if (p->change && px_random(c, 2))
+            px_front_start_knowing(c, f, 1 + (uint32_t)px_random(c, (1u << c->n_nodes) - 1));
+        else
+            px_front_start(c, f);
     }
     if (c->front[f].conn[n] && (!d->up || c->front[f].conn[n]->node_epoch != d->epoch))
         px_disconnect(c, f, n);
@@ -152,6 +162,32 @@ static void step_trim(struct px_cluster *c, const struct plan *p)
         px_trim(c, n, 1 + px_random(c, low));
 }
 
+/* A learner is taken in, or voters come or go: one at a time mostly, several at once as the rules allow it too. */
+static void step_change(struct px_cluster *c, unsigned f)
+{
+    const struct proposer *p = c->front[f].p;
+    uint32_t voters = px_voter_mask(c, &p->committed), mask = voters;
+    unsigned n = (unsigned)px_random(c, c->n_nodes), out = (unsigned)px_random(c, c->n_nodes);
+    bool learns = c->front[f].link_of[n] != PROPOSER_NOBODY && p->replica[c->front[f].link_of[n]].learner;
+    if (!(voters >> n & 1) && !learns) {
+        px_learn(c, f, n);
+        return;
+    }
+    if (px_random(c, 4) && (!c->node[n].needs_copy || px_random(c, 8) == 0))
+        mask |= 1u << n;
+    if (px_random(c, 3))
+        mask &= ~(1u << out);
+    if (px_random(c, 16) == 0)
+        mask = (uint32_t)px_random(c, 1u << c->n_nodes);
+    struct membership m = px_voters(c, mask);
+    if (m.n_voters < 3 || (mask == voters && m.n_voters == p->committed.n_voters))
+        return;
+    if (px_random(c, 3) == 0)
+        px_settle(c, f, (uint32_t)px_random(c, 1u << c->n_nodes)); /* the pipeline drains, if it can */
+    if (c->front[f].p->state == PROPOSER_SERVING)
+        c->n_changes += px_change_to(c, f, &m) == 0;
+}
+
 static void step(struct px_cluster *c, const struct plan *p)
 {
     c->step++;
@@ -165,12 +201,12 @@ static void step(struct px_cluster *c, const struct plan *p)
     } else if (dice < 73) {
         if (!c->front[f].alive || c->front[f].p->state != PROPOSER_SERVING)
             return;
-        if (p->change && px_random(c, 2) == 0)
-            c->n_changes += px_change(c, f, (unsigned)px_random(c, 3), 3) == 0;
+        if (p->change && px_random(c, 4))
+            step_change(c, f);
         else if (c->n_ops < 600)
             px_write(c, f);
     } else if (dice < 80) {
-        if (p->copy && dice < 76) {
+        if (p->copy && dice < (p->change ? 78 : 76)) {
             if (px_random(c, 2))
                 step_copy(c);
             else
@@ -221,16 +257,16 @@ static void fail(const struct px_cluster *c, const char *what)
 }
 
 /* Faults stop: all nodes are back, one front end stays. */
-static void rest(struct px_cluster *c)
+static void rest(struct px_cluster *c, const struct plan *p)
 {
     for (unsigned n = 0; n < c->n_nodes; n++)
         if (!c->node[n].up)
             px_restart(c, n, c->node[n].a.told);
     for (unsigned f = 1; f < c->n_fronts; f++)
         px_front_kill(c, f);
-    list_for_each_safe(p, &c->conns)
+    list_for_each_safe(l, &c->conns)
     {
-        struct px_conn *k = container_of(p, struct px_conn, link);
+        struct px_conn *k = container_of(l, struct px_conn, link);
         if (!k->front_up) { /* what is still under way arrives, then it is gone */
             while (px_conn_to_node(c, k))
                 px_durable(c, k->node, UINT32_MAX);
@@ -240,7 +276,7 @@ static void rest(struct px_cluster *c)
     for (unsigned n = 0; n < c->n_nodes; n++)
         if (c->front[0].conn[n] && c->front[0].conn[n]->node_epoch != c->node[n].epoch)
             px_disconnect(c, 0, n);
-    if (c->front[0].fenced)
+    if (c->front[0].fenced || p->change) /* its configuration may name too few to begin with */
         px_front_kill(c, 0);
     if (!c->front[0].alive)
         px_front_start(c, 0);
@@ -258,19 +294,21 @@ static void rest(struct px_cluster *c)
     for (uint32_t i = 0; i < c->n_ops; i++)
         if (c->op[i].state < PX_OP_ACKED)
             fail(c, "a write was forgotten");
+    uint32_t voters = px_voter_mask(c, &c->front[0].p->committed);
     for (unsigned n = 0; n < c->n_nodes; n++)
-        if (c->node[n].a.told != c->chosen_max)
+        if ((voters >> n & 1) && c->node[n].a.told != c->chosen_max)
             fail(c, "a replica lags at rest");
 }
 
 struct totals {
-    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch, changes, jumps, kept, completed;
+    uint64_t steps, chosen, acked, reads, fenced, unplaced, refills, cuts, mismatch, changes, jumps, kept, completed, wiped, wanted;
 };
 
 static void run(uint64_t seed, bool trace, struct totals *t)
 {
     uint64_t kind = px_random(&(struct px_cluster){.random = seed}, 8);
-    struct px_cluster *c = px_new_group(seed, kind < 2 ? 5 : 3, kind < 1 ? 5 : 3, 2);
+    bool change = kind == 1 || kind == 2;
+    struct px_cluster *c = px_new_group(seed, kind < 3 ? 5 : 3, kind < 1 ? 5 : 3, 2);
     c->trace = trace;
     /* Some runs with hardly a fault, some with little else. */
     static const unsigned rate[] = {0, 3, 10, 30, 100, 300};
@@ -280,9 +318,15 @@ static void run(uint64_t seed, bool trace, struct totals *t)
                      .cut = rate[px_random(c, ARRAY_LEN(rate))],
                      .rot = px_random(c, 3) == 0 ? 300 : 0,
                      .rotten_node = (unsigned)px_random(c, c->n_nodes),
-                     .change = kind == 1,
-                     .copy = kind == 0 || kind == 2 || kind == 3,
+                     .change = change,
+                     .copy = kind < 5,
                      .slow_disk = (unsigned)px_random(c, 101)};
+    if (change) { /* takes its time */
+        p.steps += 2000;
+        p.crash = p.crash < 30 ? p.crash : 30;
+        p.kill = p.kill < 10 ? p.kill : 10;
+        p.cut = p.cut < 30 ? p.cut : 30;
+    }
     c->fifo_release = px_random(c, 2);
     if (px_random(c, 4) == 0)
         c->retain_bytes = 4096 * (2 + px_random(c, 30));
@@ -294,11 +338,15 @@ static void run(uint64_t seed, bool trace, struct totals *t)
         c->front[f].skew_ppm = (int64_t)px_random(c, 10000) - 5000;
         px_front_start(c, f);
     }
+    for (unsigned n = 3; n < c->n_nodes && p.change; n++) {
+        px_need_copy(c, n); /* learners to be */
+        px_durable(c, n, UINT32_MAX);
+    }
     for (unsigned i = 0; i < p.steps; i++)
         step(c, &p);
     if (c->trace)
         fprintf(stderr, "---- rest\n");
-    rest(c);
+    rest(c, &p);
     t->steps += c->step;
     t->chosen += c->chosen_max;
     for (uint32_t i = 0; i < c->n_ops; i++)
@@ -310,6 +358,8 @@ static void run(uint64_t seed, bool trace, struct totals *t)
     t->cuts += c->n_cuts;
     t->mismatch += c->n_mismatch;
     t->changes += c->n_changes;
+    t->wiped += c->n_wiped;
+    t->wanted += c->n_wanted;
     t->jumps += c->n_jumps;
     t->kept += c->n_jumps_kept;
     t->completed += c->n_completed;
@@ -325,13 +375,14 @@ int main(int argc, char **argv)
         run(seed, argc > 3, &t);
     printf("%" PRIu64 " seeds, %" PRIu64 " steps: %" PRIu64 " slots chosen, %" PRIu64 " writes acknowledged, %" PRIu64
            " reads, %" PRIu64 " fenced, %" PRIu64 " unplaced, %" PRIu64 " cuts, %" PRIu64 " refills, %" PRIu64
-           " mismatches, %" PRIu64 " membership changes, %" PRIu64 " jumps (%" PRIu64 " kept a tail), %" PRIu64 " copied\n",
+           " mismatches, %" PRIu64 " membership changes, %" PRIu64 " jumps (%" PRIu64 " kept a tail), %" PRIu64 " copied, %" PRIu64
+           " disks lost, %" PRIu64 " links asked for\n",
            n, t.steps, t.chosen, t.acked, t.reads, t.fenced, t.unplaced, t.cuts, t.refills, t.mismatch, t.changes,
-           t.jumps, t.kept, t.completed);
+           t.jumps, t.kept, t.completed, t.wiped, t.wanted);
     /* An explorer that reaches nothing proves nothing. */
     bool reached =
         n < 100 || (t.acked > n && t.reads && t.fenced && t.unplaced && t.cuts && t.refills && t.mismatch && t.changes && t.jumps &&
-                    t.kept && t.completed);
+                    t.kept && t.completed && t.wiped && t.wanted);
     if (!reached)
         fprintf(stderr, "the explorer did not reach what it is for\n");
     return reached ? 0 : 1;

@@ -323,6 +323,252 @@ static void test_6_membership_change_completes(void **state)
     assert_true(node_has(c, 4, w));
 }
 
+/* ---- changing the voters (docs/rebuild.md section 6) ---- */
+
+/* Everything about to happen between f and the nodes of mask, one message or record at a time, `n` of them at most. */
+static unsigned some_steps(struct px_cluster *c, unsigned f, uint32_t mask, unsigned n)
+{
+    unsigned done = 0;
+    for (bool moved = true; moved && done < n;) {
+        moved = false;
+        for (unsigned k = 0; k < c->n_nodes && done < n; k++) {
+            if (!(mask >> k & 1) || !c->node[k].up)
+                continue;
+            bool a = px_to_node(c, f, k);
+            bool b = !a && c->node[k].n_records > c->node[k].n_durable;
+            if (b)
+                px_durable(c, k, 1);
+            bool d = !a && !b && px_to_front(c, f, k);
+            moved |= a || b || d;
+            done += a || b || d;
+        }
+    }
+    return done;
+}
+
+/* Four nodes, three voters; 3 is a learner, complete, when node 0's disk is lost and node 3 is to take its place. */
+static struct px_cluster *replacing(void **state, uint32_t *w)
+{
+    struct px_cluster *c = px_new_group(1, 4, 3, 2);
+    c->lease_ns = 0;
+    *state = c;
+    px_need_copy(c, 3);
+    px_durable(c, 3, UINT32_MAX);
+    px_front_start_knowing(c, 0, ALL);
+    connect_to(c, 0, ALL);
+    until_serving(c, 0, ALL);
+    *w = px_write(c, 0);
+    px_settle(c, 0, ALL);
+    acked(c, *w);
+    c->now_ns += PX_BEAT_NS;
+    px_tick(c, 0);
+    px_settle(c, 0, ALL);
+    for (unsigned n = 0; n < 3; n++)
+        px_trim(c, n, c->node[n].a.told);
+    px_learn(c, 0, 3);
+    struct membership m = px_voters(c, 14);
+    assert_int_equal(px_change_to(c, 0, &m), -ENOLINK);
+    px_settle(c, 0, 15);
+    assert_true(px_jump(c, 3, 0));
+    px_durable(c, 3, UINT32_MAX);
+    for (int i = 0; i < 3; i++) {
+        c->now_ns += PX_BEAT_NS;
+        px_tick(c, 0);
+        px_settle(c, 0, 15);
+    }
+    assert_int_equal(px_change_to(c, 0, &m), -ENODATA); /* wrong rule 7 */
+    assert_true(px_complete(c, 3));
+    px_settle(c, 0, 15);
+    px_crash(c, 0, 0);
+    px_disconnect(c, 0, 0);
+    return c;
+}
+
+/* The front end dies after each number of steps from proposing on. Its successor has the old configuration, and no more than
+ * a majority of either; whatever it finds it ends, or it was nothing. Then the group serves with one more of the old ones
+ * away, if the change was made. */
+static void test_a_change_survives_the_death_of_its_proposer_at_any_point(void **state)
+{
+    bool made[2] = {false, false}, over = false;
+    for (unsigned steps = 0; !over; steps++) {
+        uint32_t w;
+        struct px_cluster *c = replacing(state, &w);
+        struct membership m = px_voters(c, 14);
+        assert_int_equal(px_change_to(c, 0, &m), 0);
+        over = some_steps(c, 0, 14, steps) < steps;
+        px_front_kill(c, 0);
+        px_front_start_knowing(c, 1, ALL);
+        assert_true(px_converge(c, 1, 100));
+        bool now = membership_has_voter(&c->front[1].p->committed, &c->node[3].identity);
+        assert_false(c->front[1].p->has_uncommitted);
+        made[now] = true;
+        assert_true(!over || now);
+        uint32_t x = px_write(c, 1);
+        assert_true(px_converge(c, 1, 50));
+        acked(c, x);
+        assert_true(node_has(c, 2, w) && node_has(c, 2, x));
+        if (now) {
+            assert_true(c->front[1].link_of[3] != PROPOSER_NOBODY);
+            px_crash(c, 1, 0);
+            px_disconnect(c, 1, 1);
+            uint32_t y = px_write(c, 1);
+            px_settle(c, 1, 15);
+            acked(c, y);
+            px_front_kill(c, 1); /* and a third one, that knows the new ones */
+            px_front_start_knowing(c, 1, 14);
+            assert_true(px_converge(c, 1, 100));
+            assert_true(node_has(c, 3, y));
+        }
+        if (!over) {
+            px_free(c);
+            *state = NULL;
+        }
+    }
+    assert_true(made[0] && made[1]);
+}
+
+/* 0 was away while it was replaced. Back again it hears of it from its peers, and says so; it is no part of any majority. */
+static void test_a_replaced_voter_that_returns_is_retired(void **state)
+{
+    uint32_t w;
+    struct px_cluster *c = replacing(state, &w);
+    struct membership m = px_voters(c, 14);
+    assert_int_equal(px_change_to(c, 0, &m), 0);
+    px_settle(c, 0, 14);
+    assert_int_equal(c->front[0].p->committed.slot, c->front[0].p->chosen);
+    uint32_t x = px_write(c, 0);
+    px_settle(c, 0, 14);
+    acked(c, x);
+    px_restart(c, 0, c->node[0].a.told);
+    /* With it and one other: the old majority, of which the other knows better. */
+    px_front_kill(c, 0);
+    px_crash(c, 2, 0);
+    px_crash(c, 3, 0);
+    px_front_start_knowing(c, 1, ALL);
+    for (int i = 0; i < 30; i++) {
+        connect_to(c, 1, 15);
+        px_tick(c, 1);
+        px_settle(c, 1, 15);
+        c->now_ns += PX_BEAT_NS;
+        assert_int_not_equal(c->front[1].p->state, PROPOSER_SERVING);
+    }
+    px_restart(c, 3, 0);
+    assert_true(px_converge(c, 1, 100));
+    assert_true(node_has(c, 1, x) && node_has(c, 3, x));
+    c->now_ns += PX_BEAT_NS;
+    px_tick(c, 1);
+    px_settle(c, 1, 15);
+    px_catch_up(c, 0, 1);
+    px_catch_up(c, 0, 1);
+    assert_true(c->node[0].a.retired);
+    c->now_ns += 10 * PX_BEAT_NS;
+    px_tick(c, 1);
+    px_settle(c, 1, 15);
+    assert_true(c->front[1].p->replica[c->front[1].link_of[0]].retired);
+    assert_int_equal(c->front[1].p->replica[c->front[1].link_of[0]].stream, STREAM_IDLE);
+    px_crash(c, 0, 0);
+    px_restart(c, 0, 0);
+    px_restart(c, 2, 0);
+    assert_true(px_converge(c, 1, 100));
+}
+
+/* 18. Node 1's disk is lost and another one stands there. It is nobody: with it and node 2 there is no majority of {0, 1, 2},
+ * and what 0 and 1 chose is not forgotten. As a learner it gets everything and takes the lost one's place. */
+static void test_18_a_wiped_disk_is_somebody_else(void **state)
+{
+    struct px_cluster *c = begin(state, 2);
+    attach(c, 0, NODE(0) | NODE(1));
+    uint32_t w = px_write(c, 0);
+    px_settle(c, 0, ALL);
+    acked(c, w);
+    struct uuid old = c->node[1].identity;
+    px_wipe(c, 1);
+    px_front_kill(c, 0);
+    px_crash(c, 0, 0);
+    px_front_start(c, 1);
+    struct membership m = px_voters(c, ALL);
+    assert_int_equal(m.n_voters, 3);
+    assert_false(uuid_equal(&old, &m.voter[1]));
+    for (int i = 0; i < 30; i++) {
+        connect_to(c, 1, ALL);
+        px_tick(c, 1);
+        px_settle(c, 1, ALL);
+        c->now_ns += PX_BEAT_NS;
+        assert_int_not_equal(c->front[1].p->state, PROPOSER_SERVING);
+    }
+    px_restart(c, 0, c->node[0].a.told);
+    connect_to(c, 1, ALL);
+    until_serving(c, 1, ALL);
+    assert_int_equal(px_change_to(c, 1, &m), -ENODATA);
+    px_learn(c, 1, 1);
+    for (int i = 0; i < 50 && c->node[1].needs_copy; i++) {
+        px_mend(c, 1);
+        c->now_ns += PX_BEAT_NS;
+        px_tick(c, 1);
+        px_settle(c, 1, ALL);
+        if (c->node[1].wants_catchup)
+            px_catch_up(c, 1, 0);
+    }
+    assert_false(c->node[1].needs_copy);
+    for (int i = 0; i < 20 && c->front[1].p->committed.slot == 0; i++) {
+        px_settle(c, 1, ALL);
+        (void)px_change_to(c, 1, &m);
+        c->now_ns += PX_BEAT_NS;
+        px_tick(c, 1);
+    }
+    assert_true(membership_has_voter(&c->front[1].p->committed, &c->node[1].identity));
+    assert_true(px_converge(c, 1, 50));
+    px_crash(c, 0, 0);
+    px_disconnect(c, 1, 0);
+    uint32_t x = px_write(c, 1);
+    px_settle(c, 1, ALL);
+    acked(c, x);
+}
+
+/* The complete learner alone holds the newest log: it may be chosen, and what it holds of the change is found in it. */
+static void test_three_to_five_and_back(void **state)
+{
+    struct px_cluster *c = px_new_group(1, 5, 3, 1);
+    c->lease_ns = 0;
+    *state = c;
+    for (unsigned n = 3; n < 5; n++) {
+        px_need_copy(c, n);
+        px_durable(c, n, UINT32_MAX);
+    }
+    px_front_start_knowing(c, 0, ALL);
+    assert_true(px_converge(c, 0, 100));
+    static const uint32_t wanted[] = {15, 31, 30, 28};
+    uint32_t before = ALL;
+    for (unsigned k = 0; k < 4; k++) {
+        struct membership m = px_voters(c, wanted[k]);
+        uint32_t more = wanted[k] & ~before;
+        if (more)
+            px_learn(c, 0, (unsigned)__builtin_ctz(more));
+        int rc = -1;
+        for (int i = 0; i < 50 && rc != 0; i++) {
+            px_write(c, 0);
+            (void)px_converge(c, 0, 1);
+            rc = px_change_to(c, 0, &m);
+        }
+        assert_int_equal(rc, 0);
+        assert_true(px_converge(c, 0, 100));
+        assert_int_equal(px_voter_mask(c, &c->front[0].p->committed), wanted[k]);
+        before = wanted[k];
+    }
+    for (unsigned n = 0; n < 2; n++)
+        px_crash(c, n, 0);
+    px_crash(c, 3, 0);
+    px_front_kill(c, 0);
+    px_front_start_knowing(c, 0, 28);
+    uint32_t x;
+    for (int i = 0; i < 100 && c->front[0].p->state != PROPOSER_SERVING; i++)
+        px_converge(c, 0, 1);
+    assert_int_equal(c->front[0].p->state, PROPOSER_SERVING);
+    x = px_write(c, 0);
+    px_settle(c, 0, 31);
+    acked(c, x);
+}
+
 /* 7. Node 1 lost what its peers' logs do not reach any more. It answers, but no majority is made of it. */
 static void test_7_needs_copy_is_no_voter(void **state)
 {
@@ -720,6 +966,10 @@ int main(void)
         T(test_5_replayed_stream_cuts_nothing),
         T(test_6_uncommitted_membership_decides_nothing),
         T(test_6_membership_change_completes),
+        T(test_a_change_survives_the_death_of_its_proposer_at_any_point),
+        T(test_a_replaced_voter_that_returns_is_retired),
+        T(test_18_a_wiped_disk_is_somebody_else),
+        T(test_three_to_five_and_back),
         T(test_7_needs_copy_is_no_voter),
         T(test_a_jump_forgets_nothing_that_its_vote_chose),
         T(test_a_jump_that_was_not_durable_has_not_been),
