@@ -180,6 +180,8 @@ static void on_nack(struct ck_view *v, uint32_t conn, const struct wire_header *
     const struct replica_group *g = acceptor_of(v);
     if (!g || !ballot_equal(&promised, &b) || v->catchups != v->catchups_at_open || g->acceptor.needs_copy || ck_ballot(v->ck, &b)->released)
         return;
+    if (g->acceptor.match_valid)
+        return; /* not the stream's connection any more: a late OPEN of an older one had moved it there, and that is gone */
     if (g->acceptor.n_pending + 1 < ACCEPTOR_PENDING_MAX && g->acceptor.log.n < RUNS_MAX)
         VIEW_FAIL(v, "space: it refuses an entry of ballot %llu that follows slot %llu in an open stream", LLU(b.round),
                   LLU(paxos_log_last(&g->acceptor.log).slot));
