@@ -320,15 +320,15 @@ static void on_add_link(struct step *x, const struct proposer_event *ev)
 {
     struct proposer *p = x->p;
     uint32_t i = ev->link;
-    assert(i <= p->params.n_replicas && i < PROPOSER_REPLICAS_MAX && !uuid_is_zero(&ev->identity));
+    assert(i < PROPOSER_REPLICAS_MAX && !uuid_is_zero(&ev->identity));
     for (uint32_t k = 0; k < p->params.n_replicas; k++)
         assert(k == i || !uuid_equal(&p->params.identity[k], &ev->identity)); /* nobody has two links, or two votes */
     if (i < p->params.n_replicas && uuid_equal(&p->params.identity[i], &ev->identity)) {
         p->replica[i].learner = ev->learner;
         return;
     }
-    if (i == p->params.n_replicas)
-        p->params.n_replicas++;
+    if (i >= p->params.n_replicas)
+        p->params.n_replicas = i + 1; /* numbers in between lead nowhere */
     assert(uuid_is_zero(&p->params.identity[i]));
     memset(&p->replica[i], 0, sizeof p->replica[i]);
     p->params.identity[i] = ev->identity;

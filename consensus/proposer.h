@@ -149,7 +149,7 @@ enum proposer_event_type {
     PROPOSER_LINK_DOWN,
     PROPOSER_MSG,
     PROPOSER_SESSION_ENTRY, /* answers WANT_SESSION_ENTRY: an ENTRY_SESSION entry, reference adopted */
-    /* `link`, a number that is not in use (at most params.n_replicas), leads to `identity` from now on, and is down; or, with
+    /* `link`, a number that is not in use (below PROPOSER_REPLICAS_MAX), leads to `identity` from now on, and is down; or, with
      * an identity that has this link already, only `learner` changes. */
     PROPOSER_ADD_LINK,
     PROPOSER_REMOVE_LINK, /* the number is free again; a voter may be removed, it is then one that is away */

@@ -54,17 +54,23 @@ static void on_effect(struct proposer_sink *sink, const struct proposer_effect *
         entry_unref(e->entry);
         break;
     case PROPOSER_UNPLACED:
-        write_unplaced(g, e->entry);
+        if (e->entry->kind == ENTRY_MEMBER) {
+            entry_unref(e->entry);
+            members_unplaced(v);
+        } else {
+            write_unplaced(g, e->entry);
+        }
         break;
     case PROPOSER_WANT_SESSION_ENTRY:
         g->want_session = true;
         break;
     case PROPOSER_WANT_LINK:
+        members_wanted(v, &e->identity);
         break;
     }
 }
 
-static void group_step(struct volume_group *g, struct proposer_event ev)
+void volume_group_step(struct volume_group *g, struct proposer_event ev)
 {
     struct volume *v = g->volume;
     ev.now_ns = io_now(v->reactor);
@@ -84,7 +90,7 @@ static void group_give_session_entry(struct volume_group *g)
         return; /* no memory: with the next tick */
     e->group = g->id;
     g->want_session = false;
-    group_step(g, (struct proposer_event){ .type = PROPOSER_SESSION_ENTRY, .entry = e });
+    volume_group_step(g, (struct proposer_event){ .type = PROPOSER_SESSION_ENTRY, .entry = e });
 }
 
 /* ---- requests ---- */
@@ -166,14 +172,14 @@ static void fail_overdue(struct volume *v)
 static unsigned links_up(const struct volume *v)
 {
     unsigned n = 0;
-    for (uint32_t i = 0; i < v->n_links; i++)
+    for (uint32_t i = 0; i < v->n_configured; i++)
         n += replica_link_is_up(&v->link[i]);
     return n;
 }
 
 static const char *first_problem(const struct volume *v, const char **ret_name)
 {
-    for (uint32_t i = 0; i < v->n_links; i++) {
+    for (uint32_t i = 0; i < v->n_configured; i++) {
         if (!replica_link_is_up(&v->link[i]) && v->link[i].problem[0]) {
             *ret_name = v->link[i].replica->name;
             return v->link[i].problem;
@@ -231,12 +237,12 @@ static bool volume_say(struct volume *v, const struct proposer *p)
         say(v, "volume %s is held by %s; its lease ends in %llu.%llu s", v->name, v->held_by, (unsigned long long)tenths / 10,
             (unsigned long long)tenths % 10);
         return strcmp(v->held_by, v->frontend_name) != 0;
-    } else if ((unsigned)__builtin_popcount(v->unknown_at) >= v->n_links / 2 + 1) {
+    } else if ((unsigned)__builtin_popcount(v->unknown_at & ((1u << v->n_configured) - 1)) >= v->n_configured / 2 + 1) {
         v->absent = true;
         say(v, "volume %s does not exist on its replicas: qbd volume create --cluster FILE %s", v->name, v->name);
-    } else if (links_up(v) < v->n_links / 2 + 1) {
+    } else if (links_up(v) < v->n_configured / 2 + 1) {
         problem = first_problem(v, &name);
-        say(v, "volume %s waits for a majority of its replicas: %u of %u are connected%s%s%s%s", v->name, links_up(v), v->n_links,
+        say(v, "volume %s waits for a majority of its replicas: %u of %u are connected%s%s%s%s", v->name, links_up(v), v->n_configured,
             problem ? "; " : "", name, problem ? ": " : "", problem ? problem : "");
     } else {
         say(v, "volume %s is being attached", v->name);
@@ -307,13 +313,14 @@ static void volume_fence(struct volume *v)
               v->held_since_ns ? ", " : "", v->held_since_ns ? v->held_by : "");
     v->fencing = true;
     v->export.attached = false;
+    members_fail(v, "another front end has taken the volume over: ask that one");
     say(v, "volume %s was taken over by another front end", v->name);
     fail_all(v, ESHUTDOWN);
     if (v->cb.on_fenced)
         v->cb.on_fenced(v->cb.user, v);
     fail_all(v, ESHUTDOWN); /* nothing that came in meanwhile gets into the next session */
     for (uint32_t i = 0; i < v->n_groups; i++)
-        group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_DETACH }); /* it gives its entries back */
+        volume_group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_DETACH }); /* it gives its entries back */
     session_begin(v);
     v->fencing = false;
 }
@@ -350,7 +357,9 @@ static void group_pump(struct volume_group *g)
     if (g->proposer->state == PROPOSER_FENCED)
         return; /* before any op is taken for chosen: what was chosen after the fence may be another's */
     write_chosen(g);
-    write_pump(g);
+    members_pump(v);
+    if (!members_hold(v))
+        write_pump(g);
     read_pump(g);
 }
 
@@ -363,6 +372,8 @@ void volume_pump(struct volume *v)
     while (v->pump_again && !v->closing) {
         v->pump_again = false;
         bool changed = false;
+        if (v->n_wanted > 0)
+            members_link_wanted(v);
         for (uint32_t i = 0; i < v->n_groups; i++) {
             group_pump(&v->group[i]);
             changed |= v->group[i].state_changed;
@@ -384,7 +395,7 @@ static void link_up(struct replica_link *l)
 {
     struct volume *v = l->user;
     for (uint32_t i = 0; i < v->n_groups; i++)
-        group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_LINK_UP, .link = l->index });
+        volume_group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_LINK_UP, .link = l->index });
     volume_pump(v);
 }
 
@@ -394,7 +405,7 @@ static void link_down(struct replica_link *l)
     v->unknown_at &= ~(1u << l->index);
     for (uint32_t i = 0; i < v->n_groups; i++) {
         if (!v->fencing)
-            group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_LINK_DOWN, .link = l->index });
+            volume_group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_LINK_DOWN, .link = l->index });
         read_link_down(&v->group[i], l->index);
     }
     volume_pump(v);
@@ -426,7 +437,7 @@ static void link_msg(struct replica_link *l, const struct msg *m, struct buf *pa
         wrong = read_answer(g, l->index, m, payload);
         break;
     case MSG_NACK: /* of a READ, perhaps: the read goes elsewhere; the proposer learns of the higher ballot either way */
-        group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
+        volume_group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
         wrong = read_answer(g, l->index, m, NULL);
         break;
     case MSG_QUERY_ACK:
@@ -436,7 +447,7 @@ static void link_msg(struct replica_link *l, const struct msg *m, struct buf *pa
     case MSG_MISMATCH:
     case MSG_ACCEPTED:
     case MSG_BEAT_ACK:
-        group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
+        volume_group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
         break;
     default:
         wrong = "it sent a message that no replica sends to a front end";
@@ -455,12 +466,16 @@ static struct buf *link_payload_buf(struct replica_link *l, const struct msg *m,
 static void link_stopped(struct replica_link *l)
 {
     struct volume *v = l->user;
-    assert(v->closing && v->links_open > 0);
+    if (!v->closing) {
+        volume_link_removed(v, l->index);
+        return;
+    }
+    assert(v->links_open > 0);
     if (--v->links_open == 0 && v->close_done)
         v->close_done(v->close_user);
 }
 
-static const struct replica_link_handler link_handler = {
+const struct replica_link_handler volume_link_handler = {
     .up = link_up,
     .down = link_down,
     .msg = link_msg,
@@ -476,7 +491,7 @@ static void drop_silent_links(struct volume *v)
 {
     uint64_t now = io_now(v->reactor);
     for (uint32_t i = 0; i < v->n_links; i++)
-        if (replica_link_is_up(&v->link[i]) && now - v->link[i].heard_ns > LINK_SILENT_LEASES * v->lease_ns) {
+        if (v->link[i].replica && replica_link_is_up(&v->link[i]) && now - v->link[i].heard_ns > LINK_SILENT_LEASES * v->lease_ns) {
             MARK("volume: silent link dropped");
             replica_link_drop(&v->link[i], "no sign of life");
         }
@@ -487,7 +502,7 @@ static void on_tick(struct timer *t)
     struct volume *v = container_of(t, struct volume, tick);
     bool serving = true;
     for (uint32_t i = 0; i < v->n_groups; i++) {
-        group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_TICK });
+        volume_group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_TICK });
         serving &= v->group[i].proposer->state == PROPOSER_SERVING;
     }
     if (serving)
@@ -514,12 +529,12 @@ static void group_begin(struct volume_group *g)
         .timeout_ns = ATTACH_TIMEOUT_NS,
         .retain_bytes = v->options.retain_bytes,
         .inflight_bytes = v->options.inflight_bytes,
-        .n_replicas = v->n_links,
+        .n_replicas = v->n_configured,
         .ring = g->ring,
         .ring_slots = g->ring_slots,
     };
     snprintf(p.name, sizeof p.name, "%s", v->frontend_name);
-    for (uint32_t i = 0; i < v->n_links; i++)
+    for (uint32_t i = 0; i < v->n_configured; i++)
         p.identity[i] = v->link[i].replica->identity;
     memset(g->ring, 0, g->ring_slots * sizeof *g->ring);
     g->chosen = 0;
@@ -527,7 +542,8 @@ static void group_begin(struct volume_group *g)
     g->want_session = g->no_space = false;
     g->state_changed = true;
     proposer_init(g->proposer, &p);
-    group_step(g, (struct proposer_event){ .type = PROPOSER_ATTACH });
+    members_begin(v, g);
+    volume_group_step(g, (struct proposer_event){ .type = PROPOSER_ATTACH });
 }
 
 /* A new proposer id: nothing of an earlier session is ever taken for this one's (protocol.md "Ballot"). The links say it in their HELLO, so they are made anew. */
@@ -541,7 +557,8 @@ static void session_begin(struct volume *v)
     v->majority_lost_ns = 0;
     v->held_since_ns = v->held_until_ns = 0;
     for (uint32_t i = 0; i < v->n_links && !first; i++)
-        replica_link_rename(&v->link[i], &v->proposer_id);
+        if (v->link[i].replica && !(v->removing >> i & 1))
+            replica_link_rename(&v->link[i], &v->proposer_id);
     /* P6: with several groups the first is acquired before the others are asked for. */
     for (uint32_t i = 0; i < v->n_groups; i++)
         group_begin(&v->group[i]);
@@ -602,11 +619,9 @@ static void volume_init(struct volume *v, struct reactor *r, const struct volume
     v->export.size_bytes = vc->size_bytes;
     v->export.submit = volume_submit;
     snprintf(v->export.state, sizeof v->export.state, "volume %s is being attached", v->name);
-    v->n_links = vc->n_replicas;
-    for (uint32_t i = 0; i < v->n_links; i++) {
-        replica_link_init(&v->link[i], r, &o->config->replicas[vc->replica[i]], &o->config->id, &link_handler, v, i);
-        v->link[i].volume = v->name;
-    }
+    v->n_links = v->n_configured = vc->n_replicas;
+    for (uint32_t i = 0; i < v->n_links; i++)
+        volume_link_init(v, i, &o->config->replicas[vc->replica[i]]);
 }
 
 int volume_open(struct reactor *r, const struct volume_options *o, const struct volume_callbacks *cb, struct volume **ret)
@@ -646,16 +661,19 @@ void volume_close(struct volume *v, void (*done)(void *user), void *user)
     v->closing = true;
     v->close_done = done;
     v->close_user = user;
+    members_fail(v, "the front end ends; ask the one that serves the volume");
     fail_all(v, ESHUTDOWN);
     timer_cancel(v->reactor, &v->tick);
     for (uint32_t i = 0; i < v->n_groups; i++) {
         timer_cancel(v->reactor, &v->group[i].read_timer);
-        group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_DETACH });
+        volume_group_step(&v->group[i], (struct proposer_event){ .type = PROPOSER_DETACH });
     }
     volume_update_state(v);
-    v->links_open = v->n_links;
     for (uint32_t i = 0; i < v->n_links; i++)
-        replica_link_stop(&v->link[i]);
+        v->links_open += v->link[i].replica != NULL;
+    for (uint32_t i = 0; i < v->n_links; i++)
+        if (v->link[i].replica && !(v->removing >> i & 1))
+            replica_link_stop(&v->link[i]);
 }
 
 /* After volume_close() is done; or when the reactor is dead and no callback will ever come again (a simulated crash): then requests under way are forgotten, and what buffers they hold goes with
@@ -666,7 +684,8 @@ void volume_free(struct volume *v)
         return;
     timer_cancel(v->reactor, &v->tick);
     for (uint32_t i = 0; i < v->n_links; i++)
-        timer_cancel(v->reactor, &v->link[i].timer);
+        if (v->link[i].replica)
+            timer_cancel(v->reactor, &v->link[i].timer);
     for (uint32_t i = 0; i < v->n_groups; i++) {
         struct volume_group *g = &v->group[i];
         timer_cancel(v->reactor, &g->read_timer);

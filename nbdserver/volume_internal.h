@@ -24,6 +24,7 @@
 #include "nbdserver/volume.h"
 
 #define VOLUME_GROUPS_MAX 1u       /* stripes; more come with striping (P6: serve when ALL groups' session starts are chosen) */
+#define VOLUME_LINKS_MAX PROPOSER_REPLICAS_MAX
 #define VOLUME_RING_SLOTS_MIN 1024u
 #define VOLUME_RING_SLOTS_MAX 65536u
 #define VOLUME_TICK_BUSY_NS (20 * NS_PER_MS) /* while not serving */
@@ -40,7 +41,7 @@
 #define READ_TIMER_GRAIN_NS (500u * 1000u)
 
 static_assert(READ_PER_LINK_MAX < READ_ATTEMPTS_MAX, "one replica that hangs does not use up all attempts");
-static_assert(MEMBERS_MAX <= 32, "replicas of a volume fit a bit mask");
+static_assert(VOLUME_LINKS_MAX <= 32, "replicas of a volume fit a bit mask");
 
 struct volume_read;
 
@@ -77,7 +78,7 @@ struct volume_read {
     /* volume_read.c's own */
     uint32_t tried, bad; /* replicas, as bits; bad: they said BAD (or their answer was) for the range being asked for in this round */
     uint32_t n_attempts;
-    struct read_attempt *attempt[MEMBERS_MAX];
+    struct read_attempt *attempt[VOLUME_LINKS_MAX];
     uint64_t asked_ns; /* the last time */
     uint64_t hedge_at_ns, retry_at_ns, retry_delay_ns;
     bool active;
@@ -148,13 +149,25 @@ struct volume_group {
     struct list reads_waiting; /* for the lease */
     struct list reads_retry;   /* for a replica: until retry_at_ns */
     struct list reads_active;
-    struct read_replica replica[MEMBERS_MAX];
+    struct read_replica replica[VOLUME_LINKS_MAX];
     struct read_attempt *attempts;
     struct list attempts_free;
     struct timer read_timer;
     uint64_t read_timer_ns; /* 0: not set */
     uint32_t hedge_credit;  /* in READ_HEDGE_EVERYths of a hedge */
     uint64_t reads, hedges, read_retries, writes;
+};
+
+/* A change of the voters that somebody asked for. */
+struct member_change {
+    enum { CHANGE_NONE, CHANGE_WAITING, CHANGE_PROPOSED, CHANGE_TELLING } state;
+    struct membership membership;
+    uint64_t since_ns, held_ns; /* held_ns: since when writes wait for it; 0: they don't */
+    const char *why;            /* WAITING: what for */
+    int err;
+    char text[160];
+    void (*done)(void *user, int err, const char *text);
+    void *user;
 };
 
 struct volume {
@@ -168,8 +181,16 @@ struct volume {
     struct uuid proposer_id;
     uint64_t lease_ns, beat_ns;
     uint64_t random_state;
-    uint32_t n_links;
-    struct replica_link link[MEMBERS_MAX];
+    uint32_t n_configured, n_links; /* the first n_configured are the configuration's; of the others some may not be in use (replica == NULL) */
+    struct replica_link link[VOLUME_LINKS_MAX];
+    struct replica_config peer[VOLUME_LINKS_MAX]; /* where each leads to */
+    uint32_t learners, removing;                  /* links, as bits */
+    struct replica_config known[2 * MEMBERS_MAX]; /* addresses that were told */
+    uint32_t n_known;
+    struct uuid wanted[2 * MEMBERS_MAX]; /* voters without a link, noted by the sink */
+    uint32_t n_wanted;
+    struct uuid said_missing;
+    struct member_change change;
     uint32_t n_groups;
     struct volume_group group[VOLUME_GROUPS_MAX];
     struct list requests; /* not answered, in the order of arrival */
@@ -198,10 +219,31 @@ struct volume {
 uint64_t volume_random(struct volume *v);
 /* Acts upon everything that was noted, until nothing is left. Inside itself it only notes that there is more. */
 void volume_pump(struct volume *v);
+/* Steps the group's proposer; its effects are noted, and dealt with by the pump. */
+void volume_group_step(struct volume_group *g, struct proposer_event ev);
+extern const struct replica_link_handler volume_link_handler;
 /* Submits for a slot; deals with the proposer's effects. */
 MUST_USE int group_propose(struct volume_group *g, struct entry *e);
 /* Answers a request: takes it off the list and calls done. No op refers to it any more. */
 void request_done(struct export_request *r, struct volume *v);
+
+/* ---- volume_members.c ---- */
+void volume_link_init(struct volume *v, uint32_t i, const struct replica_config *replica);
+/* The link that leads there, or VOLUME_LINKS_MAX. */
+uint32_t volume_find_link(const struct volume *v, const struct uuid *identity);
+/* A link that was to be taken away is gone. */
+void volume_link_removed(struct volume *v, uint32_t i);
+void members_wanted(struct volume *v, const struct uuid *identity);
+void members_link_wanted(struct volume *v);
+/* The group's proposer is new: it is told of the links that are not the configuration's. */
+void members_begin(struct volume *v, struct volume_group *g);
+/* Goes on with the change that was asked for. */
+void members_pump(struct volume *v);
+/* No write may get a slot now. */
+bool members_hold(const struct volume *v);
+void members_unplaced(struct volume *v);
+/* Nothing will come of it here; tells so at once. */
+void members_fail(struct volume *v, const char *text);
 
 /* ---- volume_write.c ---- */
 struct volume_op *op_new(struct volume *v, struct volume_group *g, struct export_request *r);

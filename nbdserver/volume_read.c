@@ -23,7 +23,7 @@ void read_init(struct volume_group *g)
     list_init(&g->attempts_free);
     for (uint32_t i = 0; i < READ_ATTEMPTS_MAX; i++)
         list_push_back(&g->attempts_free, &g->attempts[i].link);
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++)
+    for (uint32_t i = 0; i < VOLUME_LINKS_MAX; i++)
         list_init(&g->replica[i].outstanding);
 }
 
@@ -95,10 +95,10 @@ static uint64_t replica_cost(const struct volume_group *g, uint32_t i, bool larg
     return max_u64(cost, 1000) * (rr->n_outstanding + 1);
 }
 
-/* The cheapest replica not tried yet. Those that durably hold the watermark come first: the others may say BEHIND. MEMBERS_MAX: none. */
+/* The cheapest replica not tried yet. Those that durably hold the watermark come first: the others may say BEHIND. VOLUME_LINKS_MAX: none. */
 static uint32_t choose_replica(const struct volume_group *g, const struct volume_read *r, uint64_t watermark, uint64_t now)
 {
-    uint32_t best = MEMBERS_MAX;
+    uint32_t best = VOLUME_LINKS_MAX;
     bool best_holds = false;
     uint64_t best_cost = 0;
     for (uint32_t i = 0; i < g->volume->n_links; i++) {
@@ -108,7 +108,7 @@ static uint32_t choose_replica(const struct volume_group *g, const struct volume
             continue;
         bool holds = pr->acked >= watermark;
         uint64_t cost = replica_cost(g, i, r->nblocks >= LARGE_BLOCKS, now);
-        if (best == MEMBERS_MAX || (holds && !best_holds) || (holds == best_holds && cost < best_cost)) {
+        if (best == VOLUME_LINKS_MAX || (holds && !best_holds) || (holds == best_holds && cost < best_cost)) {
             best = i;
             best_holds = holds;
             best_cost = cost;
@@ -216,8 +216,8 @@ static void read_try(struct volume_group *g, struct volume_read *r, uint64_t now
         }
         return;
     }
-    uint32_t replica = list_empty(&g->attempts_free) ? MEMBERS_MAX : choose_replica(g, r, watermark, now);
-    if (replica < MEMBERS_MAX) {
+    uint32_t replica = list_empty(&g->attempts_free) ? VOLUME_LINKS_MAX : choose_replica(g, r, watermark, now);
+    if (replica < VOLUME_LINKS_MAX) {
         if (r->n_attempts == 0)
             read_move(r, &g->reads_active);
         read_send(g, r, replica, watermark, now);
@@ -342,12 +342,27 @@ static void read_block_done(struct volume_group *g, struct volume_read *r, struc
     read_try(g, r, io_now(g->volume->reactor));
 }
 
+/* Every voter said so: who is away, or has no link, or is not complete, may have it. */
+static bool all_bad(const struct volume_group *g, uint32_t bad)
+{
+    const struct proposer *p = g->proposer;
+    bool all = p->has_membership;
+    for (unsigned which = 0; all && which < 1u + p->has_uncommitted; which++) {
+        const struct membership *m = which ? &p->uncommitted : &p->committed;
+        for (unsigned i = 0; all && i < m->n_voters; i++) {
+            uint32_t link = volume_find_link(g->volume, &m->voter[i]);
+            all = link < VOLUME_LINKS_MAX && (bad >> link & 1);
+        }
+    }
+    return all;
+}
+
 /* A replica's copy of the range is damaged. Returns true when that ended the read. */
 static bool read_bad(struct volume_group *g, struct volume_read *r, uint32_t replica)
 {
     r->bad |= 1u << replica;
     g->replica[replica].bad++;
-    if (r->bad != (1u << g->volume->n_links) - 1)
+    if (!all_bad(g, r->bad))
         return false;
     if (r->by_block || r->nblocks == 1) {
         MARK("volume: block damaged on every replica");

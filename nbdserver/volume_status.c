@@ -75,12 +75,42 @@ static const char *link_name(enum replica_link_state s)
     return name[s];
 }
 
+static const char *json_bool(bool b)
+{
+    return b ? "true" : "false";
+}
+
+static void put_voters(struct json *j, const char *key, const struct membership *m)
+{
+    char text[37];
+    put(j, "\"%s\":[", key);
+    for (unsigned i = 0; i < m->n_voters; i++)
+        put(j, "%s\"%s\"", i ? "," : "", uuid_format(&m->voter[i], text));
+    put(j, "],");
+}
+
+static void put_membership(struct json *j, const struct volume *v, const struct proposer *p)
+{
+    static const char *const change[] = { "none", "waiting", "proposed", "done" };
+    if (p->has_membership) {
+        put_u64(j, "membership_slot", p->committed.slot);
+        put_voters(j, "voters", &p->committed);
+    }
+    if (p->has_uncommitted)
+        put_voters(j, "uncommitted_voters", &p->uncommitted);
+    put_key_string(j, "change", change[v->change.state]);
+    if (v->change.state == CHANGE_WAITING)
+        put_key_string(j, "change_waits_for", v->change.why);
+}
+
 static void put_replica(struct json *j, const struct volume *v, uint32_t i)
 {
     const struct replica_link *l = &v->link[i];
     const struct volume_group *g = &v->group[0];
     const struct proposer_replica *pr = &g->proposer->replica[i];
     const struct read_replica *rr = &g->replica[i];
+    const struct uuid *id = &l->replica->identity;
+    bool voter = g->proposer->has_membership && membership_has_voter(&g->proposer->committed, id);
     char identity[37];
     bool current = pr->stream == STREAM_OPEN;
     put(j, "{");
@@ -90,7 +120,10 @@ static void put_replica(struct json *j, const struct volume *v, uint32_t i)
     put_key_string(j, "link", link_name(l->state));
     put_key_string(j, "problem", l->problem);
     put_key_string(j, "stream", stream_name(pr->stream));
-    put(j, "\"needs_copy\":%s,", pr->needs_copy ? "true" : "false");
+    put(j, "\"needs_copy\":%s,\"voter\":%s,\"learner\":%s,\"retired\":%s,", json_bool(pr->needs_copy), json_bool(voter), json_bool(pr->learner && !voter),
+        json_bool(pr->retired));
+    if (pr->learner && !voter)
+        put_key_string(j, "learner_state", pr->stream == STREAM_DOWN ? "away" : pr->needs_copy ? "copying" : pr->stream != STREAM_OPEN ? "catching up" : "complete");
     put_u64(j, "acked", pr->acked);
     put_u64(j, "applied", pr->applied);
     put_u64(j, "lag", current && g->proposer->chosen > pr->received ? g->proposer->chosen - pr->received : 0);
@@ -136,11 +169,14 @@ size_t volume_status(const struct volume *v, char *buf, size_t cap)
     put_u64(&j, "read_hedges", g->hedges);
     put_u64(&j, "read_retries", g->read_retries);
     put(&j, "\"no_space\":%s,", g->no_space ? "true" : "false");
+    put_membership(&j, v, p);
     put(&j, "\"replicas\":[");
-    for (uint32_t i = 0; i < v->n_links; i++) {
-        put_replica(&j, v, i);
-        if (i + 1 < v->n_links)
+    for (uint32_t i = 0, n = 0; i < v->n_links; i++) {
+        if (!v->link[i].replica || (v->removing >> i & 1))
+            continue;
+        if (n++ > 0)
             put(&j, ",");
+        put_replica(&j, v, i);
     }
     put(&j, "]");
     end_object(&j);
