@@ -13,6 +13,7 @@
 #include "replica/replica.h"
 
 #define MEMORY_MIN (UINT64_C(256) << 20)
+#define SCRUB_INTERVAL_NS (86400 * NS_PER_S)
 #define FAILURES_MAX 3
 #define FAILURES_WINDOW_S 600
 
@@ -22,11 +23,11 @@ struct arguments {
     struct uuid cluster, identity;
     bool have_cluster, have_identity;
     struct datadir_geometry geometry;
-    uint64_t memory_bytes, overlay_bytes, leaf_cache_bytes;
+    uint64_t memory_bytes, overlay_bytes, leaf_cache_bytes, scrub_bytes_per_s;
     enum log_level log_level;
 };
 
-enum { OPT_CLUSTER = 256, OPT_IDENTITY, OPT_WAL, OPT_EXTENT, OPT_CAPACITY, OPT_LOG, OPT_MEMORY, OPT_OVERLAY, OPT_LEAVES };
+enum { OPT_CLUSTER = 256, OPT_IDENTITY, OPT_WAL, OPT_EXTENT, OPT_CAPACITY, OPT_LOG, OPT_MEMORY, OPT_OVERLAY, OPT_LEAVES, OPT_SCRUB };
 
 static const struct argp_option options[] = {
     {"dir", 'd', "DIR", 0, "The data directory", 0},
@@ -36,6 +37,7 @@ static const struct argp_option options[] = {
     {"log-level", OPT_LOG, "LEVEL", 0, "error, warning, info or debug", 0},
     {"overlay", OPT_OVERLAY, "SIZE", 0, "Applied blocks kept in memory before they are written back (default 256M)", 0},
     {"leaf-cache", OPT_LEAVES, "SIZE", 0, "Cache of the map's leaves (default 512M)", 0},
+    {"scrub-rate", OPT_SCRUB, "SIZE", 0, "Bytes a second that are read back in the background (default 8M, more where a week would not do; 0: none)", 0},
     {"memory", OPT_MEMORY, "SIZE", 0, "Bound of all buffers (default 2G, at least 256M)", 0},
     {"cluster", OPT_CLUSTER, "UUID", 0, "The cluster's id (format)", 1},
     {"identity", OPT_IDENTITY, "UUID", 0, "The new disk's identity (format; default: random)", 1},
@@ -101,6 +103,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_LEAVES:
         parse_size(state, "--leaf-cache", arg, &a->leaf_cache_bytes);
+        return 0;
+    case OPT_SCRUB:
+        parse_size(state, "--scrub-rate", arg, &a->scrub_bytes_per_s);
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0 || strcmp(arg, "format") != 0)
@@ -257,6 +262,8 @@ static int run_daemon(struct daemon *d)
             .listen_address = a->listen,
             .pid = getpid(),
             .devices = data.devices,
+            .scrub_bytes_per_s = a->scrub_bytes_per_s,
+            .scrub_interval_ns = SCRUB_INTERVAL_NS,
             .store = {.overlay_bytes = a->overlay_bytes, .leaf_cache_bytes = a->leaf_cache_bytes, .checkpoint_idle_ns = 5 * NS_PER_S, .write_back_depth = 16},
         };
         struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = d};
@@ -296,6 +303,7 @@ int main(int argc, char **argv)
         .memory_bytes = 2ull << 30,
         .overlay_bytes = 256ull << 20,
         .leaf_cache_bytes = 512ull << 20,
+        .scrub_bytes_per_s = 8ull << 20,
     };
     argp_err_exit_status = 1;
     argp_program_version = "qbd-replica " QBD_VERSION;

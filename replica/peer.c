@@ -12,6 +12,7 @@ static void peer_changed(struct peer *p)
         copy_peer_changed(container_of(l, struct replica_group, link), p);
     }
     repair_peer_changed(p);
+    scrub_peer_changed(p);
 }
 
 static void on_open(struct wire_peer *w)
@@ -48,6 +49,8 @@ static void on_msg(struct wire_peer *w, const struct msg *m, struct buf *payload
     }
     if (m->type == MSG_IMAGE_REPLY || m->type == MSG_NACK)
         repair_on_answer(p, m, payload);
+    if (m->type == MSG_DIGESTS_REPLY || m->type == MSG_CRCS_REPLY || m->type == MSG_NACK)
+        scrub_on_answer(p, m);
     if (m->type == MSG_REFUSED) {
         log_warning("%s refused us: %s", p->config.name, m->u.refused.reason);
         return;

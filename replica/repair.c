@@ -158,11 +158,12 @@ static void install(struct repair *rp, const struct msg *m, const struct buf *pa
     const uint8_t *next = payload ? payload->data : NULL;
     rp->cookie = 0;
     rp->open = 1; /* held until all are handed over */
+    repair_denied(rp, rp->peer, m);
     for (uint32_t i = 0; i < rp->nblocks; i++) {
         bool zero = m->u.image_reply.zero[i / 64] >> (i % 64) & 1;
         if ((m->u.image_reply.bad[i / 64] | m->u.image_reply.lost[i / 64]) >> (i % 64) & 1) {
             MARK("repair: damaged at the peer as well");
-            rp->unfinished = true;
+            rp->unfinished |= !repair_is_lost(rp, i);
             continue;
         }
         const uint8_t *data = zero ? NULL : next;

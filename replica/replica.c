@@ -225,6 +225,7 @@ static void on_store_ready(void *user, int err, const char *why)
     r->cb.on_ready(r->cb.user, err, why);
     if (err)
         return;
+    scrub_start(r);
     struct log_pos unknown = {0};
     list_for_each(p, &r->groups)
     {
@@ -411,6 +412,10 @@ int replica_open(struct reactor *reactor, const struct replica_options *o, const
     peers_init(r);
     repair_init(r);
     pace_init(&r->pace, o->config->copy_floor_bytes_per_s, o->config->copy_ceiling_bytes_per_s, r->started_ns);
+    if (!scrub_init(r, o->scrub_bytes_per_s, o->scrub_interval_ns)) {
+        replica_free(r);
+        return -ENOMEM;
+    }
     struct store_callbacks scb = {
         .on_group = on_store_group,
         .on_ready = on_store_ready,
@@ -434,7 +439,14 @@ int replica_open(struct reactor *reactor, const struct replica_options *o, const
 static void on_store_closed(void *user)
 {
     struct replica *r = user;
-    r->closed(r->closed_user);
+    r->store_closed = true;
+    replica_close_poll(r);
+}
+
+void replica_close_poll(struct replica *r)
+{
+    if (r->store_closed && !scrub_is_busy(r))
+        r->closed(r->closed_user);
 }
 
 void replica_close(struct replica *r, void (*done)(void *user), void *user)
@@ -447,6 +459,7 @@ void replica_close(struct replica *r, void (*done)(void *user), void *user)
         listener_close(r->listener);
     r->listener = NULL;
     timer_cancel(r->reactor, &r->repair_timer);
+    scrub_stop(r);
     list_for_each(p, &r->groups)
     {
         catchup_stop(container_of(p, struct replica_group, link));
@@ -476,6 +489,7 @@ void replica_free(struct replica *r)
         group_free(container_of(list_pop_front(&r->groups), struct replica_group, link));
     if (r->store)
         store_free(r->store);
+    free(r->scrub);
     free(r->effects.effect);
     free(r->scratch);
     free(r);

@@ -20,6 +20,8 @@ struct replica_options {
     int pid; /* told in status */
     struct store_devices devices;
     struct store_options store;
+    uint64_t scrub_bytes_per_s;  /* in the background; 0: only when an operator asks */
+    uint64_t scrub_interval_ns;  /* from the end of a pass to the next one */
 };
 
 struct replica_callbacks {

@@ -19,6 +19,7 @@
 #define REPAIRS_MAX 256u
 #define REPAIR_TRIES_MAX 64u
 #define REPAIR_RETRY_NS (500 * NS_PER_MS)
+#define REPAIR_DENIALS 3u /* a read error that passes makes nothing lost */
 #define REPAIR_TIMEOUT_NS (5 * NS_PER_S)
 #define GROUP_BLOCKS_MAX ((UINT64_C(1) << 32) * REGION_BLOCKS) /* what region numbers can name */
 #define READS_WAITING_MAX 4096u
@@ -87,6 +88,12 @@ struct catchup {
     struct timer timer;
 };
 
+struct repair_denial {
+    struct uuid who;
+    uint64_t at; /* its image's slot */
+    uint8_t times[ENTRY_MAX_BLOCKS]; /* that it said of the block in a row: bad or lost here */
+};
+
 struct repair {
     struct list link;
     struct replica_group *group;
@@ -98,6 +105,8 @@ struct repair {
     unsigned tries;
     uint32_t open;   /* blocks handed to the store and not yet installed */
     bool unfinished; /* some block's image could not be used */
+    struct repair_denial denial[2 * MEMBERS_MAX];
+    unsigned n_denials;
 };
 
 enum group_state { GROUP_UP_TO_DATE, GROUP_LEARNER_COMPLETE, GROUP_BEHIND, GROUP_NEEDS_COPY, GROUP_COPYING, GROUP_RETIRED };
@@ -149,10 +158,12 @@ struct replica {
     struct timer repair_timer;
     struct latency latency;
     struct pace pace;
+    struct scrub *scrub;
+    bool store_closed;
     void (*closed)(void *user);
     void *closed_user;
     /* counters for status */
-    uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused, n_images_served;
+    uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused, n_images_served, n_lost_blocks;
     char last_error[128]; /* of a disk */
     uint64_t last_error_ns;
 };
@@ -260,6 +271,26 @@ void copy_image_ask(struct copy_request *rq);
 void copy_image_failed(struct copy_request *rq, uint64_t avoid_ns);
 void copy_image_on_msg(struct copy_request *rq, const struct msg *m, struct buf *payload);
 void copy_image_abandon(struct copy_request *rq);
+
+/* replica.c: the store is closed, or what kept the end waiting is over. */
+void replica_close_poll(struct replica *r);
+
+/* scrub.c. bytes_per_s 0: nothing in the background. False: no memory. */
+bool scrub_init(struct replica *r, uint64_t bytes_per_s, uint64_t interval_ns);
+void scrub_start(struct replica *r);
+void scrub_stop(struct replica *r);
+bool scrub_is_busy(const struct replica *r);
+void scrub_on_request(struct session *s, const struct msg *m);
+/* scrub_compare.c */
+void scrub_peer_changed(struct peer *p);
+void scrub_on_answer(struct peer *p, const struct msg *m);
+void scrub_donate_digests(struct session *s, struct replica_group *g, const struct msg *m);
+void scrub_donate_crcs(struct session *s, struct replica_group *g, const struct msg *m);
+
+/* repair_lost.c */
+void repair_denied(struct repair *rp, const struct peer *p, const struct msg *m);
+/* Block i of the repair is lost for good as far as anybody knows, and now says so. */
+bool repair_is_lost(struct repair *rp, uint32_t i);
 
 /* repair.c */
 void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks);

@@ -187,6 +187,10 @@ static void dispatch(struct session *s, const struct msg *m)
         on_address(s, m);
         return;
     }
+    if (m->type == MSG_SCRUB) {
+        scrub_on_request(s, m);
+        return;
+    }
     if (m->type == MSG_CREATE) {
         replica_create_group(s, m);
         return;
@@ -223,6 +227,12 @@ static void dispatch(struct session *s, const struct msg *m)
         return;
     case MSG_IMAGE:
         donate_image(s, g, m);
+        return;
+    case MSG_DIGESTS:
+        scrub_donate_digests(s, g, m);
+        return;
+    case MSG_CRCS:
+        scrub_donate_crcs(s, g, m);
         return;
     default:
         refuse(s, "a message that a replica does not take");

@@ -1,7 +1,7 @@
 /* The replica's STATUS: the truth for an operator, as JSON (docs/operations.md lists the fields). */
 #include "replica/replica_internal.h"
 
-#include <jansson.h>
+#include "replica/scrub_status.h"
 
 static bool is_learner(const struct replica_group *g)
 {
@@ -162,6 +162,7 @@ char *replica_status_json(struct replica *r)
     if (r->last_error_ns)
         json_object_set_new(o, "last_disk_error", json_pack("{s:s, s:I}", "text", r->last_error, "ago_ms",
                                                            (json_int_t)((now - r->last_error_ns) / NS_PER_MS)));
+    json_object_set_new(o, "scrub", scrub_json(r));
     char *text = json_dumps(o, JSON_COMPACT);
     json_decref(o);
     return text;

@@ -136,7 +136,9 @@ int rr_start(struct rr *rr)
                                 .superblock = &rr->sb,
                                 .listen_address = rr->listen ? rr->listen : rr->config.replicas[0].address,
                                 .pid = 4711,
-                                .store = rr->options};
+                                .store = rr->options,
+                                .scrub_bytes_per_s = rr->scrub_bytes_per_s,
+                                .scrub_interval_ns = rr->scrub_interval_ns};
     open_devices(rr, &o.devices);
     struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = rr};
     rr->ready = rr->closed = false;

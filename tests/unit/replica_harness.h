@@ -54,6 +54,7 @@ struct rr {
     struct replica *replica;
     struct store_options options;
     uint64_t wal_bytes, capacity_bytes;
+    uint64_t scrub_bytes_per_s, scrub_interval_ns; /* 0: no scrub in the background */
     const char *listen; /* the replica's, when not the configuration's */
     bool formatted, ready, closed;
     int ready_err, fatal;
