@@ -218,12 +218,22 @@ static void take_piece(struct replica_group *g, const struct msg *m)
         timer_cancel(r->reactor, &c->timer);
         return;
     }
+    /* Nobody looked at this replica's credit for space: what write-back would find no slabs for is asked for again. */
+    uint32_t n = store_can_take(r->store, c->entries, c->n_entries);
+    if (n == 0) {
+        MARK("catchup: no space for a single entry");
+        drop_piece(c);
+        c->state = CATCHUP_PAUSING;
+        set_timer(g, CATCHUP_RETRY_NS);
+        return;
+    }
+    MARK_IF(n < c->n_entries, "catchup: a piece cut to the space that there is");
     struct acceptor_event ev = {
         .type = ACCEPTOR_CAUGHT_UP,
         .from = c->from,
-        .through = m->u.catchup_end.through,
+        .through = {.slot = c->entries[n - 1]->slot, .e = c->entries[n - 1]->e},
         .entries = c->entries,
-        .n_entries = c->n_entries,
+        .n_entries = n,
     };
     uint64_t before = g->acceptor.commit;
     replica_step(g, &ev);
@@ -232,8 +242,8 @@ static void take_piece(struct replica_group *g, const struct msg *m)
         peer_failed(g); /* stale by now, or not usable: don't ask for the same again and again */
         return;
     }
-    r->n_catchup_entries += c->n_entries;
-    c->total_entries += c->n_entries;
+    r->n_catchup_entries += n;
+    c->total_entries += n;
     forget_round(c);
     drop_piece(c);
     if (store_has_room(r->store)) {
