@@ -124,8 +124,9 @@ static struct peer *choose(const struct copy_request *rq, bool *ret_exhausted)
     uint64_t now = io_now(g->replica->reactor);
     struct peer *best = NULL;
     bool hope = false, asked = false;
-    for (unsigned i = 0; i < peers_of_group(g); i++) {
-        struct peer *p = peer_of_group(g, i);
+    unsigned n = peers_of_group(g);
+    for (unsigned i = 0; i < n; i++) {
+        struct peer *p = peer_of_group(g, (unsigned)((i + g->replica->next_cookie) % n)); /* of equals, another one each time */
         unsigned k = index_of(p);
         peer_want(p);
         if (said_all_bad(rq, k)) {
@@ -254,6 +255,7 @@ static void on_installed(struct store_copy *c)
 {
     struct copy_request *rq = c->user;
     struct replica_group *g = rq->group;
+    bool wrong = c->err == -ERANGE; /* not of use, and not because of damage there: not asked of the same at once */
     rq->begun = false;
     if (c->err == 0) {
         memset(rq->want, 0, sizeof rq->want);
@@ -262,6 +264,7 @@ static void on_installed(struct store_copy *c)
             if (!get(c->left, i))
                 continue;
             set(rq->want, at);
+            wrong |= !get(c->bad, i);
             if (rq->peer && get(c->bad, i))
                 set(rq->said_bad[index_of(rq->peer)], at);
         }
@@ -276,7 +279,7 @@ static void on_installed(struct store_copy *c)
     }
     MARK_IF(c->err == 0, "copy: blocks of an image could not be used");
     MARK_IF(c->err == -ERANGE, "copy: an image from before the jump");
-    if (rq->peer && c->err == -ERANGE)
+    if (rq->peer && wrong)
         copy_avoid(g, rq->peer, COPY_BEHIND_NS);
     ask_again(rq);
     copy_fill_soon(g);

@@ -28,6 +28,7 @@ static void ask(struct replica_group *g)
 {
     struct copy *c = &g->copy;
     c->n_listing = 0;
+    c->at = (struct log_pos){0};
     c->cookie = g->replica->next_cookie++;
     struct msg m = {.type = MSG_REGIONS,
                     .cookie = c->cookie,
@@ -148,7 +149,7 @@ void copy_list_on_msg(struct replica_group *g, struct peer *p, const struct msg 
         try_next(g);
         return;
     }
-    if (c->n_listing == 0)
+    if (c->at.slot == 0)
         c->at = m->u.regions_reply.at;
     bool same = log_pos_compare(&c->at, &m->u.regions_reply.at) == 0;
     if (!same || !take_page(c, m)) {
