@@ -271,10 +271,15 @@ static uint64_t reserve(const struct store *s)
     return total / 64 > floor ? total / 64 : floor;
 }
 
-uint64_t slabs_credit(const struct store *s)
+uint64_t slabs_to_spare(const struct store *s)
 {
     uint64_t taken = s->slabs_reserved + reserve(s);
-    uint64_t credit = s->slabs_free > taken ? s->slabs_free - taken : 0;
+    return s->slabs_free > taken ? s->slabs_free - taken : 0;
+}
+
+uint64_t slabs_credit(const struct store *s)
+{
+    uint64_t credit = slabs_to_spare(s);
     uint64_t regions = s->regions_cap - s->regions_used; /* each slab may be the first of a region */
     regions = regions > REGIONS_SPARE ? regions - REGIONS_SPARE : 0;
     return credit < regions ? credit : regions;

@@ -320,7 +320,7 @@ static bool has_space(struct store *s, const struct group *g, const struct store
     uint64_t need = r ? slabs_needed(r, c->block, c->nblocks) : 0, keep = COPY_CREDIT_MIN / SLAB_BYTES;
     if (keep > s->slabs_total / 16)
         keep = s->slabs_total / 16;
-    return need == 0 || slabs_credit(s) >= keep + need;
+    return need == 0 || slabs_to_spare(s) >= keep + need;
 }
 
 bool store_copy_begin(struct store *s, struct store_copy *c)

@@ -453,6 +453,7 @@ void slabs_reserve_leaf(struct store *s, struct region *r, unsigned l); /* the s
 void slabs_reserve_again(struct store *s); /* all reservations, from what is in memory */
 void slabs_take_reservation(struct store *s, struct region *r, unsigned l, unsigned slab);
 void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l);
+uint64_t slabs_to_spare(const struct store *s); /* neither promised nor kept back */
 uint64_t slabs_credit(const struct store *s);
 /* So few to give that a front end may be refusing writes, and growth is no help. */
 bool slabs_are_short(const struct store *s);

@@ -191,6 +191,7 @@ void jump_on_root(struct store *s, struct group *g)
     MARK("jump: durable in both roots");
     g->jumping = JUMP_NONE;
     g->held = false;
+    repairs_on_applied(s, g); /* of damage found meanwhile */
     if (g->jump_fn)
         g->jump_fn(g->jump_user);
 }

@@ -134,12 +134,30 @@ static void on_cut(void *user, uint64_t group, uint64_t slot)
         replay_cut(g, slot);
 }
 
+/* A jump emptied the log, and its CUT stands in a batch that rotted as the newest one. What the checkpoint does not name
+ * above its applied slot, and what does not stand where redo begins or later, is none of the log's (cycle's redo_position). */
+static bool is_dead(const struct store *s, const struct group *g, const struct entry *e, struct wal_place place)
+{
+    if (g->jump == 0 || e->slot <= g->page_applied.slot || place.desc_lsn >= s->root->redo_lsn ||
+        g->n_page_tail == GROUP_TAIL_RUNS)
+        return false;
+    for (uint32_t i = 0; i < g->n_page_tail; i++) {
+        const struct run *t = &g->page_tail[i];
+        if (e->slot >= t->first && e->slot <= t->last && ballot_equal(&e->e, &t->e))
+            return false;
+    }
+    MARK("replay: an entry that a jump dropped");
+    return true;
+}
+
 static void on_entry(void *user, struct entry *e, struct wal_place place, bool refill)
 {
     struct store *s = user;
     struct group *g = store_group(s, e->group);
     if (!g)
         s->replay_unknown = e->group;
+    if (g && is_dead(s, g, e, place))
+        return;
     struct slot_info *i = g ? slot_for(g, e->slot) : NULL;
     if (!i)
         return;

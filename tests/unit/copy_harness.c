@@ -317,13 +317,18 @@ static bool chunks_done(void *user)
     return ((struct chunks_wait *)user)->done;
 }
 
-void x_chunks(struct copy_test *x, uint32_t region, uint64_t since, struct store_chunks *ret)
+void x_chunks_of(struct store_test *t, uint32_t region, uint64_t since, struct store_chunks *ret)
 {
     struct chunks_wait w = {.c = {.group = 1, .region = region, .since = since, .fn = on_chunks}};
-    store_chunks_changed(x->d.store, &w.c);
+    store_chunks_changed(t->store, &w.c);
     if (!w.done)
-        assert_true(sim_run_until(x->d.world, chunks_done, &w, 60 * NS_PER_S));
+        assert_true(sim_run_until(t->world, chunks_done, &w, 60 * NS_PER_S));
     *ret = w.c;
+}
+
+void x_chunks(struct copy_test *x, uint32_t region, uint64_t since, struct store_chunks *ret)
+{
+    x_chunks_of(&x->d, region, since, ret);
 }
 
 struct verdict_wait {

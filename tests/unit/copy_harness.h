@@ -57,6 +57,7 @@ void x_wait(struct copy_test *x, unsigned flight);
 int x_unknown(struct copy_test *x, uint64_t block, struct store_unknown *ret);
 /* The donor's verdicts for a region handed over: accepted chunks. */
 uint64_t x_verdict(struct copy_test *x, uint32_t region);
+void x_chunks_of(struct store_test *t, uint32_t region, uint64_t since, struct store_chunks *ret);
 void x_chunks(struct copy_test *x, uint32_t region, uint64_t since, struct store_chunks *ret);
 /* The copier: n chunks, or all there are. */
 void x_copy(struct copy_test *x, unsigned n);

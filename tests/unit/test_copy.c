@@ -125,6 +125,18 @@ static void test_lag_jump_copy(void **state)
     st = x_state(&x);
     assert_false(st.needs_copy || st.copying);
     x_check_complete(&x);
+    /* A donor itself from now on: what it copied was changed when the donor says, not when it was copied. */
+    for (uint32_t region = 0; region < 3; region++) {
+        struct store_chunks d, t;
+        x_chunks(&x, region, 6, &d);
+        x_chunks_of(&x.t, region, 6, &t);
+        assert_int_equal(t.err, 0);
+        assert_int_equal(t.unchanged & d.unchanged, d.unchanged);
+        for (unsigned k = 0; k < 64; k++)
+            if (!(d.unchanged >> k & 1) && d.changed_at[k] > 6)
+                assert_true(!(t.unchanged >> k & 1) && t.changed_at[k] >= d.changed_at[k]);
+        assert_true(region == 1 || t.unchanged != 0);
+    }
     afterwards(&x);
     x_free(&x);
 }
@@ -319,6 +331,52 @@ static void test_newest_root_rots_after_the_jump(void **state)
         x.t.group[0].saved_applied = 0;
         restart(&x);
         assert_true(store_applied(x.t.store, 1) >= 12);
+        finish(&x);
+        afterwards(&x);
+        x_free(&x);
+    }
+}
+
+/* The batch with the CUT is the newest one, and rots: the tail that nobody chose does not come back. */
+static void test_cut_rots_after_the_jump(void **state)
+{
+    for (unsigned keep = 0; keep < 2; keep++) {
+        struct copy_test x;
+        x_begin(&x, 46 + 2 * keep, SIZE);
+        common_past(&x);
+        if (keep) {
+            missed(&x);
+            t_append(&x.d, 0, ENTRY_WRITE, 30, 4);
+            x_feed(&x);
+        } else {
+            for (unsigned i = 0; i < 9; i++) {
+                t_append(&x.t, 0, ENTRY_WRITE, 40 * i, 7);
+                t_settle(&x.t);
+            }
+            x.d.group[0].e = 9;
+            missed(&x);
+        }
+        t_settle(&x.t);
+        x_needs_copy(&x);
+        x_jump(&x, keep);
+        t_settle(&x.t);
+        struct wal *w = x.t.store->wal;
+        uint64_t head = wal_head_lsn(w), newest = 0;
+        struct wal_stats ws;
+        wal_get_stats(w, &ws);
+        for (uint64_t at = ws.tail_lsn; at < head; at = newest + 1) {
+            newest = wal_position_at(w, at).lsn;
+            if (wal_position_at(w, newest + 1).lsn >= head)
+                break;
+        }
+        assert_true(newest > 0 && newest < head);
+        crash(&x, SIM_KILL);
+        sim_disk_flip(x.t.wal, newest % x.t.wal_bytes + 40, 3);
+        restart(&x);
+        assert_int_equal(store_applied(x.t.store, 1), 12);
+        assert_int_equal(x.t.group[0].last, keep ? 13 : 12);
+        t_commit_all(&x.d);
+        x_feed(&x);
         finish(&x);
         afterwards(&x);
         x_free(&x);
@@ -598,11 +656,14 @@ static void test_donor_without_the_leaf(void **state)
     struct copy_test x;
     x_begin(&x, 130, SIZE);
     x_both(&x, ENTRY_WRITE, 0, 10);
+    t_checkpoint(&x.d);
     x_both(&x, ENTRY_WRITE, 2100, 10);
     t_checkpoint(&x.t);
     x_donor(&x, ENTRY_TRIM, 2048, 512);
     t_checkpoint(&x.d);
-    assert_int_equal(x.d.store->root->checkpoint, 2);
+    assert_int_equal(x.d.store->root->checkpoint, 3);
+    t_crash(&x.d, SIM_POWER); /* that something was there is on disk all the same */
+    t_start_ok(&x.d);
     x_needs_copy(&x);
     x_jump(&x, false);
     assert_int_equal(x_bad(&x, 2100, 10), 10);
@@ -997,7 +1058,7 @@ static void test_bounds(void **state)
     assert_int_equal(x.t.store->slabs_reserved, 0);
     /* Space: what is left is for writers. */
     uint64_t keep = x.t.store->slabs_total / 16, free = x.t.store->slabs_free;
-    while (slabs_credit(x.t.store) > keep + 8)
+    while (slabs_to_spare(x.t.store) > keep + 8)
         x.t.store->slabs_free--;
     assert_true(x_request(&x, 1, 1024, 128));
     assert_false(x_request(&x, 2, 1536, 16));
@@ -1239,6 +1300,7 @@ int main(int argc, char **argv)
         T(test_kill_at_every_third_event),
         T(test_power_cut_with_a_kept_log),
         T(test_newest_root_rots_after_the_jump),
+        T(test_cut_rots_after_the_jump),
         T(test_no_jump_while_a_checkpoint_is_made),
         T(test_drain_writes_back),
         T(test_regions_that_the_donor_has_not),
