@@ -174,10 +174,18 @@ static bool same_voters(const struct membership *a, const struct membership *b)
     return same;
 }
 
+/* Committed, and known so to a majority of the new voters, who write that down at once: until then the old ones may be needed to find it out. */
 static bool is_done(const struct volume *v)
 {
     const struct proposer *p = v->group[0].proposer;
-    return p->state == PROPOSER_SERVING && p->has_membership && !p->has_uncommitted && same_voters(&p->committed, &v->change.membership);
+    if (p->state != PROPOSER_SERVING || !p->has_membership || p->has_uncommitted || !same_voters(&p->committed, &v->change.membership))
+        return false;
+    unsigned n = 0;
+    for (unsigned i = 0; i < p->committed.n_voters; i++) {
+        uint32_t link = volume_find_link(v, &p->committed.voter[i]);
+        n += link < VOLUME_LINKS_MAX && p->replica[link].commit >= p->committed.slot;
+    }
+    return n >= membership_majority(&p->committed);
 }
 
 static void propose(struct volume *v)
@@ -223,6 +231,8 @@ void members_pump(struct volume *v)
     }
     if (c->state == CHANGE_PROPOSED)
         return;
+    if (same_voters(&v->group[0].proposer->committed, &c->membership) && !v->group[0].proposer->has_uncommitted)
+        return; /* is_done, as soon as enough of them have heard of it */
     int rc = proposer_may_change(v->group[0].proposer, &c->membership, &why);
     c->why = why;
     if (rc == 0) {

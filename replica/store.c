@@ -199,14 +199,18 @@ static void note_membership(struct group *g, const struct entry *e)
     g->uncommitted.slot = e->slot;
 }
 
+static void log_commit_now(struct store *s, struct group *g)
+{
+    g->commit_logged = g->applied;
+    wal_append_commit(s->wal, store_next_token(s), g->id, g->applied);
+}
+
 /* How far the group is known to be committed goes to the log with the entries now and then, not only at checkpoints: after
  * a restart of everybody, a front end has to hold all that lies above the highest commit that somebody still knows. */
 static void log_commit(struct store *s, struct group *g)
 {
-    if (g->applied < g->commit_logged + COMMIT_EVERY_SLOTS)
-        return;
-    g->commit_logged = g->applied;
-    wal_append_commit(s->wal, store_next_token(s), g->id, g->applied);
+    if (g->applied >= g->commit_logged + COMMIT_EVERY_SLOTS)
+        log_commit_now(s, g);
 }
 
 void store_append(struct store *s, struct entry *e, uint64_t seq)
@@ -311,7 +315,10 @@ void store_commit(struct store *s, uint64_t group, uint64_t slot)
     if (s->dead || slot <= g->applied)
         return;
     assert(slot <= g->last && g->jumping == JUMP_NONE);
+    uint64_t membership = g->committed.slot;
     store_apply(s, g, slot);
+    if (g->committed.slot != membership && !s->dead)
+        log_commit_now(s, g); /* at once: a voter that is replaced may be gone, and only a commit replaces it (docs/rebuild.md section 6) */
     store_touch(s);
     if (s->cb.on_applied && !s->dead)
         s->cb.on_applied(s->cb.user, group, g->applied);

@@ -593,6 +593,26 @@ static void test_membership(void **state)
     t_free(&t);
 }
 
+/* That a membership is committed outlives the process without a checkpoint, and without an entry behind it: the voters that
+ * it replaces may be gone for good, and an uncommitted one would still ask for them. */
+static void test_a_committed_membership_is_written_down_at_once(void **state)
+{
+    struct store_test t;
+    begin(&t, 9610);
+    t_append(&t, 0, ENTRY_WRITE, 0, 1);
+    t_commit_all(&t);
+    t_append(&t, 0, ENTRY_MEMBER, 0, 0);
+    t_commit_all(&t);
+    uint64_t slot = t.group[0].last;
+    assert_int_equal(store_group(t.store, 1)->committed.slot, slot);
+    t_run(&t, 20 * NS_PER_MS);
+    t_crash(&t, SIM_POWER);
+    t_start_ok(&t);
+    assert_true(t.group[0].found_commit >= slot);
+    go_on(&t);
+    t_free(&t);
+}
+
 /* A dirty store that is left alone makes its checkpoint, once. */
 static void test_idle_checkpoint(void **state)
 {
@@ -617,6 +637,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_idle_checkpoint),
         cmocka_unit_test(test_membership),
+        cmocka_unit_test(test_a_committed_membership_is_written_down_at_once),
         cmocka_unit_test(test_creation_during_a_checkpoint),
         cmocka_unit_test(test_kill_at_every_other_event),
         cmocka_unit_test(test_power_cut_at_every_event),
