@@ -3,6 +3,7 @@
 #include "consensus/proposer.h"
 #include "nbdserver/volume_internal.h"
 #include "replica/replica_internal.h"
+#include "replica/scrub_internal.h"
 #include "replica/store_internal.h"
 #include "replica/wal_internal.h"
 #include "tests/sim/cluster/check_internal.h"
@@ -12,6 +13,23 @@
 #define OVERLAY_SLACK (16 * SIM_MIB)
 /* Beyond retain_bytes: what has a slot and is not chosen, and one entry more. */
 #define RETAIN_SLACK (PROPOSER_INFLIGHT_BYTES + 2 * SIM_MIB)
+
+/* Nothing here gives a block other contents under a good checksum: replicas that differ at equal slots were not at equal
+ * slots, and what a scrub "repairs" then is an intact block. */
+static void sample_scrub(struct checks *ck, const struct node *n)
+{
+    const struct scrub *sc = n->replica->scrub;
+    const struct scrub_report *report[] = {&sc->now, &sc->last};
+    for (unsigned i = 0; i < ARRAY_LEN(report) && !ck->cluster->beyond; i++)
+        if (report[i]->disowned_blocks + report[i]->odd_peer_blocks + report[i]->undecided.blocks > 0)
+            CK_FAIL(ck, "scrub: %s takes an intact block for one that replicas hold differently (%llu own, %llu others', %llu undecided)", n->host,
+                    LLU(report[i]->disowned_blocks), LLU(report[i]->odd_peer_blocks), LLU(report[i]->undecided.blocks));
+    /* A replica to whose disks nothing happened finds nothing; but what its donors could not give to a copy. */
+    const struct group *g = store_group(n->replica->store, SIM_GROUP);
+    uint64_t bad = sc->now.bad_blocks + sc->last.bad_blocks, pages = sc->now.rewritten_pages + sc->last.rewritten_pages;
+    if (!ck->view[n->index].damaged && !n->io_failed && (pages > 0 || (bad > 0 && g && g->jump == 0)))
+        CK_FAIL(ck, "scrub: %s finds %llu bad blocks and %llu bad pages on disks that are intact", n->host, LLU(bad), LLU(pages));
+}
 
 static void sample_node(struct checks *ck, const struct node *n)
 {
@@ -29,6 +47,7 @@ static void sample_node(struct checks *ck, const struct node *n)
     /* Dirty and pinned leaves can't go before a checkpoint. */
     if (st.leaf_cache_bytes > s->options.leaf_cache_bytes + (st.dirty_leaves + 64) * BLOCK_SIZE)
         CK_FAIL(ck, "%s: the leaf cache holds %llu bytes", n->host, LLU(st.leaf_cache_bytes));
+    sample_scrub(ck, n);
     const struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
     if (!g)
         return;

@@ -12,7 +12,8 @@
  *  - WAL space is used again only when a durable root lets it go, and only committed entries' blocks reach the extents.
  *  - a slot is assigned only within a quorum's credits, and an entry that has its slot is refused nowhere for lack of
  * space.
- *  - a replica whose disks nothing ever happened to says of no block that it is damaged.
+ *  - a replica whose disks nothing ever happened to says of no block that it is damaged; its scrub finds nothing.
+ *  - no scrub finds that replicas differ at equal slots: nothing makes them differ under good checksums.
  *  - memory stays within its stated bounds.
  *
  * Nothing here changes what happens in a run: to its history only the moments are added at which memory is sampled. The

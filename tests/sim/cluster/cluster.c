@@ -177,6 +177,8 @@ void cluster_start_node(struct node *n)
                   .leaf_cache_bytes = c->sizes.leaf_cache_bytes,
                   .checkpoint_idle_ns = c->sizes.checkpoint_idle_ns,
                   .write_back_depth = 8},
+        .scrub_bytes_per_s = c->sizes.scrub_bytes_per_s,
+        .scrub_interval_ns = c->sizes.scrub_interval_ns,
     };
     open_devices(n, &sb, &o.devices);
     struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = n};

@@ -20,6 +20,7 @@ struct cluster_sizes {
     uint64_t volume_bytes, wal_bytes, extent_bytes;
     uint64_t overlay_bytes, leaf_cache_bytes, checkpoint_idle_ns; /* store_options */
     uint64_t retain_bytes, inflight_bytes;                        /* of front ends */
+    uint64_t scrub_bytes_per_s, scrub_interval_ns;                /* 0: replicas do not scrub */
     uint32_t lease_ms;                                            /* 0: drawn */
 };
 
@@ -64,6 +65,7 @@ struct cluster {
     struct frontend frontend[SIM_FRONTENDS];
     uint32_t n_sessions;
     struct cluster_sizes sizes;
+    bool beyond;        /* damage may hit more than a minority: replicas may forget what they acknowledged, and then differ */
     const char *broken; /* what must not happen, happened */
     char broken_text[512];
     /* of front ends */

@@ -68,6 +68,7 @@ enum theme {
     THEME_REPAIR,
     THEME_TORN,
     THEME_SLOW_READS, /* a disk reads more slowly than it writes */
+    THEME_SCRUB, /* only when asked for: an eighth of all small runs scrub anyway */
     THEMES
 };
 

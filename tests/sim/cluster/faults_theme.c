@@ -8,6 +8,7 @@
 static const char *const names[THEMES] = {
     [THEME_NONE] = "none",   [THEME_ROT] = "rot",       [THEME_STALE] = "stale", [THEME_ANSWERS] = "answers",
     [THEME_CROWD] = "crowd", [THEME_REPAIR] = "repair", [THEME_TORN] = "torn",   [THEME_SLOW_READS] = "slow-reads",
+    [THEME_SCRUB] = "scrub",
 };
 
 const char *theme_name(unsigned theme)
@@ -18,7 +19,7 @@ const char *theme_name(unsigned theme)
 static enum theme choose(const struct trial *r, struct fault_rng *g)
 {
     bool any = fault_chance(g, 4);
-    enum theme drawn = (enum theme)fault_draw(g, THEME_NONE + 1, THEMES - 1);
+    enum theme drawn = (enum theme)fault_draw(g, THEME_NONE + 1, THEME_SCRUB - 1);
     if (r->options->theme != THEME_DRAWN)
         return r->options->theme;
     bool plain = r->options->storms || r->options->beyond || r->scale.large || r->scale.scattered;
@@ -54,8 +55,31 @@ static void draw_slow_reads(struct faults *f, struct fault_rng *g)
     f->total = 0;
 }
 
+/* Replicas scrub in an eighth of the small runs, and then all the time: from a stream of its own, so that the other runs stay as they are. */
+static void draw_scrub(struct faults *f)
+{
+    struct fault_rng g = fault_stream(f, UINT64_MAX - 3);
+    struct cluster_sizes *z = &f->run->scale.sizes;
+    bool scrubs = fault_chance(&g, 8);
+    if (f->run->scale.large || !(scrubs || f->run->options->theme == THEME_SCRUB))
+        return;
+    z->scrub_bytes_per_s = SIM_MIB << fault_draw(&g, 0, 6);
+    z->scrub_interval_ns = fault_draw(&g, 1, 500) * NS_PER_MS;
+}
+
+/* Things rot in every place where a scrub looks. */
+static void rot_everywhere(struct faults *f)
+{
+    static const enum fault kinds[] = {FAULT_FLIP_DATA, FAULT_LATENT_DATA, FAULT_FLIP_LEAF, FAULT_FLIP_META, FAULT_FLIP_SUPERBLOCK};
+    only(f, FAULT_FLIP_DATA, 100 * NS_PER_MS);
+    f->total = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++)
+        f->total += f->weight[kinds[i]] = i < 2 ? 3 : 1;
+}
+
 void faults_draw_theme(struct faults *f)
 {
+    draw_scrub(f);
     struct fault_rng g = fault_stream(f, UINT64_MAX - 2);
     struct scale *s = &f->run->scale;
     f->theme = choose(f->run, &g);
@@ -94,6 +118,10 @@ void faults_draw_theme(struct faults *f)
         small_overlay(f, &g);
         crowd(f, &g);
         draw_slow_reads(f, &g);
+        break;
+    case THEME_SCRUB:
+        rot_everywhere(f);
+        small_overlay(f, &g);
         break;
     default:
         assert(!"a theme of no known name");

@@ -205,6 +205,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     r.history = history_new(r.n_cells);
     r.cluster = cluster_new(r.world, o->seed, &r.scale.sizes);
     r.cluster->user = &r;
+    r.cluster->beyond = o->beyond;
     r.cluster->on_session_ended = on_session_ended;
     r.cluster->on_session = on_session;
     if (!r.cluster->broken)

@@ -224,6 +224,15 @@ mutation("checksum-made-by-replica", "store.md §2: front end's CRCs", "replica/
     ("        if (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i])\n            bit_set(r->bad, i);",
      "        if (failed)\n            bit_set(r->bad, i);\n        else\n            r->crc[i] = crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE);"))
 
+# ---- the scrub ----
+
+mutation("scrub-unequal-slots", "docs/rebuild.md section 9", "replica/scrub_compare.c",
+    ("    return changed_a <= applied_b && changed_b <= applied_a;", "    return true;"), ("    return from <= to;", "    return from <= to || true;"),
+    options=theme("scrub"))
+mutation("scrub-overlay-unseen", "docs/rebuild.md section 9", "replica/store_digest.c",
+    ("        uint64_t at = r ? chunk_changed_at(r, l, c, p) : 0;", "        uint64_t at = p ? p->changed_at[c] : 0;"),
+    ("    c->changed_at = r ? chunk_changed_at(r, l, k, p) : 0;", "    c->changed_at = p ? p->changed_at[k] : 0;"), options=theme("scrub"))
+
 # ---- the replica: peers ----
 
 mutation("read-before-applied", "P8", "replica/serve_read.c", ("    if (store_applied(r->store, g->id) >= p->watermark) {", "    if (true) {"), options=STORMS)
