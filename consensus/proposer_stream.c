@@ -415,6 +415,10 @@ int proposer_may_change(const struct proposer *p, const struct membership *m, co
     *why = "no group can have these voters";
     if (m->n_voters == 0 || m->n_voters > MEMBERS_MAX || m->n_learners > MEMBERS_MAX)
         return -EINVAL;
+    for (uint32_t v = 0; v < m->n_voters; v++)
+        for (uint32_t k = 0; k <= v; k++)
+            if (k == v ? uuid_is_zero(&m->voter[v]) : uuid_equal(&m->voter[v], &m->voter[k]))
+                return -EINVAL; /* one voice each */
     int soon = 0;
     const char *soon_why = "";
     for (uint32_t v = 0; v < m->n_voters; v++) {

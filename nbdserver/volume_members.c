@@ -152,8 +152,21 @@ int volume_learn_address(struct volume *v, const struct uuid *identity, const ch
 
 /* ---- changes ---- */
 
+/* Who votes is no learner any more: when it is voted out one day, it is sent nothing. */
+static void learners_vote(struct volume *v)
+{
+    for (uint32_t i = 0; i < v->n_links; i++)
+        if ((v->learners >> i & 1) && is_voter(v, &v->link[i].replica->identity)) {
+            v->learners &= ~(1u << i);
+            for (uint32_t k = 0; k < v->n_groups; k++)
+                volume_group_step(&v->group[k], (struct proposer_event){ .type = PROPOSER_ADD_LINK, .link = i, .identity = v->link[i].replica->identity });
+        }
+}
+
 static void change_end(struct volume *v, int err, const char *text)
 {
+    if (err == 0)
+        learners_vote(v);
     struct member_change *c = &v->change;
     assert(c->state != CHANGE_NONE && c->state != CHANGE_TELLING);
     c->state = CHANGE_TELLING; /* with the next turn of the pump: the one who asked may ask on */
@@ -333,7 +346,8 @@ int volume_members(struct volume *v, enum volume_members_verb verb, const struct
             return -EBUSY;
         *text = "";
         v->change = (struct member_change){ .state = CHANGE_WAITING, .membership = voters, .since_ns = io_now(v->reactor), .why = "", .done = done, .user = user };
-        rc = -EINPROGRESS;
+        timer_set(v->reactor, &v->tick, io_now(v->reactor)); /* in a turn of its own: nobody is told from in here */
+        return -EINPROGRESS;
     }
     volume_pump(v);
     return rc;

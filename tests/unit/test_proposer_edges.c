@@ -331,11 +331,13 @@ static void impossible_memberships_are_not_proposed(void **state)
 {
     struct rig *r = *state;
     serving(r);
-    struct membership m = voters(0, N, 0), bad[3] = {m, m, m};
+    struct membership m = voters(0, N, 0), bad[5] = {m, m, m, m, m};
     bad[0].n_voters = 0;
     bad[1].n_voters = MEMBERS_MAX + 1;
     bad[2].n_learners = MEMBERS_MAX + 1;
-    for (unsigned i = 0; i < 3; i++)
+    bad[3].voter[2] = bad[3].voter[0]; /* two votes for one */
+    memset(&bad[4].voter[1], 0, sizeof bad[4].voter[1]);
+    for (unsigned i = 0; i < 5; i++)
         assert_int_equal(submit(r, member_of(r, &bad[i])), -EINVAL);
     m.n_voters = 2;
     assert_int_equal(submit(r, member_of(r, &m)), 0);
