@@ -14,6 +14,7 @@ static const struct subcommand subcommands[] = {
     {"local", command_local,
      "a whole cluster on this machine: start, stop, status, pid, uri, kill, pause, resume, restart, wipe, add"},
     {"status", command_status, "how a cluster is: redundancy, who holds each volume, where each replica stands"},
+    {"scrub", command_scrub, "have all replicas read back and compare what they hold, and repair it"},
     {"volume", command_volume, "create a volume that the configuration describes"},
 };
 

@@ -1,6 +1,8 @@
 /* Asking the daemons how they are: views of replicas and volumes, and the command qbd status. */
 #include "tools/status.h"
 
+#include "tools/scrub.h"
+
 #include "base/log.h"
 
 #include <argp.h>
@@ -358,6 +360,7 @@ static void print_report(struct status_report *s)
         print_warnings(&v);
         printf("\n");
         print_replicas(s, config, &v);
+        scrub_print_last(config, s->replicas);
     }
 }
 
@@ -381,6 +384,8 @@ static json_t *report_volume(struct status_report *s, const struct volume_config
             json_object_set_new(o, "behind", json_integer(behind));
         if (r->group)
             json_object_set(o, "group", r->group);
+        if (json_object_get(r->status, "scrub"))
+            json_object_set(o, "scrub", json_object_get(r->status, "scrub"));
         json_array_append_new(replicas, o);
     }
     return json_pack("{s:s, s:I, s:I, s:b, s:i, s:i, s:i, s:i, s:s, s:s, s:I, s:b, s:I, s:o}", "name", config->name,
