@@ -425,6 +425,7 @@ static void install(struct store *s, struct region *r, struct store_copy *c, con
         if (given_up) {
             bad_given_up(s, r, l, i);
             overlay_touch(s, r, l, i / CHUNK_BLOCKS);
+            store_touch(s);
             continue;
         }
         if (bad || !is_new_enough(g, r, l, i, p, c->image_slot) ||
@@ -434,7 +435,8 @@ static void install(struct store *s, struct region *r, struct store_copy *c, con
             put(s, r, c, k, at);
     }
     MARK_IF(c->installed > 0, "copy: image installed");
-    store_touch(s);
+    if (c->installed > 0)
+        store_touch(s); /* otherwise asking in vain would keep the store from ever being idle */
     over(s, c, 0);
 }
 

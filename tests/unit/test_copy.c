@@ -141,6 +141,33 @@ static void test_lag_jump_copy(void **state)
     x_free(&x);
 }
 
+/* All of a chunk's blocks are data: nothing but the image says when it changed. */
+static void test_copied_chunk_is_as_old_as_it_is(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 10, SIZE);
+    for (unsigned i = 0; i < 4; i++)
+        x_both(&x, ENTRY_WRITE, 4096 + 64 * i, 64);
+    t_checkpoint(&x.t);
+    x_donor(&x, ENTRY_WRITE, 4100, 4); /* 5 */
+    x_donor(&x, ENTRY_SESSION, 0, 0);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    x_donor(&x, ENTRY_SESSION, 0, 0);
+    x_copy(&x, 1000);
+    for (unsigned life = 0; life < 2; life++) {
+        struct store_read r;
+        t_read_now(&x.t, 0, 4096, 256, &r);
+        assert_int_equal(r.err, 0);
+        assert_int_equal(r.changed_at, 5);
+        buf_unref(r.buf);
+        if (life == 0)
+            t_checkpoint(&x.t);
+    }
+    finish(&x);
+    x_free(&x);
+}
+
 /* A learner: all is unknown but what nobody has. */
 static void test_from_nothing(void **state)
 {
@@ -1293,6 +1320,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         T(test_lag_jump_copy),
+        T(test_copied_chunk_is_as_old_as_it_is),
         T(test_from_nothing),
         T(test_created_as_a_learner),
         T(test_retired_is_remembered),
