@@ -61,6 +61,7 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_LATE_ANSWERS] = "answers of another ballot",
     [FAULT_REPAIR_STORM] = "storm of repairs",
     [FAULT_TORN_LOG] = "torn log, time after time",
+    [FAULT_TAILS] = "stream to a tail that was not heard",
 };
 
 const char *fault_name(unsigned kind)
@@ -327,6 +328,7 @@ static bool apply_to_process(struct faults *f, enum fault kind, struct fault_rng
     case FAULT_LATE_ANSWERS:
     case FAULT_REPAIR_STORM:
     case FAULT_TORN_LOG:
+    case FAULT_TAILS:
         return faults_scene(f, kind, g);
     default:
         return false;

@@ -54,6 +54,7 @@ enum fault {
     FAULT_LATE_ANSWERS,  /* a replica's answers arrive when their front end has another ballot */
     FAULT_REPAIR_STORM,  /* data rots faster than it is repaired */
     FAULT_TORN_LOG,      /* a replica dies with WAL batches under way, time after time */
+    FAULT_TAILS,         /* streams begin at replicas that were not heard, and hold more than was to be known */
     FAULT_KINDS
 };
 
@@ -68,6 +69,7 @@ enum theme {
     THEME_REPAIR,
     THEME_TORN,
     THEME_SLOW_READS, /* a disk reads more slowly than it writes */
+    THEME_TAILS,
     THEME_SCRUB, /* only when asked for: an eighth of all small runs scrub anyway */
     THEMES
 };

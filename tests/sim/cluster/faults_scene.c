@@ -11,6 +11,9 @@
  *    they arrive under another ballot (P5), while one of the others is slow.
  *  - repair: data of one replica rots faster than it is repaired, while answers of its peers are slow or its own stream
  *    is (ST3, wrong 16).
+ *  - tails: front ends begin a stream at a replica whose promise came too late to be heard. Either it alone holds what
+ *    a front end could send nobody else, and that one's successors have got less far (wrong 2); or it is one of the two
+ *    that hold something chosen, and the front end and the other one die when the stream has just begun (wrong 5).
  *  - torn log: see faults_disk.c.
  *
  * What follows is drawn from the fault that began the scene. One scene at a time. */
@@ -231,6 +234,113 @@ static bool play_answers(struct faults *f)
     return true;
 }
 
+/* ---- tails ---- */
+
+static struct frontend *find_next(struct faults *f, enum proposer_state state)
+{
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        const struct proposer *p = proposer_of(f, i);
+        if (p && p->ballot.round > f->scene.round && p->state >= state && p->state <= PROPOSER_SERVING)
+            return &f->run->cluster->frontend[i];
+    }
+    return NULL;
+}
+
+static void kill_frontends(struct faults *f)
+{
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        faults_crash_frontend(f, &f->run->cluster->frontend[i], SIM_KILL,
+                              fault_draw_log(&f->scene.g, NS_PER_MS / 10, 8 * NS_PER_MS));
+}
+
+/* Its successor finds a commit that is above where the victim's log parted from the others'. */
+static void lone_tail_met(struct fault_action *a)
+{
+    struct faults *f = a->faults;
+    struct scene *s = &f->scene;
+    fault_count(f, FAULT_TAILS);
+    kill_frontends(f);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        faults_late(f, frontend_host(i), s->victim, fault_draw_log(&s->g, NS_PER_MS / 4, 8 * NS_PER_MS), 0,
+                    5 * lease_of(f));
+    end_in(f, 5 * lease_of(f) + fault_draw_log(&s->g, 10 * NS_PER_MS, 100 * NS_PER_MS));
+}
+
+static void second_copy_met(struct fault_action *a)
+{
+    struct faults *f = a->faults;
+    struct scene *s = &f->scene;
+    uint64_t away_ns = 3 * lease_of(f) + fault_draw_log(&s->g, 20 * NS_PER_MS, 500 * NS_PER_MS);
+    fault_count(f, FAULT_TAILS);
+    kill_frontends(f);
+    faults_crash_node(f, &f->run->cluster->node[s->other[1]], SIM_KILL, away_ns);
+    end_in(f, away_ns + fault_draw_log(&s->g, 10 * NS_PER_MS, 100 * NS_PER_MS));
+}
+
+static void tails_watch(struct fault_action *a)
+{
+    struct faults *f = a->faults;
+    struct scene *s = &f->scene;
+    bool lone = s->left > 0;
+    if (find_next(f, lone ? PROPOSER_SERVING : PROPOSER_STARTING))
+        fault_later(f, fault_draw_log(&s->g, NS_PER_MS / 4, 8 * NS_PER_MS), lone ? lone_tail_met : second_copy_met, 0,
+                    0, 0);
+    else if (now(f) < s->until_ns)
+        fault_later(f, WATCH_NS / 4, tails_watch, 0, 0, 0);
+    else
+        end_scene(a);
+}
+
+static void play_lone_tail(struct faults *f, unsigned frontend)
+{
+    struct scene *s = &f->scene;
+    uint64_t ns = 3 * lease_of(f) + 50 * NS_PER_MS;
+    for (unsigned k = 0; k < 2; k++)
+        faults_late(f, frontend_host(frontend), s->other[k], ns, 0, ns);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        if (i != frontend)
+            faults_late(f, frontend_host(i), s->victim, ns, 0, ns);
+    s->until_ns = now(f) + ns;
+    fault_later(f, lease_of(f) / 2, tails_watch, 0, 0, 0);
+}
+
+/* What is large comes slowly to both that the successor must bring level: it is begun with, no more. */
+static void first_dies(struct fault_action *a)
+{
+    struct faults *f = a->faults;
+    struct scene *s = &f->scene;
+    uint64_t ns = 3 * lease_of(f) + 50 * NS_PER_MS;
+    kill_frontends(f);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
+        uint32_t slow = (uint32_t)fault_draw_log(&s->g, NS_PER_MS / 2, 8 * NS_PER_MS);
+        faults_late(f, frontend_host(i), s->other[0], NS_PER_MS / 20, slow, ns);
+        faults_late(f, frontend_host(i), s->victim, fault_draw_log(&s->g, NS_PER_MS / 4, 4 * NS_PER_MS), slow, ns);
+    }
+    s->until_ns = now(f) + ns;
+    tails_watch(a);
+}
+
+static bool play_tails(struct faults *f)
+{
+    struct scene *s = &f->scene;
+    struct frontend *fe = cluster_serving(f->run->cluster, 0);
+    const struct proposer *p = fe ? proposer_of(f, fe->index) : NULL;
+    cast(s, (unsigned)fault_draw(&s->g, 0, SIM_REPLICAS - 1));
+    if (!p)
+        return false;
+    s->round = p->ballot.round;
+    s->left = fault_chance(&s->g, 2);
+    if (s->left) {
+        play_lone_tail(f, fe->index);
+        return true;
+    }
+    uint64_t build_ns = fault_draw_log(&s->g, 2 * NS_PER_MS, 60 * NS_PER_MS);
+    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+        faults_late(f, frontend_host(i), s->other[0], build_ns + 50 * NS_PER_MS, 0, build_ns);
+    fault_later(f, build_ns, first_dies, 0, 0, 0);
+    return true;
+}
+
 /* ---- repair ---- */
 
 static void on_read(struct store_read *r)
@@ -316,6 +426,7 @@ bool faults_scene(struct faults *f, enum fault kind, struct fault_rng *g)
                  : kind == FAULT_STALE_STREAM ? play_stale(f)
                  : kind == FAULT_LATE_ANSWERS ? play_answers(f)
                  : kind == FAULT_TORN_LOG     ? play_torn(f)
+                 : kind == FAULT_TAILS        ? play_tails(f)
                                               : play_repair(f);
     s->on = plays;
     if (plays)

@@ -8,7 +8,7 @@
 static const char *const names[THEMES] = {
     [THEME_NONE] = "none",   [THEME_ROT] = "rot",       [THEME_STALE] = "stale", [THEME_ANSWERS] = "answers",
     [THEME_CROWD] = "crowd", [THEME_REPAIR] = "repair", [THEME_TORN] = "torn",   [THEME_SLOW_READS] = "slow-reads",
-    [THEME_SCRUB] = "scrub",
+    [THEME_TAILS] = "tails", [THEME_SCRUB] = "scrub",
 };
 
 const char *theme_name(unsigned theme)
@@ -113,6 +113,9 @@ void faults_draw_theme(struct faults *f)
         break;
     case THEME_TORN:
         only(f, FAULT_TORN_LOG, 50 * NS_PER_MS);
+        break;
+    case THEME_TAILS:
+        only(f, FAULT_TAILS, 100 * NS_PER_MS);
         break;
     case THEME_SLOW_READS:
         small_overlay(f, &g);

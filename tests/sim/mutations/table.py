@@ -53,7 +53,7 @@ mutation("log-by-length", "wrong 1", "consensus/paxos.c",
     options=STORMS)
 mutation("open-by-length", "wrong 2", "consensus/acceptor.c",
     ("paxos_log_holds(&a->log, at) && at->slot", "at->slot <= paxos_log_last(&a->log).slot && at->slot"),
-    options=STORMS)
+    options=theme("tails"))
 mutation("watermark-by-number", "wrong 3, A6", "consensus/acceptor.c",
     ("    if (a->match_valid)\n        acceptor_commit_to(a, slot < a->match ? slot : a->match);",
      "    uint64_t last = paxos_log_last(&a->log).slot;\n    acceptor_commit_to(a, slot < last ? slot : last);"),
@@ -74,7 +74,7 @@ mutation("open-cuts-tail", "wrong 5", "consensus/acceptor.c",
      "        a->n_pending = n;\n"
      "        acceptor_find_durable(a);\n"
      "    }\n"
-     "    a->match_valid = true;\n    a->match = at->slot;"), options=STORMS)
+     "    a->match_valid = true;\n    a->match = at->slot;"), options=theme("tails"))
 mutation("promise-before-durable", "wrong 9, A1", "consensus/acceptor.c",
     ("answer(a, fx, ev, MSG_PROMISE, a->seq)", "answer(a, fx, ev, MSG_PROMISE, 0)"))
 mutation("promise-not-recorded", "A1", "consensus/acceptor.c",
