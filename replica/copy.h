@@ -45,6 +45,7 @@ struct copy_request {
     uint64_t chunk;                    /* first block; the maps below count from it */
     uint64_t want[CHUNK_BLOCKS / 64];
     uint64_t said_bad[CONFIG_REPLICAS_MAX][CHUNK_BLOCKS / 64]; /* by the peer's index: damaged there at or after the jump */
+    bool newer; /* an image was older than damage that was found here since: one of the own position is needed */
     struct peer *peer;
     uint64_t cookie, asked_ns;
     uint64_t exhausted_ns; /* since then nobody is left to be asked; 0: somebody is */

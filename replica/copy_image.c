@@ -231,7 +231,8 @@ void copy_image_ask(struct copy_request *rq)
                     .group = g->id,
                     .target = p->config.identity,
                     .u.image = {.at = g->acceptor.log.base, .block = rq->c.block, .nblocks = rq->c.nblocks}};
-    copy_vouch(g, &m.u.image.at);
+    if (!rq->newer || !replica_applied_pos(g, &m.u.image.at))
+        copy_vouch(g, &m.u.image.at);
     wire_peer_send(&p->wire, &m);
 }
 
@@ -255,7 +256,7 @@ static void on_installed(struct store_copy *c)
 {
     struct copy_request *rq = c->user;
     struct replica_group *g = rq->group;
-    bool wrong = c->err == -ERANGE; /* not of use, and not because of damage there: not asked of the same at once */
+    bool wrong = c->err == -ERANGE; /* too old, or not what its checksums say: not asked of the same at once */
     rq->begun = false;
     if (c->err == 0) {
         memset(rq->want, 0, sizeof rq->want);
@@ -279,6 +280,7 @@ static void on_installed(struct store_copy *c)
     }
     MARK_IF(c->err == 0, "copy: blocks of an image could not be used");
     MARK_IF(c->err == -ERANGE, "copy: an image from before the jump");
+    rq->newer |= wrong;
     if (rq->peer && wrong)
         copy_avoid(g, rq->peer, COPY_BEHIND_NS);
     ask_again(rq);

@@ -52,7 +52,8 @@ static void replica_row(struct row *row, const struct cluster_dir *d, const stru
     struct replica_view v;
     replica_view_take(&v, &d->conf, r, d, d->conf.volumes[0].group);
     int64_t at = replica_view_position(&v);
-    const char *state = replica_view_state(&v, d);
+    char state[256];
+    replica_view_describe(&v, replica_view_state(&v, d), state, sizeof state);
     char *position;
     if (at >= 0)
         position = text("slot %" PRId64 ", %s", at, state);

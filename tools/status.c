@@ -77,6 +77,12 @@ static bool is_voter(const struct replica_view *r)
     return json_is_array(voters) ? lists_voter(voters, &r->config->identity) : r->group != NULL;
 }
 
+/* A new disk under an old name. */
+static bool is_no_member(const struct replica_view *r)
+{
+    return strncmp(json_text_or(r->status, "state", ""), "not a member", 12) == 0;
+}
+
 const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d)
 {
     if (d && r->process.state == PROCESS_GONE)
@@ -154,14 +160,13 @@ static bool is_stranger(const struct volume_view *v, const struct replica_view *
     return v->voters && !lists_voter(v->voters, &r->config->identity);
 }
 
-/* Whether what it holds of the group is gone for good, or not enough to vote with. */
+/* Whether what it holds of the group is gone for good. */
 static bool is_lost(const struct volume_view *v, const struct replica_view *r)
 {
     if (is_stranger(v, r))
         return true;
-    if (r->status)
-        return strcmp(json_text_or(r->status, "state", "up"), "up") == 0 &&
-               (!is_voter(r) || strcmp(json_text_or(r->group, "state", ""), "behind, needs copy") == 0);
+    if (r->status) /* one that needs a copy gets it by itself */
+        return is_no_member(r) || (strcmp(json_text_or(r->status, "state", "up"), "up") == 0 && !is_voter(r));
     return r->local && r->local->created && r->process.state == PROCESS_GONE &&
            !cluster_replica_formatted(r->local, r->config->name);
 }
@@ -202,7 +207,7 @@ void volume_view_take(struct volume_view *v, const struct volume_config *config,
         see_holder(v, r, &round);
         v->streams |= replica_view_streams(r);
         v->n_answering += r->status != NULL;
-        n_asked += r->status && strcmp(json_text_or(r->status, "state", "up"), "up") == 0;
+        n_asked += r->status && (is_no_member(r) || strcmp(json_text_or(r->status, "state", "up"), "up") == 0);
         created |= r->local && r->local->created;
     }
     for (uint32_t i = 0; i < config->n_replicas; i++) {
@@ -291,6 +296,29 @@ static void say_size(uint64_t bytes, char *buf, size_t cap)
     snprintf(buf, cap, v == (double)(uint64_t)v ? "%.0f %s" : "%.1f %s", v, unit[u]);
 }
 
+void replica_view_describe(const struct replica_view *r, const char *state, char *buf, size_t cap)
+{
+    json_t *copy = json_object_get(r->group, "copy");
+    int64_t done = json_number_or(copy, "done_bytes", 0), left = json_number_or(copy, "left_bytes", 0),
+            rate = json_number_or(copy, "rate_bytes_per_s", 0), eta = json_number_or(copy, "eta_s", -1);
+    const char *refused = json_text_or(copy, "refused", "");
+    char left_text[32], rate_text[32];
+    int used = snprintf(buf, cap, "%s", state);
+    if (!copy || used < 0 || (size_t)used >= cap)
+        return;
+    if (*refused) {
+        snprintf(buf + used, cap - (size_t)used, ": %s", refused);
+        return;
+    }
+    if (strcmp(state, "copying") != 0 || done + left == 0)
+        return;
+    say_size((uint64_t)left, left_text, sizeof left_text);
+    say_size((uint64_t)rate, rate_text, sizeof rate_text);
+    used += snprintf(buf + used, cap - (size_t)used, ", %" PRId64 " %%, at most %s left", done * 100 / (done + left), left_text);
+    if (rate > 0 && eta >= 0 && (size_t)used < cap)
+        snprintf(buf + used, cap - (size_t)used, " at %s/s: %" PRId64 " s", rate_text, eta);
+}
+
 static void print_replicas(const struct status_report *s, const struct volume_config *config,
                            const struct volume_view *v)
 {
@@ -300,7 +328,8 @@ static void print_replicas(const struct status_report *s, const struct volume_co
         const struct replica_view *r = &s->replicas[config->replica[i]];
         int64_t position = replica_view_position(r), behind = replica_view_behind(r, v->commit);
         char **c = &cells[i * STATUS_COLUMNS];
-        const char *state = volume_view_state(v, r);
+        char state[256];
+        replica_view_describe(r, volume_view_state(v, r), state, sizeof state);
         int bad = asprintf(&c[0], "%s", r->config->name) < 0;
         bad |= (*r->why.text ? asprintf(&c[1], "%s: %s", state, r->why.text) : asprintf(&c[1], "%s", state)) < 0;
         bad |= (position < 0 ? asprintf(&c[2], "-") : asprintf(&c[2], "%" PRId64, position)) < 0;

@@ -40,9 +40,11 @@ void replica_view_take(struct replica_view *r, const struct cluster_config *conf
 /* Turns to another group. */
 void replica_view_select(struct replica_view *r, uint64_t group);
 void replica_view_drop(struct replica_view *r);
-/* A word or few: "up to date", "behind", "stopped", "lost its data", "not formatted", "not a member",
+/* A word or few: "up to date", "behind", "needs copy", "copying", "stopped", "lost its data", "not formatted", "not a member", "not a member: needs rebuild",
  * "paused", "unreachable". */
 const char *replica_view_state(const struct replica_view *r, const struct cluster_dir *d);
+/* ... with how far a copy is. */
+void replica_view_describe(const struct replica_view *r, const char *state, char *buf, size_t cap);
 /* Says so itself, and is a voter of its group. (Being in the holder's stream is judged apart: a volume that nobody
  * holds has none.) */
 bool replica_view_up_to_date(const struct replica_view *r);

@@ -54,7 +54,7 @@ def scenario(t):
     c.restart("replica-2")
     new = c.component("replica-2")["status"]["identity"]
     require(new != old, "a wiped replica has a new identity")
-    require(c.replica("replica-2")["state"] == "not a member", f"the status says so: {c.replica('replica-2')}")
+    require(c.replica("replica-2")["state"] == "not a member: needs rebuild", f"the status says so: {c.replica('replica-2')}")
     require(c.status()["up_to_date"] == 2, "it does not count as a copy")
     load.wait_progress(100)
 
@@ -71,7 +71,7 @@ def scenario(t):
     c.kill("all")
     c.start()
     verify(uri, t.path("model"))
-    require(c.replica("replica-2")["state"] == "not a member", "a restart makes it no member")
+    require(c.replica("replica-2")["state"] == "not a member: needs rebuild", "a restart makes it no member")
 
 
 main(scenario)
