@@ -385,6 +385,8 @@ static void make_config(struct cluster *c)
     struct cluster_config *cfg = &c->config;
     make_uuid(&cfg->id, 0xc1, c->seed);
     cfg->lease_ms = c->sizes.lease_ms ? c->sizes.lease_ms : draw_lease_ms(c);
+    cfg->copy_ceiling_bytes_per_s = c->sizes.copy_ceiling_bytes_per_s;
+    cfg->copy_floor_bytes_per_s = c->sizes.copy_ceiling_bytes_per_s / 16;
     cfg->n_replicas = SIM_REPLICAS;
     for (unsigned i = 0; i < SIM_REPLICAS; i++) {
         struct replica_config *r = &cfg->replicas[i];

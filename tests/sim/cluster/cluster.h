@@ -21,6 +21,7 @@ struct cluster_sizes {
     uint64_t overlay_bytes, leaf_cache_bytes, checkpoint_idle_ns; /* store_options */
     uint64_t retain_bytes, inflight_bytes;                        /* of front ends */
     uint64_t scrub_bytes_per_s, scrub_interval_ns;                /* 0: replicas do not scrub */
+    uint64_t copy_ceiling_bytes_per_s;                            /* 0: the daemon's own */
     uint32_t lease_ms;                                            /* 0: drawn */
 };
 

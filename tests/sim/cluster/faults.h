@@ -71,6 +71,7 @@ enum theme {
     THEME_SLOW_READS, /* a disk reads more slowly than it writes */
     THEME_TAILS,
     THEME_SCRUB, /* only when asked for: an eighth of all small runs scrub anyway */
+    THEME_COPY, /* logs that reach back hardly at all: who was away must copy, again and again. Never drawn: nearly all seeds copy now and then */
     THEMES
 };
 

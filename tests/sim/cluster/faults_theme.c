@@ -8,7 +8,7 @@
 static const char *const names[THEMES] = {
     [THEME_NONE] = "none",   [THEME_ROT] = "rot",       [THEME_STALE] = "stale", [THEME_ANSWERS] = "answers",
     [THEME_CROWD] = "crowd", [THEME_REPAIR] = "repair", [THEME_TORN] = "torn",   [THEME_SLOW_READS] = "slow-reads",
-    [THEME_TAILS] = "tails", [THEME_SCRUB] = "scrub",
+    [THEME_TAILS] = "tails", [THEME_SCRUB] = "scrub", [THEME_COPY] = "copy",
 };
 
 const char *theme_name(unsigned theme)
@@ -77,6 +77,37 @@ static void rot_everywhere(struct faults *f)
         f->total += f->weight[kinds[i]] = i < 2 ? 3 : 1;
 }
 
+static void draw_copy(struct faults *f, struct fault_rng *g)
+{
+    static const enum fault kinds[] = {FAULT_KILL,           FAULT_POWER,         FAULT_ALL_POWER,     FAULT_CRASH_AT_IO, FAULT_CRASH_IN_RECOVERY,
+                                       FAULT_CRASH_IN_CHECKPOINT, FAULT_PAUSE_REPLICA, FAULT_FRONTEND_KILL, FAULT_ISOLATED_HOST, FAULT_ONE_WAY,
+                                       FAULT_RESET,          FAULT_SLOW_LINK,     FAULT_SLOW_DISK,     FAULT_LATENT_LEAF, FAULT_FLIP_DATA,
+                                       FAULT_FLIP_LEAF,      FAULT_FLIP_WAL};
+    struct scale *s = &f->run->scale;
+    memset(f->weight, 0, sizeof f->weight);
+    f->total = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+        uint32_t weight = fault_chance(g, 3) ? 0 : (uint32_t)fault_draw(g, 1, 10);
+        f->weight[kinds[i]] = weight;
+        f->total += weight;
+    }
+    if (f->total == 0)
+        f->weight[FAULT_KILL] = f->total = 1;
+    uint64_t mean = fault_draw_log(g, 20 * NS_PER_MS, 500 * NS_PER_MS);
+    f->gap_ns = (struct sim_range){mean / 10, 2 * mean};
+    s->scattered = true;
+    s->sizes.volume_bytes = fault_draw(g, 3, 12) * SIM_MIB;
+    s->sizes.wal_bytes = SIM_MIB << fault_draw(g, 0, 1);
+    s->sizes.extent_bytes = 8 * SIM_MIB;
+    s->sizes.inflight_bytes = s->sizes.wal_bytes >> fault_draw(g, 3, 4);
+    s->sizes.retain_bytes = 16 * SIM_KIB << fault_draw(g, 0, 3);
+    s->sizes.overlay_bytes = 256 * SIM_KIB << fault_draw(g, 0, 6);
+    s->sizes.copy_ceiling_bytes_per_s = 2 * SIM_MIB << fault_draw(g, 0, 6); /* so that a copy takes longer than the next fault does */
+    s->request_max_bytes = (uint32_t)(s->sizes.wal_bytes / 32);
+    s->requests = (uint32_t)fault_draw(g, 800, 3000);
+    s->fault_ns = fault_draw(g, 1500, 6000) * NS_PER_MS;
+}
+
 void faults_draw_theme(struct faults *f)
 {
     draw_scrub(f);
@@ -125,6 +156,9 @@ void faults_draw_theme(struct faults *f)
     case THEME_SCRUB:
         rot_everywhere(f);
         small_overlay(f, &g);
+        break;
+    case THEME_COPY:
+        draw_copy(f, &g);
         break;
     default:
         assert(!"a theme of no known name");
