@@ -155,7 +155,7 @@ static_assert(sizeof(struct regions_page) == BLOCK_SIZE, "regions_page is one pa
 /* The map of 2 MiB: 32 slabs, 512 blocks. */
 struct leaf {
     struct meta_header header;
-    uint64_t changed_at[LEAF_CHUNKS]; /* slot of the last entry that touched the chunk */
+    uint64_t changed_at[LEAF_CHUNKS]; /* no lower than the slot of the last entry that touched the chunk: exact, but for a new leaf, which takes the region's word */
     uint64_t version[LEAF_CHUNKS];    /* the jump for which the chunk's bad bits were set. While the region says that the leaf is unknown: another than the group's `jump`: all of the chunk is unknown */
     uint32_t slab[LEAF_SLABS];        /* SLAB_NONE: a hole, all its blocks zero */
     uint8_t zero[LEAF_BLOCKS / 8];    /* block reads as zero */

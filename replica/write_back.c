@@ -173,6 +173,12 @@ static bool prepare_leaf(struct store *s, uint32_t index)
     struct region *r = b->region;
     const struct oleaf *o = r->overlay[frozen(s)][b->number];
     struct leaf *p = b->wait.leaf->page;
+    for (unsigned c = 0; b->create && c < LEAF_CHUNKS; c++) {
+        /* What came and went here in the overlay before left its slot in the region alone. What a jump made unknown is told
+         * by the images that are to come. */
+        if (!chunk_unknown(r, b->number, c, p))
+            p->changed_at[c] = r->entry->changed_at;
+    }
     if (leaf_unknown(r, b->number))
         unknown_make_explicit(r, b->number, p, o);
     for (unsigned i = 0; i < LEAF_SLABS; i++)

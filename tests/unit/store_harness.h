@@ -124,7 +124,7 @@ void t_check_values(struct store_test *t, unsigned g);
 void t_read_now(struct store_test *t, unsigned g, uint64_t block, uint32_t nblocks, struct store_read *r);
 void t_content(struct store_test *t, unsigned g, uint64_t block, uint64_t slot, uint8_t *to);
 
-/* The stopped store's leaves against the model: changed_at is the slot of the last entry that touched the chunk. */
+/* The stopped store's leaves against the model: changed_at is no lower than the slot of the last entry that wrote to the chunk. */
 void t_check_changed(struct store_test *t, unsigned g);
 
 struct t_audit {

@@ -706,6 +706,33 @@ static void test_donor_without_the_leaf(void **state)
     x_free(&x);
 }
 
+/* ... and then the leaf is made anew for a write to its other chunk, at the donor or at one that copied. */
+static void test_what_came_and_went_is_changed(void **state)
+{
+    struct copy_test x;
+    x_begin(&x, 135, SIZE);
+    x_both(&x, ENTRY_WRITE, 0, 10);
+    t_checkpoint(&x.d);
+    x_both(&x, ENTRY_WRITE, 2310, 10); /* 2: chunk 1 of leaf 4 */
+    t_checkpoint(&x.t);
+    x_donor(&x, ENTRY_TRIM, 2304, 256); /* 3 */
+    t_checkpoint(&x.d);
+    x_donor(&x, ENTRY_WRITE, 2100, 10); /* 4: chunk 0 */
+    t_checkpoint(&x.d);
+    struct store_chunks c;
+    x_chunks(&x, 0, 2, &c);
+    assert_int_equal(c.unchanged, 3);
+    x_needs_copy(&x);
+    x_jump(&x, false);
+    assert_int_equal(x_bad(&x, 2310, 10), 10);
+    finish(&x);
+    assert_int_equal(x_bad(&x, 2310, 10), 0);
+    x_chunks_of(&x.t, 0, 2, &c);
+    assert_int_equal(c.unchanged, 3);
+    afterwards(&x);
+    x_free(&x);
+}
+
 /* The donor's word is never too low: a region, its chunks and images against the history. */
 static void test_changed_at(void **state)
 {
@@ -1338,6 +1365,7 @@ int main(int argc, char **argv)
         T(test_verdicts_clear_no_bad_bits),
         T(test_verdicts_of_another_age),
         T(test_donor_without_the_leaf),
+        T(test_what_came_and_went_is_changed),
         T(test_changed_at),
         T(test_images_of_before_a_jump),
         T(test_image_waits_and_yields),
