@@ -40,6 +40,7 @@ static bool is_known(const struct replica *r, const struct replica_group *g, uin
 void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks)
 {
     struct replica *r = g->replica;
+    bool any = false;
     while (nblocks > 0) {
         uint32_t n = nblocks < ENTRY_MAX_BLOCKS ? nblocks : ENTRY_MAX_BLOCKS;
         if (block + n > g->acceptor.size_blocks)
@@ -55,11 +56,15 @@ void repair_wanted(struct replica_group *g, uint64_t block, uint32_t nblocks)
             rp->nblocks = n;
             list_push_back(&r->repairs, &rp->link);
             r->n_repairs++;
+            any = true;
+            log_error("group %llu: blocks %llu..%llu are damaged on this disk; repairing them from a peer", (unsigned long long)g->id,
+                      (unsigned long long)block, (unsigned long long)(block + n - 1));
         }
         block += n;
         nblocks -= n;
     }
-    timer_set(r->reactor, &r->repair_timer, io_now(r->reactor)); /* soon, not inside the store's call */
+    if (any)
+        timer_set(r->reactor, &r->repair_timer, io_now(r->reactor)); /* soon, not inside the store's call */
 }
 
 static void ask(struct repair *rp, struct peer *p)

@@ -11,10 +11,14 @@ void repair_denied(struct repair *rp, const struct peer *p, const struct msg *m)
     for (unsigned i = 0; i < rp->n_denials && !d; i++)
         if (uuid_equal(&rp->denial[i].who, &p->config.identity))
             d = &rp->denial[i];
+    uint64_t now = io_now(rp->group->replica->reactor);
     if (!d && rp->n_denials == ARRAY_LEN(rp->denial))
         return;
+    if (d && now - d->said_ns < REPAIR_RETRY_NS / 2)
+        return; /* the same once more */
     if (!d)
         d = &rp->denial[rp->n_denials++];
+    d->said_ns = now;
     d->who = p->config.identity;
     d->at = m->u.image_reply.at.slot;
     for (uint32_t i = 0; i < rp->nblocks; i++) {

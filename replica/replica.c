@@ -282,8 +282,6 @@ static void on_store_bad(void *user, uint64_t group, uint64_t block, uint32_t nb
     struct replica_group *g = replica_find_group(user, group);
     if (!g)
         return;
-    log_error("group %llu: blocks %llu..%llu are damaged on this disk; repairing them from a peer", (unsigned long long)group,
-              (unsigned long long)block, (unsigned long long)(block + nblocks - 1));
     struct replica *r = g->replica;
     snprintf(r->last_error, sizeof r->last_error, "group %llu: blocks %llu..%llu are damaged", (unsigned long long)group, (unsigned long long)block,
              (unsigned long long)(block + nblocks - 1));

@@ -91,6 +91,7 @@ struct catchup {
 struct repair_denial {
     struct uuid who;
     uint64_t at; /* its image's slot */
+    uint64_t said_ns;
     uint8_t times[ENTRY_MAX_BLOCKS]; /* that it said of the block in a row: bad or lost here */
 };
 

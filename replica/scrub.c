@@ -73,8 +73,9 @@ static void pay(struct scrub *sc, uint64_t bytes)
     }
     if (sc->rate > full)
         sc->rate = full;
-    if (sc->rate < full / 64 + 1)
-        sc->rate = full / 64 + 1;
+    uint64_t least = full / 256 > SCRUB_RATE_LEAST ? full / 256 : SCRUB_RATE_LEAST;
+    if (sc->rate < least)
+        sc->rate = least;
     if (sc->next_step_ns < now)
         sc->next_step_ns = now;
     sc->next_step_ns += bytes * NS_PER_S / sc->rate;

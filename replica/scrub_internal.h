@@ -5,6 +5,7 @@
 #include "replica/replica_internal.h"
 
 #define SCRUB_RATE_NOW (UINT64_C(1) << 30) /* bytes/s, when an operator asked for it */
+#define SCRUB_RATE_LEAST (UINT64_C(1) << 20) /* however slow the log is: a pass ends */
 #define SCRUB_WEEK_S UINT64_C(604800)
 #define SCRUB_START_NS (60 * NS_PER_S) /* after the start of the daemon */
 #define SCRUB_SAVE_BYTES (UINT64_C(1) << 30)
