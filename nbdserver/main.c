@@ -105,8 +105,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!a->config)
             argp_error(state, "--config is needed");
-        if (a->n_listen == 0)
-            argp_error(state, "--listen is needed: where do clients connect?");
+        if (a->n_listen == 0 && !a->status)
+            argp_error(state, "--listen is needed: where do clients connect? (With --status alone it serves nobody, and only holds the volume for an operator.)");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/log.h"
 
@@ -52,6 +53,58 @@ static size_t render_status(void *user, char *buf, size_t cap)
     }
     memcpy(buf + n, "]}", 2);
     return n + 2;
+}
+
+/* ---- what operators order ---- */
+
+struct members_request {
+    struct service *service;
+    uint64_t id;
+};
+
+static int on_address(void *user, const struct uuid *identity, const char *name, const char *address)
+{
+    struct service *s = user;
+    int err = 0;
+    for (uint32_t i = 0; i < s->n_volumes; i++) {
+        int rc = volume_learn_address(s->volume[i].volume, identity, name, address);
+        if (rc < 0)
+            err = -rc;
+    }
+    return err;
+}
+
+static void on_members_done(void *user, int err, const char *text)
+{
+    struct members_request *q = user;
+    operator_server_done(&q->service->operators, q->id, -err, text);
+    free(q);
+}
+
+static struct volume *volume_of_group(const struct service *s, uint64_t group)
+{
+    for (uint32_t i = 0; i < s->n_volumes; i++) {
+        const struct volume_config *c = config_find_volume(s->options.config, volume_export(s->volume[i].volume)->name);
+        if (c && c->group == group)
+            return s->volume[i].volume;
+    }
+    return NULL;
+}
+
+static void on_members(void *user, uint64_t request, uint64_t group, enum members_verb verb, const struct membership *m)
+{
+    struct service *s = user;
+    struct volume *v = volume_of_group(s, group);
+    struct members_request *q = v ? malloc(sizeof *q) : NULL;
+    const char *text = "";
+    if (!q) {
+        operator_server_done(&s->operators, request, v ? ENOMEM : ENOENT, v ? "out of memory" : "this front end does not serve that volume");
+        return;
+    }
+    *q = (struct members_request){ .service = s, .id = request };
+    int rc = volume_members(v, verb, m, on_members_done, q, &text);
+    if (rc != -EINPROGRESS)
+        on_members_done(q, rc, text);
 }
 
 /* ---- the end ---- */
@@ -103,7 +156,7 @@ void service_stop(struct service *s)
 bool service_free(struct service *s)
 {
     assert(s->stopped);
-    if (s->nbd.n_connections > 0 || s->nbd.requests_out > 0 || (s->has_status && s->status.n_connections > 0))
+    if (s->nbd.n_connections > 0 || s->nbd.requests_out > 0 || (s->has_status && s->operators.n_connections > 0))
         return false;
     for (uint32_t i = 0; i < s->n_volumes; i++)
         volume_free(s->volume[i].volume);
@@ -167,11 +220,13 @@ int service_listen(struct service *s, const char *address)
 
 int service_listen_status(struct service *s, const char *address)
 {
-    s->status.cluster = s->options.config->id;
-    snprintf(s->status.name, sizeof s->status.name, "%s", s->options.name);
-    s->status.render = render_status;
-    s->status.user = s;
-    int rc = status_server_open(&s->status, s->reactor, address);
+    s->operators.cluster = s->options.config->id;
+    snprintf(s->operators.name, sizeof s->operators.name, "%s", s->options.name);
+    s->operators.render = render_status;
+    s->operators.address = on_address;
+    s->operators.members = on_members;
+    s->operators.user = s;
+    int rc = operator_server_open(&s->operators, s->reactor, address);
     if (rc < 0)
         log_error("can't listen on %s: %s", address, strerror(-rc));
     s->has_status = rc == 0;

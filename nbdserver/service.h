@@ -8,7 +8,7 @@
 #define QBD_NBDSERVER_SERVICE_H
 
 #include "nbdserver/nbd_conn.h"
-#include "nbdserver/status_server.h"
+#include "nbdserver/operator_server.h"
 #include "nbdserver/volume.h"
 
 #define SERVICE_LISTENERS_MAX 16
@@ -41,7 +41,7 @@ struct service {
     struct service_options options;
     struct service_callbacks cb;
     struct nbd_server nbd; /* its limits may be changed between service_init() and the first service_listen() */
-    struct status_server status;
+    struct operator_server operators;
     bool has_status;
     struct served_volume volume[CONFIG_VOLUMES_MAX];
     struct export *export[CONFIG_VOLUMES_MAX];

@@ -6,6 +6,7 @@
 
 #include "base/config.h"
 #include "base/io.h"
+#include "base/msg.h"
 #include "nbdserver/export.h"
 
 struct volume;
@@ -35,16 +36,10 @@ void volume_free(struct volume *v);
 /* This identity lives there: for learners, and for voters that the configuration does not name. 0, or -ENOSPC. */
 MUST_USE int volume_learn_address(struct volume *v, const struct uuid *identity, const char *name, const char *address);
 
-enum volume_members_verb {
-    VOLUME_MEMBERS_LEARN = 1,  /* stream to this learner: m->learner[0], or the only voter that m names */
-    VOLUME_MEMBERS_FORGET = 2, /* stream to it no more, unless it votes */
-    VOLUME_MEMBERS_VOTERS = 3, /* propose these voters (P9) */
-};
-
-/* Each may be asked for again. Returns 0 or -errno at once, with *text a sentence why; but for VOTERS that could be begun -EINPROGRESS: then done(user, err, text) follows once, never from inside, when the
+/* LEARN and FORGET: of m->learner[0], or the only voter that m names. Each may be asked for again. Returns 0 or -errno at once, with *text a sentence why; but for VOTERS that could be begun -EINPROGRESS: then done(user, err, text) follows once, never from inside, when the
  * voters are these by a committed membership (err 0), or when they can't be (text says why: a new voter is not complete (-ENODATA), not in the stream (-ENOLINK), does not catch up within a second in which
  * writes wait (-EAGAIN), another change is not committed (-EBUSY)); -ETIMEDOUT: proposed, and not known how it ends: the status shows it, and asking again goes on. text lives during the call. */
-MUST_USE int volume_members(struct volume *v, enum volume_members_verb verb, const struct membership *m, void (*done)(void *user, int err, const char *text), void *user,
+MUST_USE int volume_members(struct volume *v, enum members_verb verb, const struct membership *m, void (*done)(void *user, int err, const char *text), void *user,
                             const char **text);
 
 /* JSON text of the session's state (proposer, links, latencies) into buf; returns its length. */

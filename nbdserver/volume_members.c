@@ -320,7 +320,7 @@ static int stop_streaming(struct volume *v, const struct uuid *identity, const c
     return 0;
 }
 
-int volume_members(struct volume *v, enum volume_members_verb verb, const struct membership *m, void (*done)(void *user, int err, const char *text), void *user,
+int volume_members(struct volume *v, enum members_verb verb, const struct membership *m, void (*done)(void *user, int err, const char *text), void *user,
                    const char **text)
 {
     int rc = -EINVAL;
@@ -329,11 +329,11 @@ int volume_members(struct volume *v, enum volume_members_verb verb, const struct
         *text = "the volume is being released";
         return -ESHUTDOWN;
     }
-    if (verb == VOLUME_MEMBERS_LEARN) {
+    if (verb == MEMBERS_LEARN) {
         rc = stream_to(v, learner_of(m), text);
-    } else if (verb == VOLUME_MEMBERS_FORGET) {
+    } else if (verb == MEMBERS_FORGET) {
         rc = stop_streaming(v, learner_of(m), text);
-    } else if (verb == VOLUME_MEMBERS_VOTERS) {
+    } else if (verb == MEMBERS_CHANGE) {
         struct membership voters = *m;
         voters.slot = 0;
         voters.n_learners = 0;

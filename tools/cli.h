@@ -37,5 +37,6 @@ int command_local(int argc, char **argv);
 int command_scrub(int argc, char **argv);
 int command_status(int argc, char **argv);
 int command_volume(int argc, char **argv);
+int command_rebuild(int argc, char **argv);
 
 #endif

@@ -36,23 +36,6 @@ struct bring_up {
     struct started started[COMPONENTS_MAX];
 };
 
-static int find_binary(const struct local_args *a, const char *name, char path[PATH_MAX], struct why *why)
-{
-    char self[PATH_MAX];
-    if (a->bin_dir) {
-        snprintf(self, sizeof self, "%s", a->bin_dir);
-    } else {
-        ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-        if (n < 0)
-            return because(why, "cannot tell where qbd is: %s", strerror(errno));
-        self[n] = '\0';
-        *strrchr(self, '/') = '\0';
-    }
-    if (snprintf(path, PATH_MAX, "%s/%s", self, name) >= PATH_MAX || access(path, X_OK) < 0)
-        return because(why, "cannot find the program %s in %s", name, self);
-    return 0;
-}
-
 /* The last line that a component logged, for the message about its end. */
 static void last_words(const char *log, char *buf, size_t cap)
 {
@@ -114,7 +97,7 @@ static int start_component(struct bring_up *b, const char *name, char *const arg
 static int start_replica(struct bring_up *b, const struct replica_config *r, struct why *why)
 {
     char program[PATH_MAX];
-    if (find_binary(b->a, "qbd-replica", program, why) < 0)
+    if (find_program(b->a->bin_dir, "qbd-replica", program, why) < 0)
         return -1;
     struct cluster_path conf = cluster_path(b->d, "", "cluster.conf", ""),
                         data = cluster_path(b->d, "data", r->name, "");
@@ -127,7 +110,7 @@ static int start_replica(struct bring_up *b, const struct replica_config *r, str
 static int start_frontend(struct bring_up *b, const struct frontend *f, struct why *why)
 {
     char program[PATH_MAX], status[CONFIG_ADDRESS_MAX];
-    if (find_binary(b->a, "qbd-nbdserver", program, why) < 0)
+    if (find_program(b->a->bin_dir, "qbd-nbdserver", program, why) < 0)
         return -1;
     struct cluster_path conf = cluster_path(b->d, "", "cluster.conf", "");
     cluster_socket_address(b->d, f->name, "status", status);
@@ -144,7 +127,7 @@ static pid_t begin_format(struct bring_up *b, const struct replica_config *r, st
     char program[PATH_MAX], cluster[37], identity[37], wal[24], extent[24];
     struct cluster_path new = cluster_path(b->d, "data", r->name, ".new"),
                         log = cluster_path(b->d, "logs", r->name, ".log");
-    if (find_binary(b->a, "qbd-replica", program, why) < 0)
+    if (find_program(b->a->bin_dir, "qbd-replica", program, why) < 0)
         return -1;
     int err = file_remove_tree(new.s);
     if (err)
@@ -499,7 +482,7 @@ int local_start(struct cluster_dir *d, bool exists, const struct local_args *a, 
 {
     struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
     char program[PATH_MAX];
-    if (find_binary(a, "qbd-replica", program, why) < 0 || find_binary(a, "qbd-nbdserver", program, why) < 0)
+    if (find_program(a->bin_dir, "qbd-replica", program, why) < 0 || find_program(a->bin_dir, "qbd-nbdserver", program, why) < 0)
         return -1;
     if ((!exists && (check_new(a, why) < 0 || cluster_dir_check_vacant(d, why) < 0)) || cluster_dir_prepare(d, why) < 0)
         return -1;

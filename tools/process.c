@@ -214,3 +214,20 @@ bool process_wait_gone(const struct process *p, unsigned timeout_ms)
     close(fd);
     return n == 1;
 }
+
+int find_program(const char *dir, const char *name, char path[PATH_MAX], struct why *why)
+{
+    char self[PATH_MAX];
+    if (dir) {
+        snprintf(self, sizeof self, "%s", dir);
+    } else {
+        ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+        if (n < 0)
+            return because(why, "cannot tell where qbd is: %s", strerror(errno));
+        self[n] = '\0';
+        *strrchr(self, '/') = '\0';
+    }
+    if (snprintf(path, PATH_MAX, "%s/%s", self, name) >= PATH_MAX || access(path, X_OK) < 0)
+        return because(why, "cannot find the program %s in %s", name, self);
+    return 0;
+}

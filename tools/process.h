@@ -7,6 +7,7 @@
 
 #include "tools/cli.h"
 
+#include <limits.h>
 #include <sys/types.h>
 
 enum process_state { PROCESS_GONE, PROCESS_RUNNING, PROCESS_PAUSED };
@@ -38,5 +39,8 @@ void process_describe_exit(int status, char *buf, size_t cap);
 MUST_USE int process_signal(const struct process *p, int signal);
 /* True when it is gone within timeout_ms. */
 MUST_USE bool process_wait_gone(const struct process *p, unsigned timeout_ms);
+
+/* The path of a program of qbd's: in dir, or (NULL) where this one is. 0 or -1. */
+MUST_USE int find_program(const char *dir, const char *name, char path[PATH_MAX], struct why *why);
 
 #endif

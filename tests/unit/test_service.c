@@ -71,7 +71,7 @@ static void end_within(struct front *f, uint64_t max_ns)
     assert_true(sim_run_until(f->rig->world, is_stopped, f, max_ns));
     assert_int_equal(f->stopped, 1);
     if (f->service.has_status)
-        status_server_close(&f->service.status);
+        operator_server_close(&f->service.operators);
     sim_run_for(f->rig->world, 100 * NS_PER_MS);
     assert_true(service_free(&f->service));
     sim_reactor_free(f->sim);
@@ -196,7 +196,7 @@ static void the_status_tells_clients_volumes_and_replicas(void **state)
     end_within(&f, 10 * NS_PER_S);
 }
 
-static void the_status_socket_takes_status_only(void **state)
+static void the_operators_socket_takes_nothing_else(void **state)
 {
     struct front f;
     struct asker a;
@@ -210,7 +210,7 @@ static void the_status_socket_takes_status_only(void **state)
     assert_false(uuid_is_zero(&m->u.hello.identity));
     m = ask(&f, &a, (struct msg){.type = MSG_QUERY, .group = GROUP});
     assert_int_equal(m->type, MSG_REFUSED);
-    assert_string_equal(m->u.refused.reason, "frontend-1: only STATUS is answered here");
+    assert_string_equal(m->u.refused.reason, "frontend-1: STATUS, ADDRESS and MEMBERS are answered here, nothing else");
     let_go(&f, &a);
 
     asker_connect(&f, &a);
@@ -224,17 +224,17 @@ static void the_status_socket_takes_status_only(void **state)
     assert_int_equal(m->type, MSG_REFUSED);
     assert_non_null(strstr(m->u.refused.reason, "protocol version 2, not 9"));
     let_go(&f, &a);
-    assert_int_equal(f.service.status.n_connections, 0);
+    assert_int_equal(f.service.operators.n_connections, 0);
     end_within(&f, 10 * NS_PER_S);
 }
 
 /* Whoever opens connections and says nothing can't use the front end up. */
-static void one_status_connection_too_many_is_dropped(void **state)
+static void one_operator_connection_too_many_is_dropped(void **state)
 {
     struct front f;
-    struct asker a[STATUS_CONNECTIONS_MAX], more;
+    struct asker a[OPERATOR_CONNECTIONS_MAX], more;
     begin(&f, 3);
-    for (unsigned i = 0; i < STATUS_CONNECTIONS_MAX; i++)
+    for (unsigned i = 0; i < OPERATOR_CONNECTIONS_MAX; i++)
         asker_connect(&f, &a[i]);
     sim_run_for(f.rig->world, 100 * NS_PER_MS);
     asker_connect(&f, &more);
@@ -242,13 +242,13 @@ static void one_status_connection_too_many_is_dropped(void **state)
     wire_peer_send(&more.peer, &early);
     assert_true(sim_run_until(f.rig->world, heard, &more, 10 * NS_PER_S));
     assert_true(more.closed && more.last.type == 0);
-    assert_int_equal(f.service.status.n_connections, STATUS_CONNECTIONS_MAX);
+    assert_int_equal(f.service.operators.n_connections, OPERATOR_CONNECTIONS_MAX);
     let_go(&f, &a[4]);
     json_decref(status(&f)); /* there is a place again */
-    for (unsigned i = 0; i < STATUS_CONNECTIONS_MAX; i++)
+    for (unsigned i = 0; i < OPERATOR_CONNECTIONS_MAX; i++)
         assert_int_equal(a[i].closed, i == 4);
     end_within(&f, 10 * NS_PER_S); /* with all of them open */
-    for (unsigned i = 0; i < STATUS_CONNECTIONS_MAX; i++)
+    for (unsigned i = 0; i < OPERATOR_CONNECTIONS_MAX; i++)
         assert_true(a[i].closed || i == 4);
 }
 
@@ -260,7 +260,7 @@ static void a_status_that_does_not_fit_is_never_cut(void **state)
     unsigned whole = 0, without = 0, nothing = 0;
     for (size_t cap = 1; cap < 6000; cap += cap < 400 ? 1 : 53) {
         char *buf = malloc(cap); /* the sanitizer looks at its end */
-        size_t n = f.service.status.render(f.service.status.user, buf, cap);
+        size_t n = f.service.operators.render(f.service.operators.user, buf, cap);
         assert_true(n <= cap);
         if (n == 0) {
             nothing++;
@@ -389,8 +389,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_status_tells_clients_volumes_and_replicas),
-        cmocka_unit_test(the_status_socket_takes_status_only),
-        cmocka_unit_test(one_status_connection_too_many_is_dropped),
+        cmocka_unit_test(the_operators_socket_takes_nothing_else),
+        cmocka_unit_test(one_operator_connection_too_many_is_dropped),
         cmocka_unit_test(a_status_that_does_not_fit_is_never_cut),
         cmocka_unit_test(what_cannot_be_served_is_an_error),
         cmocka_unit_test(stopping_completes_what_is_under_way_and_lets_the_volume_go),

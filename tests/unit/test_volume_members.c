@@ -65,7 +65,7 @@ static bool answered(void *user)
     return ((struct test *)user)->answers > 0;
 }
 
-static int ask(struct test *t, enum volume_members_verb verb, const struct membership *m)
+static int ask(struct test *t, enum members_verb verb, const struct membership *m)
 {
     const char *text = NULL;
     t->answers = 0;
@@ -116,10 +116,10 @@ static void start(struct test *t)
 static void take_learner(struct test *t)
 {
     struct membership m = learner(t);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_LEARN, &m), -EHOSTUNREACH); /* nobody has said where it is */
+    assert_int_equal(ask(t, MEMBERS_LEARN, &m), -EHOSTUNREACH); /* nobody has said where it is */
     assert_int_equal(volume_learn_address(volume(t), &t->spare_id, "replica-4", "replica-4:7000"), 0);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_LEARN, &m), 0);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_LEARN, &m), 0); /* and again */
+    assert_int_equal(ask(t, MEMBERS_LEARN, &m), 0);
+    assert_int_equal(ask(t, MEMBERS_LEARN, &m), 0); /* and again */
     sim_run_for(t->rig->world, 3 * NS_PER_S);
     assert_true(status_has(t, "\"learner_state\":\"copying\""));
 }
@@ -136,9 +136,9 @@ static void a_disk_is_replaced_while_the_volume_serves(void **state)
     struct test *t = *state;
     start(t);
     struct membership m = replacement(t);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), -ENOLINK);
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), -ENOLINK);
     take_learner(t);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), -ENODATA); /* wrong rule 7 */
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), -ENODATA); /* wrong rule 7 */
     assert_non_null(strstr(t->text, "not complete"));
     write_value(t->rig, 64 << 10, 64 << 10, 2);
     complete(t);
@@ -146,10 +146,10 @@ static void a_disk_is_replaced_while_the_volume_serves(void **state)
     struct request *w[40];
     for (unsigned i = 0; i < 40; i++)
         w[i] = submit(&t->rig->frontend[0], EXPORT_WRITE, i * 4096, 4096, NULL, (uint8_t)(10 + i), 0);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), 0);
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), 0);
     for (unsigned i = 0; i < 40; i++)
         assert_int_equal(await(t->rig, w[i]), 0);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), 0); /* repeated: they are these already */
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), 0); /* repeated: they are these already */
     assert_non_null(strstr(t->text, "already"));
     assert_true(status_has(t, "\"retired\":true"));
     assert_false(status_has(t, "uncommitted_voters"));
@@ -166,7 +166,7 @@ static void a_disk_is_replaced_while_the_volume_serves(void **state)
     write_value(t->rig, 0, 4096, 98);
     assert_false(status_has(t, "\"learner\":true"));
     struct membership l = learner(t);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_FORGET, &l), 0); /* it votes: it stays */
+    assert_int_equal(ask(t, MEMBERS_FORGET, &l), 0); /* it votes: it stays */
     assert_true(status_has(t, "replica-4"));
 }
 
@@ -178,7 +178,7 @@ static void a_new_front_end_finds_a_voter_that_its_volume_does_not_name(void **s
     take_learner(t);
     complete(t);
     struct membership m = replacement(t);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), 0);
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), 0);
     write_value(t->rig, 0, 4096, 50);
     rig_stop_frontend(t->rig, 0);
     struct replica_config *rc = &t->rig->config.replicas[3];
@@ -202,7 +202,7 @@ static void a_missing_voter_may_be_pointed_out(void **state)
     take_learner(t);
     complete(t);
     struct membership m = replacement(t);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), 0);
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), 0);
     rig_stop_frontend(t->rig, 0);
     rig_start_frontend(t->rig, 0, 0);
     cut(t->rig, 0, 2);
@@ -228,8 +228,8 @@ static void a_change_that_does_not_come_off_holds_writes_back_for_a_moment(void 
     const char *text;
     t->answers = 0;
     uint64_t began = sim_now(t->rig->world);
-    assert_int_equal(volume_members(volume(t), VOLUME_MEMBERS_VOTERS, &m, on_done, t, &text), -EINPROGRESS);
-    assert_int_equal(volume_members(volume(t), VOLUME_MEMBERS_VOTERS, &m, on_done, t, &text), -EBUSY);
+    assert_int_equal(volume_members(volume(t), MEMBERS_CHANGE, &m, on_done, t, &text), -EINPROGRESS);
+    assert_int_equal(volume_members(volume(t), MEMBERS_CHANGE, &m, on_done, t, &text), -EBUSY);
     struct request *w = submit(&t->rig->frontend[0], EXPORT_WRITE, 0, 4096, NULL, 61, 0);
     assert_int_equal(await(t->rig, w), 0);
     assert_true(sim_now(t->rig->world) - began < 2 * NS_PER_S);
@@ -246,15 +246,15 @@ static void learners_come_and_go(void **state)
     take_learner(t);
     struct membership m = learner(t);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(ask(t, VOLUME_MEMBERS_FORGET, &m), 0);
+        assert_int_equal(ask(t, MEMBERS_FORGET, &m), 0);
         sim_run_for(t->rig->world, NS_PER_S);
         assert_false(status_has(t, "replica-4"));
         write_value(t->rig, 0, 4096, (uint8_t)(70 + i));
-        assert_int_equal(ask(t, VOLUME_MEMBERS_LEARN, &m), 0);
+        assert_int_equal(ask(t, MEMBERS_LEARN, &m), 0);
         sim_run_for(t->rig->world, NS_PER_S);
         assert_true(status_has(t, "\"learner\":true"));
     }
-    assert_int_equal(ask(t, VOLUME_MEMBERS_FORGET, &m), 0); /* and the front end ends while the link does */
+    assert_int_equal(ask(t, MEMBERS_FORGET, &m), 0); /* and the front end ends while the link does */
 }
 
 static void impossible_requests_are_refused(void **state)
@@ -262,13 +262,13 @@ static void impossible_requests_are_refused(void **state)
     struct test *t = *state;
     start(t);
     struct membership m = {.n_voters = 0};
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), -EINVAL);
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), -EINVAL);
     m = t->rig->members;
     m.voter[1] = m.voter[0];
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &m), -EINVAL);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_LEARN, &t->rig->members), -EINVAL); /* which of the three? */
-    assert_int_equal(ask(t, (enum volume_members_verb)9, &t->rig->members), -EINVAL);
-    assert_int_equal(ask(t, VOLUME_MEMBERS_VOTERS, &t->rig->members), 0); /* they are these */
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &m), -EINVAL);
+    assert_int_equal(ask(t, MEMBERS_LEARN, &t->rig->members), -EINVAL); /* which of the three? */
+    assert_int_equal(ask(t, (enum members_verb)9, &t->rig->members), -EINVAL);
+    assert_int_equal(ask(t, MEMBERS_CHANGE, &t->rig->members), 0); /* they are these */
     struct uuid nobody = {{0}};
     assert_int_equal(volume_learn_address(volume(t), &nobody, "x", "y:1"), -ENOSPC);
     /* Who asks when another front end takes over hears of it. */
@@ -281,7 +281,7 @@ static void impossible_requests_are_refused(void **state)
     t->answers = 0;
     const char *text;
     (void)submit(&t->rig->frontend[0], EXPORT_WRITE, 0, 4096, NULL, 61, 0);
-    assert_int_equal(volume_members(volume(t), VOLUME_MEMBERS_VOTERS, &two, on_done, t, &text), -EINPROGRESS);
+    assert_int_equal(volume_members(volume(t), MEMBERS_CHANGE, &two, on_done, t, &text), -EINPROGRESS);
     rig_stop_frontend(t->rig, 0);
     assert_int_equal(t->answers, 1);
     assert_true(t->err < 0);
