@@ -105,15 +105,6 @@ static bool take_page(struct copy *c, const struct msg *m)
     return true;
 }
 
-static bool is_named(const struct replica_group *g, const struct membership *m)
-{
-    const struct uuid *self = &g->acceptor.identity;
-    bool named = membership_has_voter(m, self);
-    for (unsigned i = 0; i < m->n_learners; i++)
-        named |= uuid_equal(&m->learner[i], self);
-    return named;
-}
-
 static void listed(struct replica_group *g, const struct msg *m)
 {
     struct copy *c = &g->copy;
@@ -124,8 +115,8 @@ static void listed(struct replica_group *g, const struct msg *m)
         try_next(g);
         return;
     }
-    bool was_named = is_named(g, &g->acceptor.committed);
-    if (was_named && !is_named(g, &c->membership)) {
+    /* A learner is named by no membership: it takes what it is given until it votes. */
+    if (acceptor_is_voter(&g->acceptor) && !membership_has_voter(&c->membership, &g->acceptor.identity)) {
         MARK_IF(!c->retired, "copy: retired, the membership names it no more");
         if (!c->retired)
             log_error("group %llu: this replica is no member any more: it is not copied to", (unsigned long long)g->id);

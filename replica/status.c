@@ -3,19 +3,10 @@
 
 #include "replica/scrub_status.h"
 
-static bool is_learner(const struct replica_group *g)
-{
-    const struct membership *m = &g->acceptor.committed;
-    for (unsigned i = 0; i < m->n_learners; i++)
-        if (uuid_equal(&m->learner[i], &g->acceptor.identity))
-            return true;
-    return false;
-}
-
 static enum group_state state_of(const struct replica_group *g)
 {
     bool voter = membership_has_voter(&g->acceptor.committed, &g->acceptor.identity);
-    if (g->copy.retired || (!voter && !is_learner(g)))
+    if (g->copy.retired || g->acceptor.retired)
         return GROUP_RETIRED;
     if (g->copy.phase == COPY_FILLING || g->copy.phase == COPY_COMPLETING)
         return GROUP_COPYING;
