@@ -153,7 +153,9 @@ static bool may_ask(struct replica_group *g)
 {
     struct copy *c = &g->copy;
     struct replica *r = g->replica;
-    bool behind = g->catchup.state != CATCHUP_IDLE && g->catchup.target.slot > g->acceptor.commit;
+    /* Not while it is being brought forward. That nobody can is no reason to wait: what is known to be chosen may be in logs that do not know it, until this replica counts again. */
+    bool waits = g->catchup.state == CATCHUP_IDLE || g->catchup.state == CATCHUP_PAUSING;
+    bool behind = !waits && g->catchup.target.slot > g->acceptor.commit;
     return c->n_requests < COPY_REQUESTS_MAX && !behind && pace_allows(&r->pace, io_now(r->reactor));
 }
 

@@ -229,7 +229,9 @@ const char *volume_view_state(const struct volume_view *v, const struct replica_
         return "joining";
     if (!v->streams && replica_view_up_to_date(r) && !counts(v, r))
         return "behind";
-    return replica_view_state(r, r->local);
+    const char *state = replica_view_state(r, r->local);
+    bool empty = !r->group && v->exists && strcmp(state, "not a member") == 0;
+    return empty ? "not a member: needs rebuild" : state; /* the volume is there, and this disk has nothing of it */
 }
 
 void volume_view_redundancy(const struct volume_view *v, char *buf, size_t cap)

@@ -398,6 +398,18 @@ static void a_jump_that_came_too_late_is_repeated(void **state)
     rr_free(rr);
 }
 
+/* More was chosen than the donors know: they learn it only when this replica counts again. */
+static void it_does_not_wait_for_what_nobody_can_give(void **state)
+{
+    struct rr *rr = left_behind(8);
+    with_donors(rr);
+    rr_beat(rr_greet(rr, ROLE_FRONTEND), 3, POS + 8);
+    wait_complete(rr);
+    assert_int_equal(store_applied(rr->replica->store, RR_GROUP), POS);
+    check_content(rr);
+    rr_free(rr);
+}
+
 static void opens_wait_until_the_jump_is_durable(void **state)
 {
     struct rr *rr = left_behind(7);
@@ -640,6 +652,7 @@ int main(void)
         cmocka_unit_test(the_others_go_on_meanwhile),
         cmocka_unit_test(a_listing_may_come_in_parts_but_of_one_position),
         cmocka_unit_test(a_jump_that_came_too_late_is_repeated),
+        cmocka_unit_test(it_does_not_wait_for_what_nobody_can_give),
         cmocka_unit_test(opens_wait_until_the_jump_is_durable),
         cmocka_unit_test(wrong_images_are_asked_elsewhere),
         cmocka_unit_test(damage_at_one_donor_is_asked_of_the_other),
