@@ -471,3 +471,104 @@ uint32_t x_bad(struct copy_test *x, uint64_t block, uint32_t n)
     buf_unref(r.buf);
     return bad;
 }
+
+/* ---- lives ---- */
+
+static void reset_flights(struct copy_test *x)
+{
+    for (unsigned i = 0; i <= COPY_FLIGHTS; i++)
+        x->flight[i].begun = x->flight[i].handed_over = x->flight[i].done = false;
+}
+
+void x_crash(struct copy_test *x, enum sim_crash how)
+{
+    t_crash(&x->t, how);
+    reset_flights(x);
+}
+
+void x_restart(struct copy_test *x)
+{
+    x->asked = 0;
+    x->at = 0;
+    t_start_ok(&x->t);
+    x_check(x);
+}
+
+/* Both know it, on disk. */
+void x_common_past(struct copy_test *x)
+{
+    x_both(x, ENTRY_WRITE, 0, 60);
+    x_both(x, ENTRY_WRITE, 490, 64);  /* over the edge of a leaf */
+    x_both(x, ENTRY_WRITE, 1100, 30); /* leaf 2, chunk 0 */
+    x_both(x, ENTRY_WRITE, 1400, 30); /* leaf 2, chunk 1 */
+    x_both(x, ENTRY_WRITE, R + 10, 20);
+    x_both(x, ENTRY_WRITE, 2 * R + 600, 40);
+    t_checkpoint(&x->d);
+    t_checkpoint(&x->t);
+}
+
+/* What the target misses. */
+void x_missed(struct copy_test *x)
+{
+    x_donor(x, ENTRY_WRITE, 20, 30);
+    x_donor(x, ENTRY_TRIM, 500, 20);
+    x_donor(x, ENTRY_WRITE, 1110, 5);
+    x_donor(x, ENTRY_WRITE, 3000, 40); /* a leaf that the target has not */
+    t_checkpoint(&x->d);
+    x_donor(x, ENTRY_WRITE, 2 * R + 610, 3);
+    x_donor(x, ENTRY_WRITE, 2 * R + 2990, 10); /* the end of the volume */
+}
+
+/* Where a copy ends, from wherever a crash left it. */
+void x_finish(struct copy_test *x)
+{
+    struct store_copy_state st = x_state(x);
+    bool behind = x->t.group[0].committed < x->d.group[0].committed;
+    if (!st.needs_copy && !behind && st.jump > 0 && !x->t.crashed) { /* it was complete */
+        x_check_complete(x);
+        return;
+    }
+    if (!st.needs_copy)
+        x_needs_copy(x);
+    if (!st.copying || behind)
+        x_jump(x, false);
+    x_check(x);
+    x_copy(x, 1000);
+    x_check(x);
+    x_complete(x);
+    assert_int_equal(x->complete_err, 0);
+    x_check_complete(x);
+}
+
+void x_audit_clean(struct store_test *t)
+{
+    struct t_audit a;
+    t_audit(t, &a);
+    assert_int_equal(a.used, a.reachable);
+    assert_int_equal(a.bad_blocks, 0);
+}
+
+/* After completion: all is there after restarts, the old NEEDS_COPY record in the WAL notwithstanding. */
+void x_afterwards(struct copy_test *x)
+{
+    x_both(x, ENTRY_WRITE, 5, 3);
+    x_crash(x, SIM_POWER);
+    x_restart(x);
+    assert_false(x->t.group[0].found_needs_copy);
+    x_check_complete(x);
+    x_both(x, ENTRY_TRIM, 0, 64);
+    t_stop(&x->t);
+    x_audit_clean(&x->t);
+    x_restart(x);
+    assert_false(x->t.group[0].found_needs_copy);
+    x_check_complete(x);
+    t_stop(&x->t);
+}
+
+void x_rot_data(struct copy_test *x, uint64_t block)
+{
+    uint64_t off;
+    struct sim_disk *d = t_find_data(&x->t, 0, block, &off);
+    assert_non_null(d);
+    sim_disk_flip(d, off + 77, 3);
+}

@@ -9,6 +9,8 @@
 #include "tests/unit/store_harness.h"
 
 #define COPY_FLIGHTS 6u
+#define R REGION_BLOCKS
+#define SIZE (2 * R + 3000u) /* of the volume in most tests */
 
 struct copy_flight {
     struct copy_test *x;
@@ -70,5 +72,17 @@ void x_check(struct copy_test *x);
 void x_check_complete(struct copy_test *x);
 /* How many blocks of the range the target says are bad. */
 uint32_t x_bad(struct copy_test *x, uint64_t block, uint32_t n);
+
+void x_crash(struct copy_test *x, enum sim_crash how);
+void x_restart(struct copy_test *x); /* and checks */
+/* What both know, on disk: 6 slots; what the target then misses: 6 more. */
+void x_common_past(struct copy_test *x);
+void x_missed(struct copy_test *x);
+/* To the end of the copy, from wherever a crash left it. Then: all is there after restarts, the old NEEDS_COPY record in the
+ * WAL notwithstanding. */
+void x_finish(struct copy_test *x);
+void x_afterwards(struct copy_test *x);
+void x_audit_clean(struct store_test *t);
+void x_rot_data(struct copy_test *x, uint64_t block); /* of the target */
 
 #endif
