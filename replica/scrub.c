@@ -317,6 +317,9 @@ static void settle(struct scrub *sc)
         return;
     }
     memset(&sc->still, 0, sizeof sc->still);
+    sc->still.blocks = sc->now.found.blocks; /* what is not looked at again counts as unrepaired */
+    for (uint32_t i = 0; i < sc->now.found.n; i++)
+        sc->still.blocks -= sc->now.found.range[i].nblocks;
     sc->recheck.nblocks = 0;
     sc->next_recheck = 0;
     sc->state = SCRUB_RECHECK;

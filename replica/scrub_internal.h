@@ -15,7 +15,8 @@
 #define SCRUB_CONNECT_NS (30 * NS_PER_S) /* a peer that is gone is tried this often */
 #define SCRUB_SETTLE_NS (20 * NS_PER_S)  /* how long repairs may take before what is still bad counts as unrepaired */
 #define SCRUB_ASKS 3u                    /* of chunks whose slots did not meet */
-#define SCRUB_FINDINGS_MAX 64u           /* named by address; the rest is counted */
+#define SCRUB_FINDINGS_MAX 1024u         /* ranges that are kept; the rest is counted, and not looked at again */
+#define SCRUB_NAMED_MAX 64u              /* in status */
 
 struct scrub_range {
     uint64_t group, block;

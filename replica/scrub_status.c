@@ -6,7 +6,7 @@
 static json_t *ranges_json(const struct scrub_list *l)
 {
     json_t *a = json_array();
-    for (uint32_t i = 0; i < l->n; i++)
+    for (uint32_t i = 0; i < l->n && i < SCRUB_NAMED_MAX; i++)
         json_array_append_new(a, json_pack("{s:I, s:I, s:I, s:b}", "group", (json_int_t)l->range[i].group, "block",
                                            (json_int_t)l->range[i].block, "blocks", (json_int_t)l->range[i].nblocks, "lost",
                                            l->range[i].lost));

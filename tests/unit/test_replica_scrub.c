@@ -108,7 +108,7 @@ static bool is_in_place(void *user)
 {
     struct store_stats st;
     store_get_stats(((struct rr *)user)->replica->store, &st);
-    return !st.checkpointing;
+    return st.overlay_bytes == 0 && !st.checkpointing;
 }
 
 static void write_back(struct rr *rr)
@@ -275,6 +275,41 @@ static void what_rotted_comes_back(void **state)
     json_decref(last);
     assert_int_equal(read_block(rr, 40, SLOTS, &got), DATA_OK);
     assert_int_equal(got, fill_of(10));
+    last = scrub(rr, 1);
+    assert_field(last, "bad_blocks", 0);
+    json_decref(last);
+    rr_free(rr);
+}
+
+/* More than repairs there may be at a time: the pass waits for them, and leaves nothing. */
+static void however_much_rotted(void **state)
+{
+    enum { LAST = SLOTS + 380 };
+    struct rr *rr = with_data(11);
+    for (uint64_t slot = SLOTS + 1; slot <= LAST; slot++)
+        write_block(rr, slot, slot * 4, 0x77);
+    rr_run(rr, 20 * NS_PER_S); /* idle: the last checkpoint has all of it */
+    struct sim_disk *extent = sim_dir_find(rr->dir, "extents/00000");
+    uint8_t page[BLOCK_SIZE], want[BLOCK_SIZE];
+    memset(want, 0x77, sizeof want);
+    unsigned rotten = 0;
+    for (uint64_t off = 0; off < sim_disk_size(extent); off += BLOCK_SIZE) {
+        sim_disk_peek(extent, off, page, sizeof page);
+        if (memcmp(page, want, sizeof want) != 0)
+            continue;
+        sim_disk_flip(extent, off + 5, 1);
+        rotten++;
+    }
+    assert_int_equal(rotten, 2 * (LAST - SLOTS));
+    fake[1].refuses = fake[2].refuses = true; /* as to digests */
+    fake[1].fill = fake[2].fill = 0x77;
+    rr_donor(rr, 1, serve);
+    rr_donor(rr, 2, serve);
+    json_t *last = scrub(rr, 1);
+    assert_field(last, "bad_blocks", rotten);
+    assert_field(last, "repaired_blocks", rotten);
+    assert_field(last, "unrepaired_blocks", 0);
+    json_decref(last);
     last = scrub(rr, 1);
     assert_field(last, "bad_blocks", 0);
     json_decref(last);
@@ -461,6 +496,7 @@ int main(void)
         cmocka_unit_test(a_pass_verifies_compares_and_says_so),
         cmocka_unit_test(an_unknown_group_is_refused),
         cmocka_unit_test(what_rotted_comes_back),
+        cmocka_unit_test(however_much_rotted),
         cmocka_unit_test(what_cannot_be_repaired_is_named),
         cmocka_unit_test(what_nobody_has_is_lost_alone),
         cmocka_unit_test(the_majority_is_right),
