@@ -208,7 +208,7 @@ static int start_session(struct rebuild *b, struct why *why)
     }
     snprintf(status, sizeof status, "unix:%s/status", b->session_dir);
     snprintf(log, sizeof log, "%s/log", b->session_dir);
-    const char *argv[] = {program, "--config", b->conf_path, "--volume", b->volume->name, "--name", "qbd-rebuild", "--status", status, NULL};
+    const char *argv[] = {program, "--config", b->conf_path.s, "--volume", b->volume->name, "--name", "qbd-rebuild", "--status", status, NULL};
     struct process_start s = {.cwd = "/", .log = log, .argv = (char *const *)argv};
     b->session = process_start(&s, why);
     if (b->session < 0)

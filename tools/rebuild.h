@@ -16,7 +16,7 @@ struct rebuild_arguments {
 
 struct rebuild {
     struct cluster_config conf;
-    char conf_path[PATH_MAX];
+    struct cluster_path conf_path;
     struct cluster_dir *local; /* NULL: not a local cluster */
     bool quiet, bar_shown;
     char frontend[REBUILD_FRONTENDS_MAX][CONFIG_ADDRESS_MAX]; /* status addresses */
@@ -33,7 +33,7 @@ struct rebuild {
 };
 
 struct copy_progress {
-    char state[64];
+    char state[96];
     int64_t done_bytes, left_bytes; /* left: -1 while unknown */
     int64_t rate, eta_s, latency_us; /* bytes per second; -1: unknown */
 };

@@ -17,7 +17,7 @@ static int load_local(struct rebuild *b, const char *dir, struct why *why)
         return -1;
     b->local = &d;
     b->conf = d.conf;
-    snprintf(b->conf_path, sizeof b->conf_path, "%s", cluster_path(&d, "", "cluster.conf", "").s);
+    b->conf_path = cluster_path(&d, "", "cluster.conf", "");
     for (uint32_t i = 0; i < d.n_frontends; i++)
         cluster_socket_address(&d, d.frontends[i].name, "status", b->frontend[b->n_frontends++]);
     return 0;
@@ -32,7 +32,7 @@ int rebuild_load(struct rebuild *b, const char *dir, const char *file, struct wh
         return -1;
     if (config_load(file, &b->conf, text) < 0)
         return because(why, "%s", text);
-    if (!realpath(file, b->conf_path))
+    if (!realpath(file, b->conf_path.s))
         return because(why, "cannot tell where %s is", file);
     return 0;
 }
@@ -93,7 +93,7 @@ int rebuild_record(struct rebuild *b, struct why *why)
         return 0;
     if (b->local)
         return record_local(b, replica, why);
-    printf("%s: write into %s, and wherever else the configuration is: replicas =", b->volume->name, b->conf_path);
+    printf("%s: write into %s, and wherever else the configuration is: replicas =", b->volume->name, b->conf_path.s);
     for (unsigned i = 0; i < b->members.n_voters; i++)
         printf(" %s", b->conf.replicas[replica[i]].name);
     printf("\n");
