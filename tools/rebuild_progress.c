@@ -51,7 +51,7 @@ static void put_time(char *to, size_t cap, int64_t s)
 
 void rebuild_show(struct rebuild *b, const struct copy_progress *p)
 {
-    char line[PROGRESS_WIDTH + 1], done[24], all[24], rate[24], eta[24], latency[32] = "";
+    char line[256], done[24], all[24], rate[24], eta[24], latency[32] = "";
     if (b->quiet || !isatty(STDERR_FILENO))
         return;
     if (p->left_bytes < 0) {
@@ -71,7 +71,7 @@ void rebuild_show(struct rebuild *b, const struct copy_progress *p)
             snprintf(latency, sizeof latency, ", log %" PRId64 " us", p->latency_us);
         snprintf(line, sizeof line, "%s [%s] %s of %s, %s/s, %s left%s", b->joining->name, bar, done, all, rate, eta, latency);
     }
-    fprintf(stderr, "\r%-*s", PROGRESS_WIDTH, line);
+    fprintf(stderr, "\r%-*.*s", PROGRESS_WIDTH, PROGRESS_WIDTH, line); /* what is longer than a terminal is cut */
     fflush(stderr);
     b->bar_shown = true;
 }
