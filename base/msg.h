@@ -152,6 +152,7 @@ struct msg {
             uint32_t retired;
             uint32_t reserved;
             char holder_name[NAME_MAX_BYTES];
+            struct membership membership; /* the committed one; n_voters 0: none is told */
         } holder;
         struct {
             uint64_t lease_ns; /* 0: no lease wanted */

@@ -202,6 +202,8 @@ static size_t encode_holder(const struct msg *m, uint8_t *to)
         .retired = m->u.holder.retired ? 1 : 0,
     };
     encode_name(w.name, m->u.holder.holder_name, sizeof w.name);
+    if (m->u.holder.membership.n_voters > 0)
+        wire_encode_membership((uint8_t *)&w.membership, &m->u.holder.membership);
     memcpy(to, &w, sizeof w);
     return sizeof w;
 }
@@ -218,6 +220,10 @@ static const char *decode_holder(const struct body *b, struct msg *m)
     m->u.holder.full = w->full;
     m->u.holder.retired = w->retired;
     m->u.holder.reserved = 0;
+    static const struct membership none;
+    if (w->membership.n_voters == 0 ? memcmp(&w->membership, &none, sizeof none) != 0 : !membership_is_valid(&w->membership))
+        return "a QUERY_ACK or NACK with a malformed membership";
+    m->u.holder.membership = w->membership;
     return decode_name(m->u.holder.holder_name, w->name, sizeof w->name);
 }
 

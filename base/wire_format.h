@@ -41,8 +41,9 @@ struct wire_holder {
     uint32_t retired;
     uint32_t reserved;
     char name[NAME_MAX_BYTES];
+    struct membership membership;
 };
-static_assert(sizeof(struct wire_holder) == 128, "wire_holder has no padding");
+static_assert(sizeof(struct wire_holder) == 368, "wire_holder has no padding");
 
 struct wire_prepare {
     uint64_t lease_ns;

@@ -162,6 +162,14 @@ static void raise_promised(struct acceptor *a, const struct ballot *b)
 
 /* ---- messages ---- */
 
+static void on_query(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
+{
+    struct msg *m = answer(a, fx, ev, MSG_QUERY_ACK, 0);
+    fill_holder(a, ev->now_ns, m);
+    if (a->retired || acceptor_is_voter(a)) /* who votes, for those who have to know whom to ask; a learner was told anything */
+        m->u.holder.membership = a->committed;
+}
+
 static void on_prepare(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
 {
     const struct msg *m = ev->msg;
@@ -375,7 +383,7 @@ static void on_msg(struct acceptor *a, struct acceptor_effects *fx, const struct
     }
     switch (m->type) {
     case MSG_QUERY:
-        fill_holder(a, ev->now_ns, answer(a, fx, ev, MSG_QUERY_ACK, 0));
+        on_query(a, fx, ev);
         break;
     case MSG_PREPARE:
         on_prepare(a, fx, ev);

@@ -141,6 +141,12 @@ void proposer_on_query_ack(struct step *x, uint32_t i, const struct msg *m)
     struct proposer_replica *r = &x->p->replica[i];
     if (m->u.holder.unknown)
         return;
+    const struct membership *who = &m->u.holder.membership;
+    bool tells = m->u.holder.retired || membership_has_voter(who, &x->p->params.identity[i]);
+    if (who->n_voters > 0 && who->n_voters <= MEMBERS_MAX && tells && (!x->p->has_membership || who->slot > x->p->committed.slot)) {
+        MARK_IF(x->p->has_membership, "proposer: a newer membership by a query");
+        proposer_set_membership(x->p, false, who); /* whom to ask; the promises will be held against it */
+    }
     const struct uuid *holder = &m->u.holder.holder;
     r->answered_query = true;
     r->said_free = uuid_is_zero(holder) || uuid_equal(holder, &x->p->params.id);

@@ -292,11 +292,13 @@ static int stream_to(struct volume *v, const struct uuid *identity, const char *
     if (!identity)
         return -EINVAL;
     *text = "its address is not known here, or there are too many replicas";
+    uint32_t before = v->learners;
     uint32_t i = make_link(v, identity, true);
     if (i == VOLUME_LINKS_MAX)
         return -EHOSTUNREACH;
     *text = "it is a learner";
-    log_info("volume %s: %s (%s) learns", v->name, v->peer[i].name, v->peer[i].address);
+    if (v->learners != before)
+        log_info("volume %s: %s (%s) learns", v->name, v->peer[i].name, v->peer[i].address);
     return 0;
 }
 

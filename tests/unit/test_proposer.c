@@ -885,6 +885,33 @@ static void test_a_voter_that_is_not_configured_is_asked_for(void **state)
     assert_false(wants_link(r, 3));
 }
 
+/* The configuration names {0, 1, 2}; 0 was replaced by 3, and 1 is down: 2 and 3 are a majority. That 3 has to be asked for,
+ * 2 tells when it is asked whether the group is free. */
+static void test_a_query_tells_whom_to_ask(void **state)
+{
+    struct rig *r = *state;
+    up(r, 2);
+    step(r, (struct proposer_event){.type = PROPOSER_ATTACH});
+    struct msg m = {.type = MSG_QUERY_ACK, .ballot.proposer = me()};
+    m.u.holder.membership = voters(0, 2, 4); /* of somebody else: it is no word of a voter's */
+    say(r, 2, m);
+    assert_false(r->p.has_membership);
+    m.u.holder.membership = voters(1, 3, 4);
+    say(r, 2, m);
+    assert_int_equal(r->p.state, PROPOSER_QUERYING);
+    assert_true(wants_link(r, 3));
+    assert_true(wants_link(r, 1) == false);
+    add_link(r, 3, 3, false);
+    up(r, 3);
+    assert_non_null(sent(r, 3, MSG_QUERY));
+    say(r, 3, m);
+    assert_int_equal(r->p.state, PROPOSER_PREPARING);
+    struct log_text t = {.n_runs = 1, .run = {{other(1), 1, 4}}, .commit = pos(4, other(1)), .n_memberships = 1, .membership = {voters(1, 3, 4)}};
+    promise(r, 2, &t);
+    promise(r, 3, &t);
+    assert_int_equal(r->p.state, PROPOSER_RECOVERING);
+}
+
 /* Said again with each attempt: somebody may have written down where it is. */
 static void test_a_missing_link_is_asked_for_again(void **state)
 {
@@ -1399,6 +1426,7 @@ int main(void)
         T(test_an_incomplete_replica_gives_no_credit),
         T(test_an_incomplete_replica_is_no_holder_for_a_membership),
         T(test_a_voter_that_is_not_configured_is_asked_for),
+        T(test_a_query_tells_whom_to_ask),
         T(test_a_missing_link_is_asked_for_again),
         T(test_a_learner_says_nothing_of_memberships),
         T(test_one_who_was_voted_out_tells_of_its_successors),

@@ -137,6 +137,8 @@ static void make_session_samples(void)
         m->u.holder.remaining_ns = next_random();
         m->u.holder.unknown = i;
         m->u.holder.retired = 1;
+        if (i == 0)
+            m->u.holder.membership = some_membership(77, 3, 0);
         memset(m->u.holder.holder_name, 'h', NAME_MAX_BYTES - 1);
     }
     sample(MSG_QUERY);
@@ -790,8 +792,11 @@ static const struct bad_field bad_fields[] = {
     BAD(MSG_NACK, 0, wire_holder, unknown, 2),
     BAD(MSG_NACK, 0, wire_holder, full, 2),
     BAD(MSG_NACK, 0, wire_holder, retired, 2),
+    BAD(MSG_NACK, 0, wire_holder, membership.slot, 1),
+    BAD(MSG_QUERY_ACK, 0, wire_holder, membership.n_voters, MEMBERS_MAX + 1),
+    BAD(MSG_QUERY_ACK, 0, wire_holder, membership.n_voters, 4),
     BAD(MSG_NACK, 0, wire_holder, reserved, 1),
-    BAD_BYTE(MSG_NACK, 0, sizeof(struct wire_holder) - 1, 'x'),
+    BAD_BYTE(MSG_NACK, 0, offsetof(struct wire_holder, name) + NAME_MAX_BYTES - 1, 'x'),
     BAD_BYTE(MSG_REFUSED, 0, sizeof(struct wire_refused) - 1, 'x'),
     BAD(MSG_PROMISE, 1, wire_promise, n_runs, RUNS_MAX + 1),
     BAD(MSG_PROMISE, 1, wire_promise, n_runs, 4),
