@@ -33,6 +33,7 @@ struct scene {
     bool on;
     unsigned victim, other[2]; /* replicas */
     unsigned left;             /* steps */
+    bool held;                 /* answers wait */
     uint64_t until_ns;         /* nobody waits longer for a state */
     unsigned frontend;
     uint64_t round; /* its ballot's, when the scene began */

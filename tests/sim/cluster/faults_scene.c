@@ -200,6 +200,9 @@ static void answers_watch(struct fault_action *a)
 {
     struct faults *f = a->faults;
     struct frontend *rival = find_rival(f);
+    if (!f->scene.held)
+        faults_hold(f, f->scene.victim, frontend_host(f->scene.frontend));
+    f->scene.held = true;
     if (rival && rival->index != f->scene.frontend) {
         faults_crash_frontend(f, rival, SIM_KILL, 8 * lease_of(f));
         f->scene.until_ns = now(f) + 6 * lease_of(f) + 200 * NS_PER_MS;
@@ -227,7 +230,10 @@ static bool play_answers(struct faults *f)
              slow_ns = fault_draw_log(&s->g, NS_PER_MS, 60 * NS_PER_MS);
     for (unsigned k = 0; k < 2; k++)
         faults_late(f, host, s->other[k], ns, 0, ns);
-    faults_hold(f, s->victim, host);
+    /* Until then it can be read from: parts of blocks are written, too. */
+    s->held = fault_chance(&s->g, 2);
+    if (s->held)
+        faults_hold(f, s->victim, host);
     faults_late(f, s->other[1], host, slow_ns, 0, 8 * lease_ns);
     s->until_ns = now(f) + ns;
     fault_later(f, lease_ns / 2, answers_watch, 0, 0, 0);

@@ -132,6 +132,7 @@ void faults_draw_theme(struct faults *f)
     case THEME_ANSWERS:
         only(f, FAULT_LATE_ANSWERS, 100 * NS_PER_MS);
         crowd(f, &g);
+        s->requests *= 3; /* several under way whenever a front end is cut off */
         break;
     case THEME_CROWD:
         only(f, FAULT_STORM, 100 * NS_PER_MS);
