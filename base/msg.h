@@ -54,6 +54,7 @@ enum msg_type {
     MSG_MEMBERS, /* to the front end that holds the group */
     MSG_DONE,    /* answers ADDRESS, MEMBERS and SCRUB */
     MSG_SCRUB,   /* begin a pass of this group, or of all (group 0) */
+    MSG_RECOVER, /* the last resort: this replica's log becomes the group's, and it the only voter; ballot.proposer: any fresh id. Answered by DONE */
 };
 
 enum members_verb {

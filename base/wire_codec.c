@@ -763,6 +763,7 @@ static const struct codec codecs[] = {
     [MSG_MEMBERS] = {"MEMBERS", FIXED_OF(members)},
     [MSG_DONE] = {"DONE", FIXED_OF(done)},
     [MSG_SCRUB] = {"SCRUB", FIXED_OF(scrub)},
+    [MSG_RECOVER] = {"RECOVER", EMPTY},
 };
 
 const char *wire_type_name(uint16_t type)

@@ -436,6 +436,11 @@ void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct a
     case ACCEPTOR_JUMP:
         acceptor_on_jump(a, effects, ev);
         break;
+    case ACCEPTOR_RECOVER:
+        raise_promised(a, &ev->ballot);
+        persist_promise(a, effects);
+        acceptor_on_recover(a, effects, ev);
+        break;
     case ACCEPTOR_COMPLETE:
         acceptor_set_needs_copy(a, false);
         break;
@@ -501,6 +506,21 @@ void acceptor_set_needs_copy(struct acceptor *a, bool on)
 bool acceptor_is_voter(const struct acceptor *a)
 {
     return membership_has_voter(&a->committed, &a->identity);
+}
+
+const char *acceptor_may_recover(const struct acceptor *a, uint64_t now_ns)
+{
+    if (a->needs_copy)
+        return "it does not hold a complete copy itself";
+    if (!acceptor_is_voter(a))
+        return "it is no voter of the group";
+    if (a->committed.n_voters == 1 && !a->has_uncommitted)
+        return "it is the group's only voter already";
+    if (current_hold(a, now_ns).holder)
+        return "a front end may still hold a lease of it: try again when that has run out";
+    if (a->log.n == RUNS_MAX || !acceptor_has_room(a))
+        return "its log is busy: try again";
+    return NULL;
 }
 
 bool acceptor_has_room(const struct acceptor *a)

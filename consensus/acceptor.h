@@ -104,6 +104,9 @@ enum acceptor_event_type {
      * replica's vote; otherwise the log is emptied (a CUT(to.slot + 1) says so). Any stream is dropped. The COMMIT effect
      * that comes next is for a slot above `to`. Nothing that later effects bring may become durable before the jump. */
     ACCEPTOR_JUMP,
+    /* An operator's last resort (docs/rebuild.md "Recovery"): the log as it stands, without LOST entries and what follows them, is the group's from now on, and this replica its only voter.
+     * entries[0] is an ENTRY_MEMBER with this voter alone; its slot and e are set here; `ballot` is above promised. Only after acceptor_may_recover(). */
+    ACCEPTOR_RECOVER,
     ACCEPTOR_COMPLETE, /* the copy is complete, durably: it counts from now on, and says so */
 };
 
@@ -115,6 +118,7 @@ struct acceptor_event {
     uint64_t durable_seq;
     struct log_pos from, through; /* CAUGHT_UP: from is the own commit's position as it was asked for */
     struct log_pos to;            /* JUMP */
+    struct ballot ballot;         /* RECOVER */
     const struct membership *membership;
     struct entry *const *entries;
     uint32_t n_entries;
@@ -159,6 +163,8 @@ void acceptor_step(struct acceptor *a, const struct acceptor_event *ev, struct a
 void acceptor_set_needs_copy(struct acceptor *a, bool on);
 /* True: the committed membership has this replica as a voter. Neither a voter nor retired: a learner. */
 bool acceptor_is_voter(const struct acceptor *a);
+/* NULL, or why this replica's log can't be made the group's (yet). */
+const char *acceptor_may_recover(const struct acceptor *a, uint64_t now_ns);
 /* The place of the own commit: where catch-up starts (`from` of CAUGHT_UP). */
 struct log_pos acceptor_commit_pos(const struct acceptor *a);
 /* False while the pending table is nearly full: hold back ACCEPTs until the next DURABLE. */

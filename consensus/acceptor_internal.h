@@ -25,6 +25,7 @@ void acceptor_on_durable(struct acceptor *a, uint64_t seq);
 void acceptor_on_caught_up(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev);
 void acceptor_on_trim(struct acceptor *a, uint64_t slot);
 void acceptor_on_jump(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev);
+void acceptor_on_recover(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev);
 /* The committed membership is m; whether this replica is retired follows. */
 void acceptor_set_committed(struct acceptor *a, const struct membership *m);
 

@@ -389,3 +389,18 @@ void acceptor_on_jump(struct acceptor *a, struct acceptor_effects *fx, const str
     a->membership_changed = true;
     acceptor_drop_stream(a);
 }
+
+/* What nobody else may have is declared chosen: the only step that is not Paxos, and an operator's alone. */
+void acceptor_on_recover(struct acceptor *a, struct acceptor_effects *fx, const struct acceptor_event *ev)
+{
+    struct entry *e = ev->entries[0];
+    assert(e->kind == ENTRY_MEMBER && ev->n_entries == 1 && acceptor_may_recover(a, ev->now_ns) == NULL);
+    if (a->n_lost > 0)
+        cut(a, fx, a->lost[0]); /* values that are gone for good, and what stood on them */
+    e->slot = paxos_log_last(&a->log).slot + 1;
+    e->e = ev->ballot;
+    e->u[0].membership.slot = e->slot;
+    append(a, fx, e);
+    acceptor_commit_to(a, e->slot);
+    acceptor_find_durable(a);
+}

@@ -382,6 +382,44 @@ void replica_create_group(struct session *s, const struct msg *m)
     send_or_defer(g, &e);
 }
 
+/* ---- the last resort ---- */
+
+static void answer_recover(struct replica_group *g, struct session *s, const struct msg *m, int err, const char *why)
+{
+    struct acceptor_effect e = {.type = ACCEPTOR_SEND, .after = err ? 0 : g->acceptor.seq, .link = s->id,
+                                .msg = {.type = MSG_DONE, .cookie = m->cookie, .group = g->id, .u.done.error = err}};
+    snprintf(e.msg.u.done.text, sizeof e.msg.u.done.text, "%s", why);
+    if (err)
+        wire_peer_send(&s->peer, &e.msg);
+    else
+        send_or_defer(g, &e);
+}
+
+void replica_recover_group(struct session *s, struct replica_group *g, const struct msg *m)
+{
+    struct replica *r = g->replica;
+    uint64_t now = io_now(r->reactor);
+    const char *why = s->role != ROLE_TOOL ? "only a tool may ask for that" : acceptor_may_recover(&g->acceptor, now);
+    if (!why && !store_has_room(r->store))
+        why = "its log is full: try again";
+    struct entry *e = why ? NULL : entry_new(r->reactor->arena, ENTRY_MEMBER, 0, 0, NULL, 0);
+    if (!e) {
+        answer_recover(g, s, m, why ? EPERM : ENOMEM, why ? why : "out of memory");
+        return;
+    }
+    e->group = g->id;
+    e->u[0].membership = (struct membership){.n_voters = 1, .voter = {r->superblock.identity}};
+    uint64_t was = paxos_log_last(&g->acceptor.log).slot, lost = g->acceptor.n_lost;
+    struct acceptor_event ev = {.type = ACCEPTOR_RECOVER, .now_ns = now, .entries = &e, .n_entries = 1,
+                                .ballot = {.round = g->acceptor.promised.round + 1, .proposer = m->ballot.proposer}};
+    replica_step(g, &ev);
+    log_warning("group %llu: RECOVERED by an operator's order: the log through slot %llu (it ended at %llu, %llu values were lost) is the group's now, and this replica its only voter; "
+                "what was acknowledged with the votes of others alone is gone",
+                (unsigned long long)g->id, (unsigned long long)e->slot, (unsigned long long)was, (unsigned long long)lost);
+    entry_unref(e);
+    answer_recover(g, s, m, 0, "");
+}
+
 /* ---- life ---- */
 
 int replica_open(struct reactor *reactor, const struct replica_options *o, const struct replica_callbacks *cb, struct replica **ret)

@@ -181,6 +181,8 @@ struct replica_group *replica_add_group(struct replica *r, const struct acceptor
 bool replica_applied_pos(const struct replica_group *g, struct log_pos *ret);
 /* CREATE: idempotent for the same content. Answered when the group's record is durable. */
 void replica_create_group(struct session *s, const struct msg *m);
+/* RECOVER: answered when it is durable. */
+void replica_recover_group(struct session *s, struct replica_group *g, const struct msg *m);
 /* Holds back or lets in the streams, as the acceptor's and the store's room demand. */
 void replica_update_pause(struct replica *r);
 

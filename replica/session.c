@@ -201,6 +201,9 @@ static void dispatch(struct session *s, const struct msg *m)
         return;
     }
     switch (m->type) {
+    case MSG_RECOVER:
+        replica_recover_group(s, g, m);
+        return;
     case MSG_QUERY:
     case MSG_PREPARE:
     case MSG_OPEN:

@@ -38,5 +38,6 @@ int command_scrub(int argc, char **argv);
 int command_status(int argc, char **argv);
 int command_volume(int argc, char **argv);
 int command_rebuild(int argc, char **argv);
+int command_recover(int argc, char **argv);
 
 #endif

@@ -36,7 +36,7 @@ static const struct argp_option options[] = {
     {"add", OPT_ADD, "REPLICA", 0, "Let this one hold the data as well", 1},
     {"remove", OPT_REMOVE, "REPLICA", 0, "Let this one hold it no longer", 1},
     {"frontend", OPT_FRONTEND, "ADDR", 0, "The status address of the front end that holds the volume (a local cluster knows its own); again for more", 2},
-    {"live", OPT_LIVE, NULL, 0, "Replace or remove a replica that is alive and complete", 2},
+    {"live", OPT_LIVE, NULL, 0, "Replace a replica that is alive and complete", 2},
     {"dry-run", OPT_DRY_RUN, NULL, 0, "Say what would be done and what redundancy remains, and do nothing", 2},
     {"quiet", 'q', NULL, 0, "No progress", 2},
     {0},

@@ -159,17 +159,23 @@ static int find_joining(struct rebuild *b, const char *name, const char *lost, s
     return 0;
 }
 
+static int check_majority(struct rebuild *b, struct why *why)
+{
+    unsigned n = b->members.n_voters, majority = n / 2 + 1, complete = rebuild_complete_voters(b, NULL);
+    if (complete >= majority)
+        return 0;
+    return because(why, "%u of the %u voters of %s are there and hold all its data, fewer than a majority (%u): bring back another one first; nothing was changed", complete, n,
+                   b->volume->name, majority);
+}
+
 /* What would lose data or quorum is refused before anything is changed. */
 static int check_safe(struct rebuild *b, const struct rebuild_arguments *a, struct why *why)
 {
-    unsigned n = b->members.n_voters, majority = n / 2 + 1, complete = rebuild_complete_voters(b, NULL);
+    unsigned n = b->members.n_voters;
     bool leaves = !uuid_is_zero(&b->leaving);
     struct replica_view *old = leaves ? rebuild_view_of(b, &b->leaving) : NULL;
-    if (complete < majority)
-        return because(why, "%u of the %u voters of %s hold its data completely, fewer than a majority (%u): bring back another one first; nothing was changed", complete, n,
-                       b->volume->name, majority);
-    if (old && old->group && json_is_true(json_object_get(old->group, "complete")) && !a->live)
-        return because(why, "%s is alive and holds all of %s: add --live if it is to be %s nevertheless", old->config->name, b->volume->name, b->joining ? "replaced" : "taken out");
+    if (b->joining && old && old->group && json_is_true(json_object_get(old->group, "complete")) && !a->live)
+        return because(why, "%s is alive and holds all of %s: add --live if it is to be replaced nevertheless", old->config->name, b->volume->name);
     if (leaves && !b->joining) {
         if (n == 1)
             return because(why, "%s has no other voter", b->volume->name);
@@ -219,7 +225,7 @@ int rebuild_plan(struct rebuild *b, const struct rebuild_arguments *a, struct wh
 {
     const char *leaving = a->lost ? a->lost : a->remove;
     rebuild_look(b);
-    if (rebuild_read_membership(b, why) < 0)
+    if (rebuild_read_membership(b, why) < 0 || check_majority(b, why) < 0)
         return -1;
     memset(&b->leaving, 0, sizeof b->leaving);
     b->joining = NULL;

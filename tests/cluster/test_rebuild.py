@@ -93,7 +93,7 @@ def scenario(t):
         for _ in range(192):
             f.write(os.urandom(MIB))
     run(["nbdcopy", "--requests=8", t.path("bulk"), uri])
-    t.load_now = t.load(uri, "--depth", 8, "--rate", 300, "--first", 256 * MIB, "--span", 64 * MIB)
+    t.load_now = t.load(uri, "--depth", 8, "--rate", 300, "--first", 256 * MIB, "--span", 64 * MIB, seconds=600 + 60 * ROUNDS)
     fio = t.popen(["fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--offset=384M", "--size=64M",
                    f"--rate_iops={400 if ROUNDS <= 2 else 40}", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting"],
                   stdout=open(t.path("fio.out"), "w"), stderr=subprocess.STDOUT, cwd=t.dir) if ROUNDS <= 2 else None

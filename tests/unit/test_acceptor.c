@@ -254,6 +254,41 @@ static void jump(struct rig *r, struct log_pos to, const struct membership *m)
     step(r, (struct acceptor_event){.type = ACCEPTOR_JUMP, .to = to, .membership = m ? m : &same});
 }
 
+/* The last resort: two of three voters are gone for good. What stands here is the group's, without what rot has taken. */
+static void test_a_survivor_is_made_the_group(void **state)
+{
+    struct rig *r = *state;
+    stream(r, A(1), pos(0, A(0)));
+    fill(r, A(1), 1, 5, A(1));
+    assert_non_null(acceptor_may_recover(&r->a, r->now)); /* A's lease */
+    struct paxos_log log = r->a.log;
+    struct membership three = {.n_voters = 3, .voter = {r->identity, {.b = {1}}, {.b = {2}}}};
+    begin(r, &(struct acceptor_state){.promised = A(1), .log = &log, .n_lost = 1, .lost = (uint64_t[]){4}, .commit = 2, .restarted = true,
+                                      .committed = three});
+    r->a.identity = r->identity;
+    assert_null(acceptor_may_recover(&r->a, r->now));
+    acceptor_set_needs_copy(&r->a, true);
+    assert_non_null(acceptor_may_recover(&r->a, r->now));
+    acceptor_set_needs_copy(&r->a, false);
+    struct entry *e = member(r, 0, A(0), 1);
+    e->u[0].membership.voter[0] = r->identity;
+    step(r, (struct acceptor_event){.type = ACCEPTOR_RECOVER, .now_ns = r->now, .entries = &e, .n_entries = 1, .ballot = B(2)});
+    assert_int_equal(find(r, ACCEPTOR_CUT)->slot, 4); /* its value is nowhere, and 5 stood on it */
+    assert_int_equal(find(r, ACCEPTOR_APPEND)->slot, 4);
+    assert_int_equal(count(r, ACCEPTOR_PROMISE), 1);
+    assert_int_equal(count(r, ACCEPTOR_COMMIT), 0); /* not before it is durable */
+    assert_true(holds(r, 3, A(1)) && holds(r, 4, B(2)));
+    assert_int_equal(r->a.n_lost, 0);
+    all_durable(r);
+    assert_int_equal(find(r, ACCEPTOR_COMMIT)->slot, 4);
+    assert_int_equal(r->a.committed.n_voters, 1);
+    assert_int_equal(r->a.committed.slot, 4);
+    assert_false(r->a.has_uncommitted);
+    assert_non_null(acceptor_may_recover(&r->a, r->now)); /* once is enough */
+    prepare(r, A(2), 0);
+    assert_non_null(sent(r, MSG_NACK)); /* whoever was under way is outbid */
+}
+
 /* It was in the majority that chose slots 4 and 5; the value of slot 2 rotted, and the peers' logs begin above it. */
 static void test_a_jump_keeps_the_tail_above_what_the_log_holds(void **state)
 {
@@ -1162,6 +1197,7 @@ int main(void)
         T(test_a_stream_that_was_overtaken),
         T(test_more_sessions_than_runs),
         T(test_more_uncommitted_sessions_than_runs),
+        T(test_a_survivor_is_made_the_group),
         T(test_log_match),
         T(test_order_of_logs),
         T(test_runs_from_outside_are_checked),

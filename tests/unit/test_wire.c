@@ -421,6 +421,7 @@ static void make_scrub_samples(void)
     m = sample(MSG_CRCS_REPLY);
     m->u.crcs_reply.status = DONOR_BUSY;
     m->u.crcs_reply.block = 79 * ENTRY_MAX_BLOCKS;
+    sample(MSG_RECOVER);
     m = sample(MSG_SCRUB);
     m->u.scrub.flags = SCRUB_AT_FULL_RATE;
     m = sample(MSG_SCRUB);
@@ -577,7 +578,7 @@ static void every_type_has_a_sample(void **state)
         if (!found)
             fail_msg("no sample of %s", wire_type_name((uint16_t)t));
     }
-    assert_int_equal(types, 41);
+    assert_int_equal(types, 42);
 }
 
 static void every_message_comes_back_as_it_was(void **state)
