@@ -68,10 +68,10 @@ def replace(t, c, lost, blows):
     c.qbd("wipe", lost)
     t.load_now.wait_progress(50)
     c.restart(lost)
-    require(c.replica(lost)["state"] == "not a member", f"a fresh disk is no member: {c.replica(lost)}")
+    require(c.replica(lost)["state"] == "not a member: needs rebuild", f"a fresh disk is no member: {c.replica(lost)}")
     plan = run([os.path.join(BIN, "qbd"), "rebuild", "--dir", c.dir, "--lost", lost, "--dry-run"]).stdout
     require(old in plan and "voters afterwards" in plan, f"the plan names the lost identity: {plan}")
-    require(c.replica(lost)["state"] == "not a member", "a dry run changes nothing")
+    require(c.replica(lost)["state"] == "not a member: needs rebuild", "a dry run changes nothing")
     rebuild = Rebuild(t, c, "--lost", lost)
     others = [n for n in ("replica-1", "replica-2", "replica-3") if n != lost]
     for _ in range(blows):

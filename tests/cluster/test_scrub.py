@@ -107,7 +107,8 @@ def scenario(t):
     require(text.count(f"at byte {NOWHERE * BLOCK} (block {NOWHERE}): no replica has it intact") == 3, text)
     require(found(c, "replica-2") == (41, 40), text)
     for name in ("replica-1", "replica-3"):
-        require(found(c, name) == (2, 1), text)
+        # the other one may have asked it for block 3000 before its own pass came there: then it was mended already
+        require(found(c, name) in ((2, 1), (1, 0)), text)
     require("could not be repaired" in run([os.path.join(BIN, "qbd"), "status", "--dir", c.dir]).stdout, "status does not say so")
 
     s = attach(socket_path(uri), "vol0")
