@@ -251,7 +251,8 @@ class Test:
         return os.path.join(self.dir, name)
 
     def popen(self, argv, **kw):
-        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **kw)
+        # a session of its own: fio's jobs are processes of theirs, and end with it
+        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, **kw)
         self.processes.append(p)
         return p
 
@@ -259,8 +260,10 @@ class Test:
         for load in self.loads:
             load.kill()
         for p in self.processes:
-            if p.poll() is None:
-                p.kill()
+            try:
+                os.killpg(p.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # nobody of it is left
             p.wait()
         for c in self.clusters:
             try:
