@@ -358,7 +358,7 @@ static void on_created(struct io_op *op)
 
 void slabs_maybe_grow(struct store *s)
 {
-    if (s->growing || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
+    if (s->growing || s->superblock_read || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
         return;
     if (s->slabs_free >= s->slabs_reserved + reserve(s) + s->slabs_per_extent / 2) /* half an extent's credit ahead of need */
         return;

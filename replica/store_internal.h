@@ -352,6 +352,7 @@ struct store {
     struct dev_create_op create_op;
     struct superblock grown;
     bool growing, grow_blocked;
+    bool superblock_read; /* by the scrub: no growth meanwhile */
     struct timer grow_timer;
 
     /* map */
@@ -373,7 +374,7 @@ struct store {
 
     /* reads */
     uint64_t read_epoch;
-    uint64_t reads_in_flight[2]; /* by epoch & 1: reads of data blocks from disk */
+    uint64_t reads_in_flight[2]; /* by epoch & 1: reads of data blocks, and the scrub's of leaves and meta */
     struct list repairs;
 
     /* copies: requests (struct pending in store_copy.c) in the order in which they were begun */
@@ -544,7 +545,8 @@ void cycle_advance(struct store *s);
 bool store_dirty(const struct store *s);
 uint64_t store_wal_keep(const struct store *s); /* old log behind redo, for peers that catch up */
 
-/* store_read.c */
+/* store_read.c: the epoch that a read of the disk belongs to; a checkpoint writes nothing before all reads from before it are over */
+uint64_t reads_begin(struct store *s);
 void reads_over(struct store *s, uint64_t epoch);
 
 /* store_repair.c */

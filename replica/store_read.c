@@ -47,6 +47,12 @@ struct reading {
 };
 static_assert(ENTRY_MAX_BLOCKS <= LEAF_BLOCKS, "a read touches at most two leaves");
 
+uint64_t reads_begin(struct store *s)
+{
+    s->reads_in_flight[s->read_epoch & 1]++;
+    return s->read_epoch;
+}
+
 void reads_over(struct store *s, uint64_t epoch)
 {
     assert(s->reads_in_flight[epoch & 1] > 0);
@@ -166,8 +172,7 @@ static void read_disk(struct reading *rd)
     }
     rd->fragment = rd->n_fragments == 1 ? &rd->one : store_calloc(rd->n_fragments, sizeof *rd->fragment);
     each_run(rd, true);
-    rd->epoch = s->read_epoch;
-    s->reads_in_flight[rd->epoch & 1]++;
+    rd->epoch = reads_begin(s);
     rd->pending = rd->n_fragments;
     for (uint32_t i = 0; i < rd->n_fragments; i++)
         read_fragment(&rd->fragment[i]);

@@ -3,6 +3,8 @@
  *
  * What always holds:
  *  - one read of the disk per step; the caller sets the pace.
+ *  - a place that is being read is not written: leaves and meta pages are read in an epoch, which the next checkpoint waits for
+ *    (store_read.c); the superblock's reader holds back growth.
  *  - a leaf is judged by the page that was in force when the read began, and only if it still is when the read ends and nobody is
  *    about to write it.
  *  - meta pages and the root are judged only between checkpoints.
@@ -72,6 +74,7 @@ struct leaf_check {
     struct leaf_wait wait;
     struct buf *buf;
     unsigned leaf;
+    uint64_t epoch;
     uint32_t crc;
     bool place, again;
 };
@@ -153,6 +156,7 @@ static void on_leaf_read(struct io_op *op)
         read_leaf(k);
         return;
     }
+    reads_over(s, k->epoch);
     buf_unref(k->buf);
     const struct cached_leaf *have = k->region->cached[k->leaf];
     if (!ok && is_in_force(k) && have && !have->loading && !have->rotten) {
@@ -180,6 +184,7 @@ static void check_leaf(struct store *s, struct store_scrub *c, struct region *r,
     }
     c->read_bytes = BLOCK_SIZE;
     k->buf = buf_alloc_must(s->reactor->arena, BLOCK_SIZE);
+    k->epoch = reads_begin(s);
     read_leaf(k);
 }
 
@@ -268,7 +273,7 @@ struct meta_check {
     struct store *store;
     struct store_scrub_meta *m;
     struct buf *buf;
-    uint64_t checkpoint, generation;
+    uint64_t checkpoint, epoch;
 };
 
 static void meta_over(struct store_scrub_meta *m, int err)
@@ -292,7 +297,7 @@ static void judge_superblock(struct store *s, struct meta_check *k)
     for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
         wrong += k->op.result < 0 ||
                  memcmp(k->buf->data + (size_t)i * SUPERBLOCK_STRIDE, &s->sb, sizeof s->sb) != 0;
-    if (wrong == 0 || s->growing || s->closing || s->dead || k->generation != s->sb.generation)
+    if (wrong == 0 || s->closing || s->dead)
         return;
     MARK("scrub: superblock written anew");
     k->m->n_bad = wrong;
@@ -327,10 +332,15 @@ static void on_meta_read(struct io_op *op)
 {
     struct meta_check *k = container_of(op, struct meta_check, op);
     struct store_scrub_meta *m = k->m;
-    if (m->page == 0)
-        judge_superblock(k->store, k);
-    else
-        judge_page(k->store, k);
+    struct store *s = k->store;
+    if (m->page == 0) {
+        s->superblock_read = false;
+        judge_superblock(s, k);
+        store_schedule_kick(s); /* growth may have waited */
+    } else {
+        judge_page(s, k);
+        reads_over(s, k->epoch);
+    }
     m->page++;
     buf_unref(k->buf);
     free(k);
@@ -359,11 +369,11 @@ void store_scrub_meta_next(struct store *s, struct store_scrub_meta *m)
         return;
     }
     struct meta_check *k = store_calloc(1, sizeof *k);
-    *k = (struct meta_check){.store = s,
-                             .m = m,
-                             .checkpoint = s->root->checkpoint,
-                             .generation = s->sb.generation,
-                             .op.fn = on_meta_read};
+    *k = (struct meta_check){.store = s, .m = m, .checkpoint = s->root->checkpoint, .op.fn = on_meta_read};
+    if (m->page == 0)
+        s->superblock_read = true;
+    else
+        k->epoch = reads_begin(s);
     m->read_bytes = m->page == 0 ? SUPERBLOCK_BYTES : BLOCK_SIZE;
     k->buf = buf_alloc_must(s->reactor->arena, m->read_bytes);
     k->iov = (struct iovec){k->buf->data, m->read_bytes};

@@ -262,6 +262,44 @@ static void a_busy_store_gives_no_false_alarm(void **state)
     }
 }
 
+/* io.h forbids reading what is being written, and the simulated disks hold callers to that: reads that take longer than two checkpoints must hold back the third write of their place. */
+static void checkpoints_wait_for_slow_reads(void **state)
+{
+    struct store_test t;
+    struct pass p = {0};
+    with_data(&t, 20);
+    t.options.leaf_cache_bytes = 4 * BLOCK_SIZE;
+    t_start_ok(&t);
+    struct sim_range slow = {40 * NS_PER_MS, 40 * NS_PER_MS};
+    uint64_t off;
+    sim_disk_timing(t.meta)->read_ns = slow;
+    sim_disk_timing(t_find_leaf(&t, 0, 1000, &off))->read_ns = slow;
+    for (p.meta = (struct store_scrub_meta){.fn = on_meta, .user = &p}; p.meta.err == 0;) {
+        p.stepped = false;
+        store_scrub_meta_next(t.store, &p.meta);
+        for (unsigned i = 0; i < 4; i++) {
+            t_append(&t, 0, ENTRY_WRITE, 1000, 1);
+            t_commit_all(&t);
+            t_checkpoint(&t);
+        }
+        assert_true(sim_run_until(t.world, has_stepped, &p, NS_PER_S));
+    }
+    uint64_t before = t.store->checkpoints_done;
+    p.stepped = false;
+    p.step = (struct store_scrub){.group = 1, .fn = on_step, .user = &p};
+    store_scrub_next(t.store, &p.step);
+    for (unsigned i = 0; i < 4; i++) {
+        t_append(&t, 0, ENTRY_WRITE, 1000, 1);
+        t_commit_all(&t);
+        t_checkpoint(&t);
+    }
+    assert_true(t.store->checkpoints_done >= before + 4);
+    assert_true(sim_run_until(t.world, has_stepped, &p, NS_PER_S));
+    assert_int_equal(p.n_found + p.meta_bad + p.leaves_rewritten + p.leaves_rotten, 0);
+    t_stop(&t);
+    t_free(&t);
+}
+
 /* ---- digests ---- */
 
 struct asked {
@@ -583,6 +621,7 @@ int main(void)
         cmocka_unit_test(a_rotten_leaf_is_written_anew_when_memory_has_it),
         cmocka_unit_test(rotten_meta_is_written_anew),
         cmocka_unit_test(a_busy_store_gives_no_false_alarm),
+        cmocka_unit_test(checkpoints_wait_for_slow_reads),
         cmocka_unit_test(equal_contents_have_equal_digests),
         cmocka_unit_test(one_bit_under_a_good_checksum_is_seen),
         cmocka_unit_test(only_equal_slots_are_compared),
