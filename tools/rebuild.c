@@ -7,107 +7,20 @@
  *   copy     the learner fills itself from its peers; this command only watches
  *   change   the front end proposes the new voters; done when that is committed
  *   record   where the configuration is ours (a local cluster) it is written down; elsewhere we say what to write
- * Until `change` is committed nothing is lost by stopping: the old voters stay in force. */
+ * Until `change` is committed nothing is lost by stopping: the old voters stay in force.
+ *
+ * It asks the daemons and waits; processes, files and people are rebuild_session.c's, rebuild_config.c's and rebuild_progress.c's. The simulator runs this file as it is. */
 #include "tools/rebuild.h"
 
 #include "base/log.h"
 
-#include <argp.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #define ASK_TIMEOUT_MS 3000u
 #define CHANGE_TIMEOUT_MS 30000u
 #define SESSION_TIMEOUT_MS 60000u
 #define POLL_MS 500u
-
-enum { OPT_LOST = 256, OPT_ONTO, OPT_ADD, OPT_REMOVE, OPT_DRY_RUN, OPT_LIVE, OPT_FRONTEND };
-
-static const struct argp_option options[] = {
-    {"dir", 'd', "DIR", 0, "The local cluster in DIR", 0},
-    {"cluster", 'c', "FILE", 0, "The cluster's configuration", 0},
-    {"lost", OPT_LOST, "REPLICA", 0, "Replace this one, whose disk is lost", 1},
-    {"onto", OPT_ONTO, "REPLICA", 0, "... by this one (default: the fresh disk under the lost one's name, or the only replica that has none of the volume)", 1},
-    {"add", OPT_ADD, "REPLICA", 0, "Let this one hold the data as well", 1},
-    {"remove", OPT_REMOVE, "REPLICA", 0, "Let this one hold it no longer", 1},
-    {"frontend", OPT_FRONTEND, "ADDR", 0, "The status address of the front end that holds the volume (a local cluster knows its own); again for more", 2},
-    {"live", OPT_LIVE, NULL, 0, "Replace a replica that is alive and complete", 2},
-    {"dry-run", OPT_DRY_RUN, NULL, 0, "Say what would be done and what redundancy remains, and do nothing", 2},
-    {"quiet", 'q', NULL, 0, "No progress", 2},
-    {0},
-};
-
-static void check_arguments(const struct rebuild_arguments *a, const struct argp_state *state)
-{
-    unsigned verbs = !!a->lost + !!a->add + !!a->remove;
-    if (!a->cluster == !a->dir)
-        usage_error(state, "say which cluster: --dir DIR or --cluster FILE");
-    if (verbs != 1)
-        usage_error(state, "say one of --lost REPLICA [--onto REPLICA], --add REPLICA, --remove REPLICA");
-    if (a->onto && !a->lost)
-        usage_error(state, "--onto goes with --lost");
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct rebuild_arguments *a = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        return 0;
-    case 'd':
-        a->dir = arg;
-        return 0;
-    case 'c':
-        a->cluster = arg;
-        return 0;
-    case 'q':
-        a->quiet = true;
-        return 0;
-    case OPT_LOST:
-        a->lost = arg;
-        return 0;
-    case OPT_ONTO:
-        a->onto = arg;
-        return 0;
-    case OPT_ADD:
-        a->add = arg;
-        return 0;
-    case OPT_REMOVE:
-        a->remove = arg;
-        return 0;
-    case OPT_LIVE:
-        a->live = true;
-        return 0;
-    case OPT_DRY_RUN:
-        a->dry_run = true;
-        return 0;
-    case OPT_FRONTEND:
-        if (a->n_frontends == FRONTENDS_MAX)
-            usage_error(state, "--frontend: at most %d", FRONTENDS_MAX);
-        a->frontend[a->n_frontends++] = arg;
-        return 0;
-    case ARGP_KEY_ARG:
-        usage_error(state, "unexpected argument '%s'", arg);
-    case ARGP_KEY_END:
-        check_arguments(a, state);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .doc = "Changes which replicas hold the volumes' data, while the volumes serve: replaces one whose disk is lost, adds one, "
-           "or takes one out. It can be interrupted and given again at any time.",
-};
 
 /* ---- the steps ---- */
 
@@ -158,7 +71,7 @@ static void spread_address(struct rebuild *b)
             continue;
         m.target = r->config->identity;
         if (rebuild_call_done(r->config->address, b, &r->config->identity, &m, ASK_TIMEOUT_MS, &ignored) < 0)
-            fprintf(stderr, "qbd rebuild: %s was not told where %s lives: %s\n", r->config->name, b->joining->name, ignored.text);
+            rebuild_note(b, "%s was not told where %s lives: %s", r->config->name, b->joining->name, ignored.text);
     }
 }
 
@@ -196,63 +109,24 @@ static int find_frontend(struct rebuild *b, char ret[CONFIG_ADDRESS_MAX], struct
 /* A session of our own for a volume that nobody has: a front end without clients, ended with this command. */
 static int start_session(struct rebuild *b, struct why *why)
 {
-    char program[PATH_MAX], status[CONFIG_ADDRESS_MAX], log[PATH_MAX];
-    if (find_program(NULL, "qbd-nbdserver", program, why) < 0)
+    bool runs = b->session >= 0 && rebuild_session_runs(b, why); /* then it is about to attach (again) */
+    if (!runs && rebuild_session_start(b, b->frontend[b->session_listed ? b->n_frontends - 1 : b->n_frontends], why) < 0)
         return -1;
-    if (!b->session_dir[0]) {
-        snprintf(b->session_dir, sizeof b->session_dir, "/tmp/qbd-rebuild-XXXXXX");
-        if (!mkdtemp(b->session_dir)) {
-            b->session_dir[0] = '\0';
-            return because(why, "cannot make a directory in /tmp: %s", strerror(errno));
-        }
-    }
-    snprintf(status, sizeof status, "unix:%s/status", b->session_dir);
-    snprintf(log, sizeof log, "%s/log", b->session_dir);
-    const char *argv[] = {program, "--config", b->conf_path.s, "--volume", b->volume->name, "--name", "qbd-rebuild", "--status", status, NULL};
-    struct process_start s = {.cwd = "/", .log = log, .argv = (char *const *)argv};
-    b->session = process_start(&s, why);
-    if (b->session < 0)
-        return -1;
-    rebuild_note(b, "%s: nobody has it attached; this command does until it is done", b->volume->name);
-    snprintf(b->frontend[b->n_frontends], CONFIG_ADDRESS_MAX, "%s", status);
-    b->n_frontends++;
+    if (!runs)
+        rebuild_note(b, "%s: nobody has it attached; this command does until it is done", b->volume->name);
+    b->n_frontends += !b->session_listed;
+    b->session_listed = true; /* as the last one */
     uint64_t until = now_ms() + SESSION_TIMEOUT_MS;
     char found[CONFIG_ADDRESS_MAX];
     for (;;) {
-        int exit_status;
         if (find_frontend(b, found, why) == 0 && found[0])
             return 0;
-        if (process_reap(b->session, 0, &exit_status)) {
-            b->session = -1;
-            return because(why, "the session for %s ended: see %s", b->volume->name, log);
-        }
+        if (!rebuild_session_runs(b, why))
+            return -1;
         if (now_ms() > until)
-            return because(why, "%s cannot be attached within %u s: see %s", b->volume->name, SESSION_TIMEOUT_MS / 1000, log);
+            return because(why, "%s cannot be attached within %u s: see %s/log", b->volume->name, SESSION_TIMEOUT_MS / 1000, b->session_dir);
         sleep_ms(POLL_MS);
     }
-}
-
-static void end_session(struct rebuild *b)
-{
-    int status;
-    char path[PATH_MAX];
-    if (b->session > 0) {
-        kill(b->session, SIGTERM);
-        if (!process_reap(b->session, 10000, &status)) {
-            kill(b->session, SIGKILL);
-            process_reap(b->session, 10000, &status);
-        }
-        b->session = -1;
-        b->n_frontends--;
-    }
-    if (!b->session_dir[0])
-        return;
-    for (unsigned i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "%s/%s", b->session_dir, i ? "log" : "status");
-        unlink(path);
-    }
-    rmdir(b->session_dir);
-    b->session_dir[0] = '\0';
 }
 
 /* The front end that has the volume; a session of our own when nobody has. */
@@ -387,33 +261,21 @@ static bool concerns(struct rebuild *b, const struct rebuild_arguments *a)
     return rebuild_is_done(b, a) || rebuild_read_membership(b, &ignored) < 0 || rebuild_find_leaving(b, leaving, &ignored) == 0;
 }
 
-int command_rebuild(int argc, char **argv)
+int rebuild_run(struct rebuild *b, const struct rebuild_arguments *a, struct why *why)
 {
-    struct rebuild_arguments a = {0};
-    static struct rebuild b;
-    struct why why = {""};
-    parse_arguments(&argp, argc, argv, &a);
-    b.session = -1;
-    b.quiet = a.quiet;
-    int err = rebuild_load(&b, a.dir, a.cluster, &why);
-    for (unsigned i = 0; i < a.n_frontends && b.n_frontends < REBUILD_FRONTENDS_MAX - 1; i++)
-        snprintf(b.frontend[b.n_frontends++], CONFIG_ADDRESS_MAX, "%s", a.frontend[i]);
-    rebuild_catch_signals();
     unsigned n = 0;
-    for (uint32_t i = 0; i < b.conf.n_volumes && !err; i++) {
-        b.volume = &b.conf.volumes[i];
-        if (b.conf.n_volumes > 1 && !concerns(&b, &a))
+    int err = 0;
+    for (uint32_t i = 0; i < b->conf.n_volumes && !err; i++) {
+        b->volume = &b->conf.volumes[i];
+        if (b->conf.n_volumes > 1 && !concerns(b, a))
             continue;
         n++;
-        err = rebuild_volume(&b, &a, &why);
-        end_session(&b);
+        err = rebuild_volume(b, a, why);
+        rebuild_session_end(b);
     }
-    end_session(&b);
     if (!err && n == 0)
-        err = because(&why, "%s is no voter of any volume: there is nothing to rebuild", a.lost ? a.lost : a.remove);
-    for (uint32_t i = 0; i < b.conf.n_replicas; i++)
-        replica_view_drop(&b.view[i]);
-    if (err)
-        fprintf(stderr, "%sqbd rebuild: %s\n", b.bar_shown ? "\n" : "", why.text);
-    return err ? 1 : 0;
+        err = because(why, "%s is no voter of any volume: there is nothing to rebuild", a->lost ? a->lost : a->remove);
+    for (uint32_t i = 0; i < b->conf.n_replicas; i++)
+        replica_view_drop(&b->view[i]);
+    return err;
 }

@@ -22,6 +22,7 @@ struct rebuild {
     char frontend[REBUILD_FRONTENDS_MAX][CONFIG_ADDRESS_MAX]; /* status addresses */
     unsigned n_frontends;
     pid_t session; /* of our own, or -1 */
+    bool session_listed; /* its status address is the last of `frontend` */
     char session_dir[64];
     struct replica_view view[CONFIG_REPLICAS_MAX]; /* of each replica in the configuration, turned to `volume` */
     /* the volume under way */
@@ -46,6 +47,14 @@ void rebuild_show(struct rebuild *b, const struct copy_progress *p);
 MUST_USE int rebuild_record(struct rebuild *b, struct why *why);
 /* A line for people; the progress line makes room. */
 void rebuild_note(const struct rebuild *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* rebuild.c: what the command does with the configuration that is loaded. 0 or -1. */
+MUST_USE int rebuild_run(struct rebuild *b, const struct rebuild_arguments *a, struct why *why);
+
+/* rebuild_session.c: a front end without clients, for volume `volume`; where its status is. 0 or -1. */
+MUST_USE int rebuild_session_start(struct rebuild *b, char ret_status[CONFIG_ADDRESS_MAX], struct why *why);
+bool rebuild_session_runs(struct rebuild *b, struct why *why); /* false: it has ended by itself */
+void rebuild_session_end(struct rebuild *b); /* when there is one */
 
 /* rebuild_plan.c */
 void rebuild_look(struct rebuild *b); /* asks every replica again */

@@ -3,7 +3,6 @@
 
 #include "base/log.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 /* ---- memberships ---- */
@@ -25,18 +24,6 @@ bool membership_same_voters(const struct membership *a, const struct membership 
 }
 
 /* ---- what the daemons say ---- */
-
-void rebuild_note(const struct rebuild *b, const char *fmt, ...)
-{
-    va_list ap;
-    if (b->bar_shown)
-        fprintf(stderr, "\r%*s\r", PROGRESS_WIDTH, "");
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    printf("\n");
-    fflush(stdout);
-}
 
 void rebuild_look(struct rebuild *b)
 {

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -74,4 +75,16 @@ void rebuild_show(struct rebuild *b, const struct copy_progress *p)
     fprintf(stderr, "\r%-*.*s", PROGRESS_WIDTH, PROGRESS_WIDTH, line); /* what is longer than a terminal is cut */
     fflush(stderr);
     b->bar_shown = true;
+}
+
+void rebuild_note(const struct rebuild *b, const char *fmt, ...)
+{
+    va_list ap;
+    if (b->bar_shown)
+        fprintf(stderr, "\r%*s\r", PROGRESS_WIDTH, "");
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    printf("\n");
+    fflush(stdout);
 }
