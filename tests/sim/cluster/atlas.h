@@ -23,8 +23,8 @@ struct atlas {
     struct cluster *cluster;
     bool beyond;
     unsigned victim;
-    unsigned damage[SIM_REPLICAS];            /* enum damage, for the rest of the run */
-    unsigned superblock_copies[SIM_REPLICAS]; /* bit: damaged */
+    unsigned damage[SIM_NODES];            /* enum damage, for the rest of the run */
+    unsigned superblock_copies[SIM_NODES]; /* bit: damaged */
     bool disk_lost;
 };
 

@@ -1,5 +1,9 @@
-/* What the checkers' files share: checks.c (watching), check_messages.c (rules on messages), check_slots.c (what is
- * proposed and chosen), check_wal.c (what is durable in the logs), check_disk.c (maps and extents), check_memory.c. */
+/* What the checkers' files share: checks.c (watching), check_messages.c (what replicas say), check_frontend.c (what front ends
+ * say), check_members.c (who votes), check_copy.c (what copies rest on), check_slots.c (what is proposed and chosen),
+ * check_wal.c (what is durable in the logs), check_disk.c (maps and extents), check_memory.c.
+ *
+ * A replica is its disk: each disk has an identity and a view of its own, and what was counted of a disk that is gone is not
+ * counted of the one that took its place. */
 #ifndef QBD_TESTS_SIM_CLUSTER_CHECK_INTERNAL_H
 #define QBD_TESTS_SIM_CLUSTER_CHECK_INTERNAL_H
 
@@ -9,6 +13,8 @@
 
 #define CK_STREAMS 1024u
 #define CK_ASKED 1024u
+#define CK_DISKS 24u /* of all machines, over a run */
+#define CK_MEMBERSHIPS 64u
 #define CK_UNSEEN UINT64_MAX /* a chosen value that stood in no log that can be read any more */
 
 /* An encoded entry as it stands somewhere. */
@@ -41,8 +47,11 @@ struct ck_ballot {
     struct ballot b;
     uint64_t session_slot; /* of its session start; 0: none proposed yet */
     bool session_chosen, released;
-    uint64_t acked[SIM_REPLICAS]; /* through here, by each replica; that it answered a higher ballot since takes nothing
-                                     back */
+    uint64_t acked[CK_DISKS]; /* through here, by each disk that was complete; that it answered a higher ballot since takes
+                                 nothing back */
+    uint32_t promised;        /* disks, as bits, that were complete when they promised it */
+    uint64_t member_slot;     /* the highest membership entry in its proposer's log, as far as that was sent; 0: none */
+    struct membership member;
     /* the proposer's log as far as it was sent under this ballot: hashes of the slots from first on; 0: not sent */
     uint64_t first, n_sent, cap_sent;
     uint64_t *sent;
@@ -78,8 +87,10 @@ struct ck_owner {
 /* One replica as its disk shows it. */
 struct ck_view {
     struct checks *ck;
-    unsigned index;
+    unsigned index; /* of the disk */
     const struct node *node;
+    unsigned disk;  /* the node's how manieth */
+    struct uuid identity;
     struct sim_disk *wal, *meta;
     uint64_t wal_bytes;
     uint8_t salt[16];
@@ -96,6 +107,9 @@ struct ck_view {
     uint64_t cap_slots;
     uint64_t agreed; /* slots <= agreed were found equal to what is chosen */
     uint64_t jump;   /* of the newest durable root: its log begins there, what is below was copied */
+    /* whether it is complete: as of the newest durable root, or of a later record */
+    bool root_incomplete, record_incomplete, told; /* told: the record counts for what it says by now */
+    uint64_t root_applied, record_slot;
     /* what it said */
     struct ballot answered; /* highest ballot of its promises and acknowledgements */
     struct ballot ack;
@@ -112,7 +126,7 @@ struct ck_view {
     unsigned starts;
     bool want_start; /* a process runs whose START batch was not seen yet */
     bool damaged;    /* what was durable may be lost: what is missing proves nothing */
-    bool gone;       /* its disk is another one now, of no member of the group */
+    bool gone;       /* its machine has another disk now, or none */
 };
 
 struct ck_stream {
@@ -141,7 +155,14 @@ struct checks {
     struct cluster *cluster;
     struct checks_stats stats;
     struct ck_stream stream[CK_STREAMS];
-    struct ck_view view[SIM_REPLICAS];
+    struct ck_view *view[CK_DISKS];
+    unsigned n_views;
+    struct ck_view *of_node[SIM_NODES]; /* of the disk that it has; NULL: none yet */
+    struct ck_members {
+        struct membership m;
+        uint32_t ballot; /* under which it was chosen: index */
+    } members[CK_MEMBERSHIPS]; /* chosen ones, in order; the first founded the group */
+    unsigned n_members;
     struct ck_ballot **ballot; /* each stays where it is */
     uint32_t n_ballots, cap_ballots, last_ballot;
     struct ck_slot *slot;
@@ -185,8 +206,33 @@ enum ck_known ck_block_at(const struct checks *ck, uint64_t block, uint64_t slot
 uint32_t ck_slot_of_crc(const struct checks *ck, uint32_t crc);
 void ck_slots_free(struct checks *ck);
 
+/* ---- check_members.c ---- */
+/* Of the disk that this node has now. */
+struct ck_view *ck_view_of(struct checks *ck, unsigned node);
+/* The newest membership that is chosen, and the one that ballot b's proposer holds above everything that is (or NULL). */
+const struct membership *ck_members(const struct checks *ck);
+const struct membership *ck_members_open(const struct checks *ck, const struct ck_ballot *b);
+/* Are the disks in `mask` a quorum under this ballot? */
+bool ck_is_quorum(const struct checks *ck, const struct ck_ballot *b, uint32_t mask);
+/* The highest slot through which a quorum acknowledged. */
+uint64_t ck_quorum_acked(const struct checks *ck, const struct ck_ballot *b);
+/* A membership entry is in the log of b's proposer; it is proposed now (P9); it is chosen. */
+void ck_member_sent(struct checks *ck, struct ck_ballot *b, const struct ck_entry *e);
+void ck_member_proposed(struct checks *ck, const char *host, const struct ck_entry *e);
+void ck_member_chosen(struct checks *ck, uint64_t slot, const uint8_t *data, uint32_t bytes, uint32_t ballot);
+/* Ballot b's session start is proposed: its proposer had the promises that it needs (P2). */
+void ck_session_proposed(struct checks *ck, const char *host, const struct ck_ballot *b);
+
+/* ---- check_copy.c ---- */
+/* What is durable says that it is not complete (docs/rebuild.md "State"). */
+bool ck_is_incomplete(struct ck_view *v);
+/* It says of itself whether it is. */
+void ck_says_complete(struct ck_view *v, uint32_t needs_copy, const char *what);
+/* What it gives to others that copy or repair. */
+void ck_donates(struct ck_view *v, const struct wire_header *h, const uint8_t *body);
+
 /* ---- check_wal.c ---- */
-void ck_view_init(struct checks *ck, unsigned i);
+void ck_view_init(struct ck_view *v, struct checks *ck, unsigned index, const struct node *n);
 /* Reads on in what is durable. */
 void ck_view_advance(struct ck_view *v);
 /* A process of this replica does something: its START batch must have been seen before it answers. */
@@ -206,6 +252,22 @@ static inline uint64_t ck_view_hash(const struct ck_view *v, uint64_t slot)
 /* ---- check_messages.c ---- */
 /* One frame from a host; body is aligned. */
 void ck_message(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body);
+/* Its slot is chosen. */
+void ck_committed_is_chosen(struct ck_view *v, uint64_t slot, const char *what);
+static inline struct ballot ck_ballot_of(const struct wire_header *h)
+{
+    struct ballot b = {.round = h->ballot_round};
+    memcpy(b.proposer.b, h->ballot_proposer, 16);
+    return b;
+}
+/* Where the READ of this number is kept; or another one, if there are many. */
+static inline struct ck_asked *ck_asked_of(struct checks *ck, uint32_t conn, uint64_t cookie)
+{
+    return &ck->asked[(conn * UINT64_C(31) + (cookie >> 16) * 7 + cookie) % CK_ASKED];
+}
+
+/* ---- check_frontend.c ---- */
+void ck_from_frontend(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body);
 
 /* ---- check_disk.c ---- */
 uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at byte 12, taken as zero */

@@ -27,7 +27,7 @@ static void sample_scrub(struct checks *ck, const struct node *n)
     /* A replica to whose disks nothing happened finds nothing; but what its donors could not give to a copy. */
     const struct group *g = store_group(n->replica->store, SIM_GROUP);
     uint64_t bad = sc->now.bad_blocks + sc->last.bad_blocks, pages = sc->now.rewritten_pages + sc->last.rewritten_pages;
-    if (!ck->view[n->index].damaged && !n->io_failed && (pages > 0 || (bad > 0 && g && g->jump == 0)))
+    if (!ck_view_of(ck, n->index)->damaged && !n->io_failed && (pages > 0 || (bad > 0 && g && g->jump == 0)))
         CK_FAIL(ck, "scrub: %s finds %llu bad blocks and %llu bad pages on disks that are intact", n->host, LLU(bad), LLU(pages));
 }
 
@@ -77,10 +77,10 @@ static void sample_frontend(struct checks *ck, const struct frontend *f)
 void ck_sample_memory(struct checks *ck)
 {
     struct cluster *c = ck->cluster;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         if (c->node[i].reactor)
             sample_node(ck, &c->node[i]);
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
         if (c->frontend[i].reactor)
             sample_frontend(ck, &c->frontend[i]);
 }
@@ -111,12 +111,12 @@ static uint64_t true_ns(const struct sim_reactor *r, uint64_t until_ns)
 }
 
 /* For how long the replica keeps everybody but this proposer from a promise. One that is not there promises nothing. */
-static uint64_t kept_ns(const struct checks *ck, unsigned i, const struct uuid *proposer)
+static uint64_t kept_ns(const struct ck_view *v, const struct uuid *proposer)
 {
-    const struct node *n = &ck->cluster->node[i];
+    const struct node *n = v->node;
     const struct replica_group *g =
         n->reactor && n->ready && n->replica ? replica_find_group(n->replica, SIM_GROUP) : NULL;
-    if (!g || ck->view[i].gone)
+    if (!g || v->gone)
         return UINT64_MAX;
     const struct acceptor *a = &g->acceptor;
     uint64_t lease = uuid_equal(&a->holder, proposer) ? true_ns(n->reactor, a->lease_until_ns) : 0;
@@ -131,15 +131,19 @@ static void sample_lease(struct checks *ck, const struct frontend *f)
     uint64_t now = io_now(sim_reactor_io(f->reactor)), watermark;
     if (!p || p->state != PROPOSER_SERVING || !proposer_can_read(p, now, &watermark))
         return;
-    unsigned backed = 0;
-    for (uint32_t i = 0; i < p->params.n_replicas && i < SIM_REPLICAS; i++) {
-        uint64_t believed = true_ns(f->reactor, p->replica[i].lease_until_ns), kept = kept_ns(ck, i, &p->params.id);
-        if (believed > 0 && (believed <= kept || believed - kept <= ROUNDING_NS))
-            backed++;
+    uint32_t backed = 0; /* disks */
+    for (uint32_t i = 0; i < p->params.n_replicas; i++) {
+        uint64_t believed = true_ns(f->reactor, p->replica[i].lease_until_ns);
+        for (unsigned k = 0; k < ck->n_views && believed > 0; k++) {
+            if (!uuid_equal(&ck->view[k]->identity, &p->params.identity[i]))
+                continue;
+            uint64_t kept = kept_ns(ck->view[k], &p->params.id);
+            backed |= (uint32_t)(believed <= kept || believed - kept <= ROUNDING_NS) << k;
+        }
     }
-    if (backed < SIM_REPLICAS / 2 + 1)
+    if (!ck_is_quorum(ck, ck_ballot(ck, &p->ballot), backed))
         CK_FAIL(ck,
-                "leases: %s believes that it can read under ballot %llu, for longer than a majority keeps others away",
+                "leases: %s believes that it can read under ballot %llu, for longer than a quorum keeps others away",
                 f->host, LLU(p->ballot.round));
 }
 
@@ -147,7 +151,7 @@ void ck_sample_leases(struct checks *ck)
 {
     if (sim_now(ck->cluster->world) < ck->forced_until_ns)
         return;
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
         if (ck->cluster->frontend[i].reactor && ck->cluster->frontend[i].volume)
             sample_lease(ck, &ck->cluster->frontend[i]);
 }

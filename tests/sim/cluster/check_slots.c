@@ -189,6 +189,8 @@ void ck_proposed(struct checks *ck, const struct ck_entry *e, const struct ballo
 {
     struct ck_name *n = ck_name_find(ck, e);
     note_sent(ck, ck_ballot(ck, b), e->f.slot, e->hash);
+    if (e->f.kind == ENTRY_MEMBER)
+        ck_member_sent(ck, ck_ballot(ck, b), e);
     if (n && n->hash != e->hash) {
         CK_FAIL(ck, "slot %llu was proposed twice under ballot %llu, with different contents", LLU(e->f.slot),
                 LLU(e->e.round));
@@ -271,9 +273,9 @@ static void stands_once(struct checks *ck, const struct ck_name *n, uint64_t slo
 static void forget_names(struct checks *ck)
 {
     uint64_t to = ck->chosen_through;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        if (!ck->view[i].gone && ck->view[i].agreed < to)
-            to = ck->view[i].agreed;
+    for (unsigned i = 0; i < ck->n_views; i++)
+        if (!ck->view[i]->gone && ck->view[i]->agreed < to)
+            to = ck->view[i]->agreed;
     for (; ck->names_floor + NAMES_KEPT < to; ck->names_floor++) {
         struct ck_slot *s = ck_slot(ck, ck->names_floor + 1);
         for (struct ck_name *n; (n = s->names);) {
@@ -304,6 +306,10 @@ void ck_choose(struct checks *ck, uint64_t slot, uint64_t hash, uint32_t ballot)
         CK_FAIL(ck, "slot %llu was chosen, and nobody proposed its value", LLU(slot));
         return;
     }
+    struct entry_format f;
+    memcpy(&f, n->data, sizeof f);
+    if (f.kind == ENTRY_MEMBER)
+        ck_member_chosen(ck, slot, n->data, n->bytes, ballot);
     apply(ck, n);
     stands_once(ck, n, slot);
     if (slot % 1024 == 0)

@@ -13,10 +13,9 @@
 
 #define VIEW_FAIL(v, fmt, ...) CK_FAIL((v)->ck, "%s: " fmt, (v)->node->host, __VA_ARGS__)
 
-void ck_view_init(struct checks *ck, unsigned i)
+void ck_view_init(struct ck_view *v, struct checks *ck, unsigned index, const struct node *n)
 {
-    struct ck_view *v = &ck->view[i];
-    *v = (struct ck_view){.ck = ck, .index = i, .node = &ck->cluster->node[i], .seq = 1};
+    *v = (struct ck_view){.ck = ck, .index = index, .node = n, .disk = n->disks, .identity = n->identity, .seq = 1};
     v->wal = sim_dir_find(v->node->dir, "wal");
     v->meta = sim_dir_find(v->node->dir, "meta");
     v->wal_bytes = sim_disk_size(v->wal);
@@ -37,7 +36,8 @@ void ck_view_alive(struct ck_view *v)
     if (superblock_pick(image, &sb))
         return;
     memcpy(v->salt, sb.salt, sizeof v->salt);
-    v->gone = v->gone || !uuid_equal(&sb.identity, &v->ck->cluster->config.replicas[v->index].identity);
+    v->gone = v->gone || !uuid_equal(&sb.identity, &v->identity);
+    v->told = true; /* whoever starts has read it */
 }
 
 static uint32_t batch_crc(const struct ck_view *v, const struct wal_batch *b)
@@ -219,6 +219,21 @@ bool ck_view_agree(struct ck_view *v, uint64_t through, const char *what)
     return true;
 }
 
+/* A learner needs a copy from the beginning. */
+static void take_creation(struct ck_view *v, const struct wal_group *g)
+{
+    v->created = true;
+    for (unsigned i = 0; i < g->membership.n_learners && v->root_applied == 0; i++)
+        v->root_incomplete |= uuid_equal(&g->membership.learner[i], &v->identity);
+}
+
+static void take_needs_copy(struct ck_view *v, const struct wal_needs_copy *n)
+{
+    v->record_slot = n->slot;
+    v->record_incomplete = n->on;
+    v->told = false;
+}
+
 static void take_record(struct ck_view *v, const struct wal_batch *b, const struct wal_record *r)
 {
     const void *body = r + 1;
@@ -253,7 +268,11 @@ static void take_record(struct ck_view *v, const struct wal_batch *b, const stru
         break;
     case WAL_GROUP:
         if (((const struct wal_group *)body)->group == SIM_GROUP)
-            v->created = true;
+            take_creation(v, body);
+        break;
+    case WAL_NEEDS_COPY:
+        if (((const struct wal_needs_copy *)body)->group == SIM_GROUP && !(r->flags & WAL_ECHO))
+            take_needs_copy(v, body);
         break;
     default:
         break;
@@ -352,8 +371,11 @@ static void root_check(struct ck_view *v, const struct root *r)
     v->root_tail_lsn = r->tail_lsn;
     v->ck->stats.roots++;
     ck_owners_load(v, r, g);
-    if (g)
+    if (g) {
         take_jump(v, g);
+        v->root_incomplete = g->needs_copy;
+        v->root_applied = g->applied.slot;
+    }
     if (!v->created || v->damaged || v->ck->cluster->broken)
         return;
     if (!g) {
@@ -387,7 +409,7 @@ void ck_view_advance(struct ck_view *v)
 {
     const struct wal_batch *b;
     bool any = false;
-    v->gone = v->gone || sim_dir_find(v->node->dir, "wal") != v->wal || sim_dir_find(v->node->dir, "meta") != v->meta;
+    v->gone = v->gone || v->node->absent || v->node->disks != v->disk || sim_dir_find(v->node->dir, "wal") != v->wal || sim_dir_find(v->node->dir, "meta") != v->meta;
     if (v->gone)
         return;
     while ((b = next_batch(v)) && payload_is_durable(v, b)) {

@@ -65,8 +65,8 @@ static void stream_feed(struct checks *ck, struct ck_stream *s, const char *host
 
 static bool is_replica_address(const struct checks *ck, const char *address)
 {
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        if (strcmp(ck->cluster->config.replicas[i].address, address) == 0)
+    for (unsigned i = 0; i < ck->cluster->n_nodes; i++)
+        if (strncmp(address, "unix:", 5) == 0 && strcmp(ck->cluster->node[i].host, address + 5) == 0)
             return true;
     return false;
 }
@@ -93,10 +93,13 @@ static void on_written(void *user, struct sim_disk *d, uint64_t off, const uint8
     (void)flags;
     if (ck->cluster->broken)
         return;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
-        struct ck_view *v = &ck->view[i];
-        if (v->node->dir != sim_disk_dir(d))
+    for (unsigned i = 0; i < ck->cluster->n_nodes; i++) {
+        const struct node *n = &ck->cluster->node[i];
+        if (n->dir != sim_disk_dir(d))
             continue;
+        if (n->formatting)
+            return;
+        struct ck_view *v = ck_view_of(ck, i);
         ck_view_alive(v);
         if (v->gone)
             return;
@@ -168,8 +171,10 @@ struct checks *checks_new(struct cluster *c)
     ck->n_blocks = c->sizes.volume_bytes / BLOCK_SIZE;
     ck->block = calloc(ck->n_blocks, sizeof *ck->block);
     assert(ck->block);
+    ck->members[0].m = c->members;
+    ck->n_members = 1;
     for (unsigned i = 0; i < SIM_REPLICAS; i++)
-        ck_view_init(ck, i);
+        ck_view_of(ck, i);
     struct sim_tap tap = {.sent = on_sent, .written = on_written, .user = ck};
     sim_set_tap(c->world, &tap);
     sample(ck);
@@ -180,18 +185,19 @@ void checks_damage(struct checks *ck, unsigned node)
 {
     if (!ck)
         return;
-    ck_view_advance(&ck->view[node]);
-    ck->view[node].damaged = true;
+    struct ck_view *v = ck_view_of(ck, node);
+    ck_view_advance(v);
+    v->damaged = true;
 }
 
 void checks_audit(struct checks *ck)
 {
     if (!ck)
         return;
-    for (unsigned i = 0; i < SIM_REPLICAS && !ck->cluster->broken; i++) {
-        ck_view_advance(&ck->view[i]);
-        if (!ck->cluster->broken && !ck->view[i].gone)
-            ck_audit_view(&ck->view[i]);
+    for (unsigned i = 0; i < ck->n_views && !ck->cluster->broken; i++) {
+        ck_view_advance(ck->view[i]);
+        if (!ck->cluster->broken && !ck->view[i]->gone && ck->view[i]->created)
+            ck_audit_view(ck->view[i]);
     }
 }
 
@@ -207,9 +213,10 @@ void checks_free(struct checks *ck)
     sim_set_tap(ck->cluster->world, NULL);
     for (unsigned i = 0; i < CK_STREAMS; i++)
         free(ck->stream[i].buf);
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
-        free(ck->view[i].slot);
-        free(ck->view[i].owner);
+    for (unsigned i = 0; i < ck->n_views; i++) {
+        free(ck->view[i]->slot);
+        free(ck->view[i]->owner);
+        free(ck->view[i]);
     }
     ck_slots_free(ck);
     free(ck);

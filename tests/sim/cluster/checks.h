@@ -6,6 +6,10 @@
  * applied or copied anywhere is it.
  *  - what an answer rests on is durable: Promise, Opened, Accepted, BeatAck, Created, and the client's success.
  *  - promises never regress, over any crash.
+ *  - quorums are those of the memberships that the chosen log holds: who begins a session has its promises, what is chosen has its
+ * acknowledgements; new voters are proposed when they hold everything.
+ *  - a disk answers under its own identity, and counts only while what is durable there says that it is complete; what is donated is
+ * of a position that was applied.
  *  - no front end can read by its lease once another session has begun.
  *  - every block that a replica hands out or keeps has the checksum that a front end gave it, as of the replica's
  * applied slot.
@@ -39,7 +43,7 @@ void checks_damage(struct checks *ck, unsigned node);
 void checks_audit(struct checks *ck);
 
 struct checks_stats {
-    uint64_t jumps;
+    uint64_t jumps, memberships, image_blocks;
     uint64_t messages, accepts, acknowledged, chosen, durable_batches, data_blocks, read_sessions, extent_blocks, roots,
         audited_blocks, answered_blocks, resyncs;
 };

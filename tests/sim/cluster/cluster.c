@@ -100,7 +100,9 @@ static void format_begin(struct node *n, const struct uuid *identity)
                             .wal_bytes = c->sizes.wal_bytes,
                             .extent_bytes = c->sizes.extent_bytes,
                             .meta_pages = META_PAGES};
-    memcpy(sb.name, c->config.replicas[n->index].name, sizeof sb.name);
+    snprintf(sb.name, sizeof sb.name, "replica-%u", n->index + 1);
+    n->identity = *identity;
+    n->disks++;
     for (unsigned i = 0; i < sizeof sb.salt; i++)
         sb.salt[i] = (uint8_t)sim_rand(c->world);
     sim_disk_new(c->world, n->dir, "superblock", SUPERBLOCK_BYTES);
@@ -114,18 +116,38 @@ static void format_begin(struct node *n, const struct uuid *identity)
     store_format(sim_reactor_io(n->reactor), &d, &sb, on_formatted, n);
 }
 
-void cluster_replace_disk(struct node *n)
+void cluster_lose_disk(struct node *n)
 {
-    struct uuid identity;
-    assert(!n->formatting && !n->replaced);
+    assert(!n->formatting && !n->absent);
     if (n->reactor)
         cluster_crash_node(n, SIM_POWER);
     for (struct sim_disk *d; (d = sim_dir_next(n->dir, NULL));)
         sim_disk_remove(d);
+    n->absent = true;
+    n->refused = n->io_failed = false;
+}
+
+void cluster_new_disk(struct node *n)
+{
+    struct uuid identity;
+    assert(n->absent && !n->formatting && !n->reactor);
+    n->absent = false;
     n->replaced = true;
-    n->refused = false;
-    make_uuid(&identity, 0xe1 + n->index, n->cluster->seed);
+    make_uuid(&identity, n->disks == 0 ? 0xd1 + n->index : 0xe1 + n->index + 0x100 * (n->disks - 1), n->cluster->seed);
     format_begin(n, &identity);
+}
+
+bool cluster_votes(const struct membership *m, const struct node *n)
+{
+    return n->disks > 0 && !n->absent && membership_has_voter(m, &n->identity);
+}
+
+struct node *cluster_node_of(struct cluster *c, const struct uuid *identity)
+{
+    for (unsigned i = 0; i < c->n_nodes; i++)
+        if (c->node[i].disks > 0 && !c->node[i].absent && uuid_equal(&c->node[i].identity, identity))
+            return &c->node[i];
+    return NULL;
 }
 
 /* ---- replicas ---- */
@@ -155,7 +177,7 @@ static void on_fatal(void *user, int err, const char *what)
 void cluster_start_node(struct node *n)
 {
     struct cluster *c = n->cluster;
-    assert(!n->reactor);
+    assert(!n->reactor && !n->absent);
     n->restart_planned = false;
     n->starts++;
     c->count.restarts++;
@@ -169,10 +191,13 @@ void cluster_start_node(struct node *n)
         failed(n, true, -EBADMSG, wrong);
         return;
     }
+    char address[32];
+    snprintf(address, sizeof address, "unix:%s", n->host);
+    n->config = c->config;
     struct replica_options o = {
-        .config = &c->config,
+        .config = &n->config,
         .superblock = &sb,
-        .listen_address = c->config.replicas[n->index].address,
+        .listen_address = address,
         .store = {.overlay_bytes = c->sizes.overlay_bytes,
                   .leaf_cache_bytes = c->sizes.leaf_cache_bytes,
                   .checkpoint_idle_ns = c->sizes.checkpoint_idle_ns,
@@ -285,7 +310,7 @@ static bool is_forced_out(struct frontend *f)
     if (!c->forced || c->forced == f)
         return false;
     bool wait = sim_now(c->world) < c->forced_until_ns;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         wait |= c->node[i].paused;
     if (wait)
         sim_at(c->world, sim_now(c->world) + 100 * NS_PER_MS, start_forced_out, f);
@@ -297,7 +322,8 @@ static bool is_forced_out(struct frontend *f)
 static int open_service(struct frontend *f)
 {
     struct cluster *c = f->cluster;
-    struct service_options o = {.config = &c->config,
+    f->config = c->config;
+    struct service_options o = {.config = &f->config,
                                 .name = f->host,
                                 .payload_limit_bytes = c->limits.payload_bytes,
                                 .retain_bytes = c->sizes.retain_bytes,
@@ -310,7 +336,7 @@ static int open_service(struct frontend *f)
     f->service->nbd.in_flight_max = c->limits.in_flight;
     int err = service_add_volume(f->service, "vol0");
     f->volume = f->service->volume[0].volume;
-    if (!err)
+    if (!err && f->index < SIM_FRONTENDS) /* a tool's session serves nobody */
         err = service_listen(f->service, f->nbd_address);
     if (!err)
         err = service_listen_status(f->service, f->status_address);
@@ -322,7 +348,7 @@ void cluster_start_frontend(struct frontend *f)
     struct cluster *c = f->cluster;
     assert(!f->reactor);
     f->restart_planned = false;
-    if (is_forced_out(f))
+    if (f->kept_down || is_forced_out(f))
         return;
     f->starts++;
     f->reactor = sim_reactor_new(c->world, f->host, c->limits.arena_bytes);
@@ -474,12 +500,17 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
     c->sizes = *sizes;
     make_config(c);
     draw_limits(c);
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    c->n_nodes = sizes->spares ? SIM_NODES : SIM_REPLICAS;
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         struct node *n = &c->node[i];
         n->cluster = c;
         n->index = i;
         snprintf(n->host, sizeof n->host, "r%u", i + 1);
         n->dir = sim_dir_new(w, n->host, 1024 * SIM_MIB);
+        n->absent = i >= SIM_REPLICAS;
+        if (n->absent)
+            continue;
+        c->members.voter[c->members.n_voters++] = c->config.replicas[i].identity;
         format_begin(n, &c->config.replicas[i].identity);
         sim_run_until(w, is_formatted, n, 60 * NS_PER_S);
         assert(!n->formatting);
@@ -490,13 +521,14 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
             return c;
     }
     create_group(c);
-    for (unsigned i = 0; i < SIM_FRONTENDS && !c->broken; i++) {
+    for (unsigned i = 0; i < SIM_SESSIONS && !c->broken; i++) {
         struct frontend *f = &c->frontend[i];
         f->cluster = c;
         f->index = i;
         snprintf(f->host, sizeof f->host, "fe%u", i + 1);
         snprintf(f->nbd_address, sizeof f->nbd_address, "unix:fe%u-nbd", i + 1);
         snprintf(f->status_address, sizeof f->status_address, "unix:fe%u-status", i + 1);
+        f->kept_down = i >= SIM_FRONTENDS;
         cluster_start_frontend(f);
     }
     return c;
@@ -504,11 +536,11 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
 
 void cluster_free(struct cluster *c)
 {
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         cluster_crash_node(&c->node[i], SIM_KILL);
     c->on_session_ended = NULL;
     c->on_frontend_stopped = NULL;
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
         cluster_crash_frontend(&c->frontend[i], SIM_KILL);
     free(c);
 }
@@ -517,7 +549,7 @@ void cluster_free(struct cluster *c)
 
 static bool takes_part(const struct node *n)
 {
-    return n->ready && !n->refused && !n->replaced;
+    return n->ready && !n->refused && cluster_votes(&n->cluster->members, n) && replica_find_group(n->replica, SIM_GROUP);
 }
 
 static bool is_complete(const struct node *n)
@@ -529,19 +561,21 @@ static bool is_complete(const struct node *n)
 bool cluster_can_recover(struct cluster *c)
 {
     unsigned n = 0, complete = 0;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         n += takes_part(&c->node[i]);
         complete += is_complete(&c->node[i]);
     }
-    return n > SIM_REPLICAS / 2 && complete > 0;
+    return n >= membership_majority(&c->members) && complete > 0;
 }
 
 bool cluster_is_level(struct cluster *c)
 {
     uint64_t applied = 0;
     unsigned level = 0;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         struct node *n = &c->node[i];
+        if (n->absent)
+            continue;
         if (!n->ready && !n->refused)
             return false;
         if (n->replaced && n->ready && replica_find_group(n->replica, SIM_GROUP))
@@ -555,20 +589,22 @@ bool cluster_is_level(struct cluster *c)
         applied = a;
         level++;
     }
-    return level > SIM_REPLICAS / 2;
+    return level >= membership_majority(&c->members);
 }
 
 void cluster_describe(struct cluster *c, char *to, size_t cap)
 {
     size_t n = 0;
-    for (unsigned i = 0; i < SIM_REPLICAS && n < cap; i++) {
+    for (unsigned i = 0; i < c->n_nodes && n < cap; i++) {
         struct node *nd = &c->node[i];
         struct replica_group *g = nd->ready ? replica_find_group(nd->replica, SIM_GROUP) : NULL;
+        if (nd->absent)
+            continue;
         if (!g) {
-            n += (size_t)snprintf(to + n, cap - n, "[%s %s] ", nd->host, nd->replaced ? "is a new disk" : nd->refused ? "refuses its disk" : "is down");
+            n += (size_t)snprintf(to + n, cap - n, "[%s %s] ", nd->host, nd->refused ? "refuses its disk" : nd->ready ? "is a new disk" : "is down");
             continue;
         }
-        n += (size_t)snprintf(to + n, cap - n, "[%s floor %llu applied %llu commit %llu last %llu%s catch-up %d] ", nd->host,
+        n += (size_t)snprintf(to + n, cap - n, "[%s%s floor %llu applied %llu commit %llu last %llu%s catch-up %d] ", nd->host, cluster_votes(&c->members, nd) ? "" : " (no voter)",
                               (unsigned long long)g->acceptor.log.base.slot, (unsigned long long)store_applied(nd->replica->store, SIM_GROUP),
                               (unsigned long long)g->acceptor.commit, (unsigned long long)paxos_log_last(&g->acceptor.log).slot,
                               g->acceptor.needs_copy ? " needs copy" : "", (int)g->catchup.state);
@@ -624,10 +660,10 @@ static bool differs(const struct store_read *a, const struct store_read *b, uint
 static const char *compare_range(struct cluster *c, uint64_t block, uint32_t n, bool *ret_moved)
 {
     static char text[160];
-    static struct image im[SIM_REPLICAS];
+    static struct image im[SIM_NODES];
     const char *wrong = NULL;
     int first = -1;
-    for (unsigned i = 0; i < SIM_REPLICAS && !wrong; i++) {
+    for (unsigned i = 0; i < c->n_nodes && !wrong; i++) {
         if (!takes_part(&c->node[i]))
             continue;
         wrong = read_image(c, &c->node[i], block, n, &im[i]);
@@ -648,7 +684,7 @@ static const char *compare_range(struct cluster *c, uint64_t block, uint32_t n, 
                 wrong = text;
             }
     }
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         if (im[i].done)
             buf_unref(im[i].read.buf);
         im[i].done = false;

@@ -1,4 +1,7 @@
-/* A whole cluster in one world: three replicas with their disks, front ends, faults. The object code is the daemons'; only main() and the kernel are missing. */
+/* A whole cluster in one world: replicas with their disks, front ends, faults. The object code is the daemons'; only main() and the kernel are missing.
+ *
+ * What always holds: the first SIM_REPLICAS nodes found the group. The others are spares: machines without a disk until somebody puts one in. A disk that is formatted has an identity that no other disk
+ * ever had. `config` is the configuration file: processes read it when they start. */
 #ifndef QBD_TESTS_SIM_CLUSTER_CLUSTER_H
 #define QBD_TESTS_SIM_CLUSTER_CLUSTER_H
 
@@ -7,8 +10,10 @@
 #include "replica/replica.h"
 #include "tests/sim/simio.h"
 
-#define SIM_REPLICAS 3
+#define SIM_REPLICAS 3 /* found the group */
+#define SIM_NODES 5    /* with spares */
 #define SIM_FRONTENDS 2
+#define SIM_SESSIONS 3 /* with the one that an operator's tool starts for a volume that nobody has */
 #define SIM_GROUP 1
 #define SIM_KIB (UINT64_C(1) << 10)
 #define SIM_MIB (UINT64_C(1) << 20)
@@ -23,6 +28,7 @@ struct cluster_sizes {
     uint64_t scrub_bytes_per_s, scrub_interval_ns;                /* 0: replicas do not scrub */
     uint64_t copy_ceiling_bytes_per_s;                            /* 0: the daemon's own */
     uint32_t lease_ms;                                            /* 0: drawn */
+    bool spares;                                                  /* there are SIM_NODES machines, and voters may change */
 };
 
 /* One replica's host: its directory and disks live on, processes come and go. */
@@ -35,7 +41,11 @@ struct node {
     struct replica *replica;
     bool ready, paused;
     bool formatting; /* its reactor makes a data directory anew */
-    bool replaced;   /* its disk was lost and is another one since: no member of any group */
+    bool replaced;   /* its disk is a new one since the group was founded, and nobody has asked it to take part */
+    bool absent;     /* it has no disk */
+    unsigned disks;  /* it has had so many */
+    struct uuid identity;         /* of the one that it has */
+    struct cluster_config config; /* as its process read it */
     bool refused;    /* it does not serve with this disk any more */
     bool io_failed;  /* some operation on its disks failed: it may have set slabs aside for good */
     bool restart_planned;
@@ -50,6 +60,8 @@ struct frontend {
     struct sim_reactor *reactor; /* NULL: down */
     struct service *service;
     struct volume *volume; /* the service's */
+    struct cluster_config config; /* as its process read it */
+    bool kept_down;               /* an operator does not want it to run */
     unsigned starts;
     unsigned fenced; /* times, of all its processes */
     uint32_t session; /* 0: not attached since its start or fencing */
@@ -61,9 +73,11 @@ struct frontend {
 struct cluster {
     struct sim_world *world;
     uint64_t seed;
-    struct cluster_config config;
-    struct node node[SIM_REPLICAS];
-    struct frontend frontend[SIM_FRONTENDS];
+    struct cluster_config config; /* the file */
+    struct node node[SIM_NODES];
+    unsigned n_nodes;
+    struct frontend frontend[SIM_SESSIONS];
+    struct membership members; /* as the chosen log has it: the checkers keep it */
     uint32_t n_sessions;
     struct cluster_sizes sizes;
     bool beyond;        /* damage may hit more than a minority: replicas may forget what they acknowledged, and then differ */
@@ -96,8 +110,13 @@ void cluster_free(struct cluster *c);
 
 void cluster_start_node(struct node *n);
 void cluster_crash_node(struct node *n, enum sim_crash how);
-/* The disk is lost: the replica's process ends, and comes back with an empty data directory under another identity. */
-void cluster_replace_disk(struct node *n);
+/* The disk is lost: the replica's process ends. */
+void cluster_lose_disk(struct node *n);
+/* A machine without a disk gets one: formatted under a new identity, then its replica starts. */
+void cluster_new_disk(struct node *n);
+/* In these voters a replica with this disk has a vote. */
+bool cluster_votes(const struct membership *m, const struct node *n);
+struct node *cluster_node_of(struct cluster *c, const struct uuid *identity); /* NULL: that disk is gone */
 /* A majority has usable disks, and one of them is complete. */
 bool cluster_can_recover(struct cluster *c);
 void cluster_start_frontend(struct frontend *f);

@@ -163,14 +163,14 @@ void fault_surely(struct faults *f, uint64_t ns, void (*fn)(struct fault_action 
 const char *fault_host(struct faults *f, unsigned i)
 {
     struct cluster *c = f->run->cluster;
-    return i < SIM_REPLICAS ? c->node[i].host : c->frontend[i - SIM_REPLICAS].host;
+    return i < c->n_nodes ? c->node[i].host : c->frontend[i - c->n_nodes].host;
 }
 
 /* ---- processes ---- */
 
 static void start_node(struct node *n)
 {
-    if (!n->reactor && !n->refused && !n->cluster->broken)
+    if (!n->reactor && !n->refused && !n->absent && !n->cluster->broken)
         cluster_start_node(n);
 }
 
@@ -207,10 +207,10 @@ static void on_restart_frontend(struct fault_action *a)
 static void on_resume(struct fault_action *a)
 {
     struct cluster *c = a->faults->run->cluster;
-    if (a->a < SIM_REPLICAS)
+    if (a->a < c->n_nodes)
         resume_node(&c->node[a->a]);
     else
-        resume_frontend(&c->frontend[a->a - SIM_REPLICAS]);
+        resume_frontend(&c->frontend[a->a - c->n_nodes]);
 }
 
 bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uint64_t outage_ns)
@@ -224,7 +224,7 @@ bool faults_crash_node(struct faults *f, struct node *n, enum sim_crash how, uin
 
 static bool crash_node(struct faults *f, struct fault_rng *g, enum sim_crash how)
 {
-    struct node *n = &f->run->cluster->node[fault_draw(g, 0, SIM_REPLICAS - 1)];
+    struct node *n = &f->run->cluster->node[fault_draw(g, 0, f->run->cluster->n_nodes - 1)];
     uint64_t ns = fault_outage(g);
     fault_say(f, "%s %s, back in %.3f s", n->host, how == SIM_POWER ? "loses power" : "is killed", (double)ns / 1e9);
     return faults_crash_node(f, n, how, ns);
@@ -234,7 +234,7 @@ static bool crash_all(struct faults *f, struct fault_rng *g)
 {
     bool any = false;
     fault_say(f, "all replicas lose power");
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    for (unsigned i = 0; i < f->run->cluster->n_nodes; i++)
         any |= faults_crash_node(f, &f->run->cluster->node[i], SIM_POWER, fault_outage(g));
     return any;
 }
@@ -271,8 +271,8 @@ static bool pause_host(struct faults *f, struct fault_rng *g, unsigned first, un
     struct cluster *c = f->run->cluster;
     unsigned i = first + (unsigned)fault_draw(g, 0, n - 1);
     uint64_t ns = fault_outage(g);
-    struct sim_reactor *r = i < SIM_REPLICAS ? c->node[i].reactor : c->frontend[i - SIM_REPLICAS].reactor;
-    bool *paused = i < SIM_REPLICAS ? &c->node[i].paused : &c->frontend[i - SIM_REPLICAS].paused;
+    struct sim_reactor *r = i < c->n_nodes ? c->node[i].reactor : c->frontend[i - c->n_nodes].reactor;
+    bool *paused = i < c->n_nodes ? &c->node[i].paused : &c->frontend[i - c->n_nodes].paused;
     fault_say(f, "%s is paused for %.3f s", fault_host(f, i), (double)ns / 1e9);
     if (!r || *paused)
         return false;
@@ -287,10 +287,10 @@ static bool pause_host(struct faults *f, struct fault_rng *g, unsigned first, un
 static bool drift(struct faults *f, struct fault_rng *g)
 {
     struct cluster *c = f->run->cluster;
-    unsigned i = (unsigned)fault_draw(g, 0, FAULT_HOSTS - 1);
+    unsigned i = (unsigned)fault_draw(g, 0, f->n_hosts - 1);
     uint64_t ppm = fault_chance(g, 2) ? DRIFT_MAX_PPM : fault_draw(g, 0, DRIFT_MAX_PPM);
     int32_t signed_ppm = fault_chance(g, 2) ? -(int32_t)ppm : (int32_t)ppm;
-    struct sim_reactor *r = i < SIM_REPLICAS ? c->node[i].reactor : c->frontend[i - SIM_REPLICAS].reactor;
+    struct sim_reactor *r = i < c->n_nodes ? c->node[i].reactor : c->frontend[i - c->n_nodes].reactor;
     fault_say(f, "the clock of %s drifts by %d ppm", fault_host(f, i), signed_ppm);
     if (!r)
         return false;
@@ -310,9 +310,9 @@ static bool apply_to_process(struct faults *f, enum fault kind, struct fault_rng
     case FAULT_ALL_POWER:
         return crash_all(f, g);
     case FAULT_PAUSE_REPLICA:
-        return pause_host(f, g, 0, SIM_REPLICAS);
+        return pause_host(f, g, 0, f->run->cluster->n_nodes);
     case FAULT_PAUSE_FRONTEND:
-        return pause_host(f, g, SIM_REPLICAS, SIM_FRONTENDS);
+        return pause_host(f, g, f->run->cluster->n_nodes, SIM_FRONTENDS);
     case FAULT_DRIFT:
         return drift(f, g);
     case FAULT_FRONTEND_KILL:
@@ -451,6 +451,7 @@ void faults_draw(struct trial *r)
 void faults_start(struct trial *r)
 {
     struct fault_rng g = fault_stream(r->faults, UINT64_MAX - 1);
+    r->faults->n_hosts = r->cluster->n_nodes + SIM_FRONTENDS + r->scale.sizes.spares;
     faults_disk_start(r->faults, &g);
     r->may_be_unreadable = r->options->beyond;
     if (r->faults->total > 0)
@@ -464,7 +465,7 @@ void faults_stop(struct trial *r)
     fault_say(r->faults, "the faults are over");
     faults_net_stop(r->faults);
     faults_disk_stop(r->faults);
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         resume_node(&c->node[i]);
         start_node(&c->node[i]);
     }

@@ -24,21 +24,21 @@ struct armed {
 
 struct faults_disk {
     struct atlas atlas;
-    struct armed armed[SIM_REPLICAS];
-    struct armed at_start[SIM_REPLICAS]; /* becomes armed when the process starts */
-    uint32_t starts[SIM_REPLICAS];
-    uint64_t errors[SIM_REPLICAS];  /* operations that failed since the process started */
-    uint64_t refused[SIM_REPLICAS]; /* sim_dir_refused() as counted */
-    uint32_t slow[SIM_REPLICAS];
-    uint32_t failed_starts[SIM_REPLICAS];
+    struct armed armed[SIM_NODES];
+    struct armed at_start[SIM_NODES]; /* becomes armed when the process starts */
+    uint32_t starts[SIM_NODES];
+    uint64_t errors[SIM_NODES];  /* operations that failed since the process started */
+    uint64_t refused[SIM_NODES]; /* sim_dir_refused() as counted */
+    uint32_t slow[SIM_NODES];
+    uint32_t failed_starts[SIM_NODES];
     uint64_t full_until_ns;
-    uint32_t tears[SIM_REPLICAS]; /* how often it will die in its WAL yet */
-    struct fault_rng tear[SIM_REPLICAS];
+    uint32_t tears[SIM_NODES]; /* how often it will die in its WAL yet */
+    struct fault_rng tear[SIM_NODES];
 };
 
 static struct node *any_node(struct faults *f, struct fault_rng *g)
 {
-    return &f->run->cluster->node[fault_draw(g, 0, SIM_REPLICAS - 1)];
+    return &f->run->cluster->node[fault_draw(g, 0, f->run->cluster->n_nodes - 1)];
 }
 
 /* ---- every operation passes here ---- */
@@ -243,7 +243,7 @@ static void damage(struct faults *f, struct fault_rng *g, enum fault kind)
     uint64_t times = fault_chance(g, 3) ? fault_draw_log(g, 1, 30) : 1;
     bool extents = kind == FAULT_FLIP_DATA || kind == FAULT_LATENT_DATA || kind == FAULT_FLIP_LEAF || kind == FAULT_LATENT_LEAF;
     if (f->run->options->beyond && extents && fault_chance(g, 3)) { /* so much that no copy of some blocks is left */
-        for (unsigned i = 0; i < SIM_REPLICAS; i++)
+        for (unsigned i = 0; i < f->run->cluster->n_nodes; i++)
             if (!f->run->cluster->node[i].formatting && !f->run->cluster->node[i].replaced)
                 damage_node(f, &f->run->cluster->node[i], g, kind, 200);
     } else if (n) {
@@ -344,7 +344,8 @@ static void lose_disk(struct faults *f, struct fault_rng *g)
     fault_say(f, "%s: its disk is lost; it comes back with an empty one", n->host);
     f->disk->atlas.disk_lost = true;
     checks_damage(f->run->checks, n->index);
-    cluster_replace_disk(n);
+    cluster_lose_disk(n);
+    cluster_new_disk(n);
     fault_count(f, FAULT_DISK_LOST);
 }
 
@@ -418,7 +419,7 @@ static void full_disk(struct faults *f, struct fault_rng *g)
     uint64_t ns = fault_draw_log(g, 100 * NS_PER_MS, 30 * NS_PER_S);
     struct node *n = any_node(f, g);
     bool all = fault_chance(g, 2);
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < f->run->cluster->n_nodes; i++) {
         struct node *x = &f->run->cluster->node[i];
         if ((all || x == n) && !x->formatting)
             fill_disk(f, x, ns);
@@ -497,7 +498,7 @@ void faults_disk_start(struct faults *f, struct fault_rng *g)
     assert(f->disk);
     atlas_init(&f->disk->atlas, c, f->run->options->beyond, g);
     c->on_node_failed = on_node_failed;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < f->run->cluster->n_nodes; i++) {
         f->disk->armed[i].kind = f->disk->at_start[i].kind = FAULT_KINDS;
         f->disk->starts[i] = c->node[i].starts;
         sim_dir_set_hook(c->node[i].dir, on_io, &c->node[i]);
@@ -506,7 +507,7 @@ void faults_disk_start(struct faults *f, struct fault_rng *g)
 
 void faults_disk_stop(struct faults *f)
 {
-    for (unsigned i = 0; i < SIM_REPLICAS; i++) {
+    for (unsigned i = 0; i < f->run->cluster->n_nodes; i++) {
         struct node *n = &f->run->cluster->node[i];
         set_speed(f, n, 1, 0);
         note_refused(f, n);

@@ -5,7 +5,7 @@
 #include "base/list.h"
 #include "tests/sim/cluster/trial.h"
 
-#define FAULT_HOSTS (SIM_REPLICAS + SIM_FRONTENDS)
+#define FAULT_HOSTS (SIM_NODES + SIM_SESSIONS) /* at most: replicas, then front ends */
 
 /* Each fault draws from a stream of its own, so that leaving one out does not change what the others are. */
 struct fault_rng {
@@ -48,13 +48,14 @@ struct faults {
     uint32_t next;           /* index of the next */
     uint64_t count[FAULT_KINDS];
     struct list actions;
+    unsigned n_hosts;
     uint32_t cut[FAULT_HOSTS][FAULT_HOSTS];        /* how many faults hold the link from a to b down */
     uint64_t reset_at_byte[FAULT_HOSTS][FAULT_HOSTS]; /* armed */
     struct faults_disk *disk;
     bool storm;      /* one is under way */
     bool storm_rots; /* ... and WALs rot in it */
     uint64_t rival_until_ns;
-    uint64_t storm_writes[SIM_REPLICAS]; /* of the WAL when somebody began to wait for the next one */
+    uint64_t storm_writes[SIM_NODES]; /* of the WAL when somebody began to wait for the next one */
     enum theme theme;
     struct scene scene;
 };

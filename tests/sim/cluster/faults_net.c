@@ -12,10 +12,10 @@ static struct sim_link *link_of(struct faults *f, unsigned a, unsigned b)
 }
 
 /* Two different hosts. */
-static void draw_pair(struct fault_rng *g, unsigned *a, unsigned *b)
+static void draw_pair(const struct faults *f, struct fault_rng *g, unsigned *a, unsigned *b)
 {
-    *a = (unsigned)fault_draw(g, 0, FAULT_HOSTS - 1);
-    *b = (unsigned)fault_draw(g, 0, FAULT_HOSTS - 2);
+    *a = (unsigned)fault_draw(g, 0, f->n_hosts - 1);
+    *b = (unsigned)fault_draw(g, 0, f->n_hosts - 2);
     *b += *b >= *a;
 }
 
@@ -55,7 +55,7 @@ static void cut_link(struct faults *f, unsigned a, unsigned b, uint64_t ns)
 static void cut_pair(struct faults *f, struct fault_rng *g, bool one_way)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     uint64_t ns = fault_outage(g);
     fault_say(f, "%s %s %s for %.3f s", fault_host(f, a), one_way ? "does not reach" : "is cut from", fault_host(f, b), (double)ns / 1e9);
     cut_link(f, a, b, ns);
@@ -65,10 +65,10 @@ static void cut_pair(struct faults *f, struct fault_rng *g, bool one_way)
 
 static void isolate_host(struct faults *f, struct fault_rng *g)
 {
-    unsigned a = (unsigned)fault_draw(g, 0, FAULT_HOSTS - 1);
+    unsigned a = (unsigned)fault_draw(g, 0, f->n_hosts - 1);
     uint64_t how = fault_draw(g, 0, 3), ns = fault_outage(g); /* 0: it hears but is not heard; 1: the other way round */
     fault_say(f, "%s is isolated%s for %.3f s", fault_host(f, a), how == 0 ? " (hears)" : how == 1 ? " (is heard)" : "", (double)ns / 1e9);
-    for (unsigned b = 0; b < FAULT_HOSTS; b++) {
+    for (unsigned b = 0; b < f->n_hosts; b++) {
         if (b == a)
             continue;
         if (how != 1)
@@ -81,10 +81,10 @@ static void isolate_host(struct faults *f, struct fault_rng *g)
 static void isolate_pair(struct faults *f, struct fault_rng *g)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     uint64_t ns = fault_outage(g);
     fault_say(f, "%s and %s hear only each other for %.3f s", fault_host(f, a), fault_host(f, b), (double)ns / 1e9);
-    for (unsigned x = 0; x < FAULT_HOSTS; x++) {
+    for (unsigned x = 0; x < f->n_hosts; x++) {
         if (x == a || x == b)
             continue;
         cut_link(f, a, x, ns);
@@ -99,7 +99,7 @@ static void isolate_pair(struct faults *f, struct fault_rng *g)
 static void reset(struct faults *f, struct fault_rng *g)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     fault_say(f, "connections between %s and %s are reset", fault_host(f, a), fault_host(f, b));
     sim_reset(world_of(f), fault_host(f, a), fault_host(f, b));
 }
@@ -115,7 +115,7 @@ static void note_reset_at_byte(struct faults *f, unsigned a, unsigned b)
 static void reset_at_byte(struct faults *f, struct fault_rng *g)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     uint64_t n = fault_draw_log(g, 1, 200000);
     note_reset_at_byte(f, a, b);
     fault_say(f, "the connection that carries byte %llu from now from %s to %s is reset there", (unsigned long long)n, fault_host(f, a),
@@ -134,7 +134,7 @@ static void break_old(struct fault_action *x)
 static void old_connection(struct faults *f, struct fault_rng *g)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     uint64_t part = fault_draw_log(g, 100000, 500 * NS_PER_MS), rest = fault_draw_log(g, 100000, 5 * NS_PER_S);
     fault_say(f, "bytes from %s to %s wait; in %.6f s it loses these connections, in %.6f s more the bytes arrive", fault_host(f, a), fault_host(f, b),
               (double)part / 1e9, (double)rest / 1e9);
@@ -152,7 +152,7 @@ static void end_tail(struct fault_action *x)
 static void delay_tail(struct faults *f, struct fault_rng *g)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     uint64_t ns = fault_outage(g);
     struct sim_link *l = link_of(f, a, b);
     l->tail_one_in = (uint32_t)fault_draw_log(g, 2, 200);
@@ -185,7 +185,7 @@ void faults_late(struct faults *f, unsigned a, unsigned b, uint64_t late_ns, uin
 static void slow_link(struct faults *f, struct fault_rng *g)
 {
     unsigned a, b;
-    draw_pair(g, &a, &b);
+    draw_pair(f, g, &a, &b);
     uint64_t ns = fault_outage(g), latency = fault_draw_log(g, 100000, 300 * NS_PER_MS);
     struct sim_link *l = link_of(f, a, b);
     l->ns_per_kib = (uint32_t)fault_draw_log(g, 1000, 10 * NS_PER_MS);
@@ -234,8 +234,8 @@ bool faults_net_apply(struct faults *f, enum fault kind, struct fault_rng *g)
 
 void faults_net_stop(struct faults *f)
 {
-    for (unsigned a = 0; a < FAULT_HOSTS; a++)
-        for (unsigned b = 0; b < FAULT_HOSTS; b++) {
+    for (unsigned a = 0; a < f->n_hosts; a++)
+        for (unsigned b = 0; b < f->n_hosts; b++) {
             if (a == b)
                 continue;
             note_reset_at_byte(f, a, b);
@@ -243,7 +243,7 @@ void faults_net_stop(struct faults *f)
             link_of(f, a, b)->tail_one_in = 0;
             f->cut[a][b] = 0;
         }
-    for (unsigned a = 0; a < FAULT_HOSTS; a++)
-        for (unsigned b = a + 1; b < FAULT_HOSTS; b++)
+    for (unsigned a = 0; a < f->n_hosts; a++)
+        for (unsigned b = a + 1; b < f->n_hosts; b++)
             sim_heal(world_of(f), fault_host(f, a), fault_host(f, b));
 }

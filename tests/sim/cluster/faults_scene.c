@@ -38,7 +38,7 @@ static uint64_t lease_of(const struct faults *f)
 
 static unsigned frontend_host(unsigned frontend)
 {
-    return SIM_REPLICAS + frontend;
+    return SIM_REPLICAS + frontend; /* a run with a scene has no spares */
 }
 
 static void end_scene(struct fault_action *a)

@@ -22,7 +22,7 @@ enum phase { PHASE_RANDOM, PHASE_TAIL, PHASE_ELUDE, PHASE_MEET, PHASE_FORGET, PH
 
 static struct sim_link *link_to(struct faults *f, unsigned frontend, unsigned replica)
 {
-    return sim_link(f->run->world, fault_host(f, SIM_REPLICAS + frontend), fault_host(f, replica));
+    return sim_link(f->run->world, fault_host(f, f->run->cluster->n_nodes + frontend), fault_host(f, replica));
 }
 
 static void end_late(struct fault_action *a)

@@ -38,14 +38,14 @@ struct trace {
     struct trial *run;
     bool raw;
     struct arena *arena; /* for decoding */
-    struct replica_seen replica[SIM_REPLICAS];
-    struct frontend_seen frontend[SIM_FRONTENDS];
+    struct replica_seen replica[SIM_NODES];
+    struct frontend_seen frontend[SIM_SESSIONS];
     struct {
         struct uuid id;
         char name[24];
     } proposer[PROPOSERS_MAX];
     uint32_t n_proposers;
-    unsigned lives[SIM_FRONTENDS]; /* proposers that each front end was */
+    unsigned lives[SIM_SESSIONS]; /* proposers that each front end was */
 };
 
 PRINTF_LIKE(2, 3) static void say(const struct trace *t, const char *fmt, ...)
@@ -412,9 +412,9 @@ void trace_look(struct trace *t)
 {
     if (!t || !t->run->cluster)
         return;
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
         look_at_frontend(t, i);
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    for (unsigned i = 0; i < t->run->cluster->n_nodes; i++)
         look_at_replica(t, i);
 }
 
