@@ -268,7 +268,7 @@ void sim_dev_read(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t
         return;
     /* Whoever looks before completion sees that it was too early: no header, no checksum fits. */
     for (unsigned i = 0; i < n; i++)
-        for (size_t at = 0; at < iov[i].iov_len; at += SECTOR_SIZE)
+        for (size_t at = 0; at < iov[i].iov_len; at += BLOCK_SIZE)
             memset((uint8_t *)iov[i].iov_base + at, 0xE5, 64);
 }
 

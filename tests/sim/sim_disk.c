@@ -97,13 +97,18 @@ static void page_add_version(struct sim_disk *d, struct sim_page *p, uint64_t nt
 
 void sim_media_read(const struct sim_disk *d, uint64_t off, uint8_t *to, uint64_t len)
 {
+    uint64_t zeroes = 0; /* bytes in front of i that are still to be zeroed: most of a disk was never written */
     for (uint64_t i = 0; i < len; i += BLOCK_SIZE) {
         const uint8_t *from = page_current(page_find(d, (off + i) / BLOCK_SIZE));
-        if (from == zero_page)
-            memset(to + i, 0, BLOCK_SIZE); /* most of a disk was never written */
-        else
-            memcpy(to + i, from, BLOCK_SIZE);
+        if (from == zero_page) {
+            zeroes += BLOCK_SIZE;
+            continue;
+        }
+        memset(to + i - zeroes, 0, zeroes);
+        zeroes = 0;
+        memcpy(to + i, from, BLOCK_SIZE);
     }
+    memset(to + len - zeroes, 0, zeroes);
 }
 
 bool sim_media_spoiled(const struct sim_disk *d, uint64_t off, uint64_t len)

@@ -10,6 +10,7 @@
 
 #include "base/crc32c.h"
 
+#define RX_MIN_BYTES 4096u
 #define RETRY_MIN_NS (50 * NS_PER_MS)
 #define RETRY_MAX_NS (2 * NS_PER_S)
 
@@ -154,14 +155,27 @@ static void pipe_purge(struct sim_pipe *p)
     pipe_arm(p);
 }
 
-/* Room at the end of rx for what arrives: it never holds more than pipe_bytes, but begins anywhere. */
+/* Room at the end of rx for what arrives: it never holds more than pipe_bytes, but begins anywhere. Most connections never have much unread, and what is
+ * read at once stays in the same few cache lines. */
 static uint8_t *pipe_rx_tail(struct sim_pipe *p, uint32_t len)
 {
-    size_t cap = p->wire->world->config.pipe_bytes;
-    if (!p->rx)
-        p->rx = malloc(cap);
-    assert(p->rx && p->rx_n + len <= cap);
-    if (p->rx_head + p->rx_n + len > cap) {
+    size_t need = p->rx_n + len;
+    assert(need <= p->wire->world->config.pipe_bytes);
+    if (p->rx_n == 0)
+        p->rx_head = 0;
+    if (need > p->rx_cap) {
+        size_t cap = p->rx_cap ? p->rx_cap : RX_MIN_BYTES;
+        while (cap < need)
+            cap *= 2;
+        uint8_t *rx = malloc(cap);
+        assert(rx);
+        if (p->rx_n)
+            memcpy(rx, p->rx + p->rx_head, p->rx_n);
+        free(p->rx);
+        p->rx = rx;
+        p->rx_cap = cap;
+        p->rx_head = 0;
+    } else if (p->rx_head + need > p->rx_cap) {
         memmove(p->rx, p->rx + p->rx_head, p->rx_n);
         p->rx_head = 0;
     }

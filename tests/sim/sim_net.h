@@ -27,7 +27,8 @@ struct sim_pipe {
     uint64_t last_at_ns;
     uint64_t retry_ns; /* how long the next attempt waits while the link is down */
     size_t held;       /* bytes in flight or unread */
-    uint8_t *rx;       /* arrived and unread: config.pipe_bytes */
+    uint8_t *rx;       /* arrived and unread: up to config.pipe_bytes */
+    size_t rx_cap;
     size_t rx_head, rx_n;
     bool fin; /* the sender's orderly end has arrived */
     bool rst_queued;

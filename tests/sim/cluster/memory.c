@@ -193,6 +193,7 @@ void memory_begin(void)
         void *p = mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED)
             abort();
+        (void)madvise(p, REGION_BYTES, MADV_HUGEPAGE); /* a run goes through some ten MiB, a little everywhere */
         region.base = p;
     }
     region.active = true;
