@@ -182,6 +182,9 @@ static void on_nack(struct ck_view *v, uint32_t conn, const struct wire_header *
     const struct replica_group *g = acceptor_of(v);
     if (!g || !ballot_equal(&promised, &b) || v->catchups != v->catchups_at_open || g->acceptor.needs_copy || ck_ballot(v->ck, &b)->released)
         return;
+    struct log_pos last = paxos_log_last(&g->acceptor.log);
+    if (ballot_compare(&last.e, &b) > 0)
+        return; /* caught up before it promised: ballots never fall along a log, and b's proposer cannot win any more */
     if (g->acceptor.match_valid)
         return; /* not the stream's connection any more: a late OPEN of an older one had moved it there, and that is gone */
     if (g->acceptor.n_pending + 1 < ACCEPTOR_PENDING_MAX && g->acceptor.log.n < RUNS_MAX)
