@@ -304,6 +304,8 @@ static void take(struct copy_request *rq, const struct msg *m, struct buf *paylo
     memset(c->give_up, 0, sizeof c->give_up);
     for (unsigned i = 0; i < CHUNK_BLOCKS / 64; i++) /* lost there: others say so as well, or have it */
         c->bad[i] = m->u.image_reply.bad[i] | m->u.image_reply.lost[i];
+    for (uint32_t i = 0; i < c->nblocks; i++)
+        g->replica->n_bytes_copied += get(c->bad, i) || get(c->zero, i) ? 0 : BLOCK_SIZE;
     MARK_IF(any(c->bad), "copy: damaged at a donor");
     g->copy.asked_bytes[index_of(rq->peer)] -= (uint64_t)c->nblocks * BLOCK_SIZE;
     rq->cookie = 0;

@@ -139,13 +139,17 @@ void replica_step(struct replica_group *g, struct acceptor_event *ev)
 static void say_paused(struct replica *r)
 {
     MARK("replica: streams held back, no room");
-    bool full = store_is_full(r->store);
+    struct store_stats st;
+    store_get_stats(r->store, &st);
+    bool out = store_is_full(r->store), full = out && !st.growing;
     uint64_t now = io_now(r->reactor), *said = full ? &r->said_full_ns : &r->said_paused_ns;
     if (*said != 0 && now - *said < PAUSED_SAY_NS)
         return;
     *said = now;
     if (full)
         log_error("no space is left for writes: this replica falls behind until its file system has room for another extent");
+    else if (out)
+        log_info("streams are held back until another extent is there");
     else
         log_info("the log is full: streams are held back until a checkpoint makes room");
 }

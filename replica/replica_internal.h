@@ -165,6 +165,7 @@ struct replica {
     void *closed_user;
     /* counters for status */
     uint64_t n_accepts, n_reads, n_behind, n_catchup_entries, n_donated_entries, n_repaired, n_refused, n_images_served, n_lost_blocks;
+    uint64_t n_bytes_copied; /* data blocks that came in images of a copy */
     char last_error[128]; /* of a disk */
     uint64_t last_error_ns;
 };

@@ -129,14 +129,13 @@ char *replica_status_json(struct replica *r)
 {
     char identity[37], cluster[37];
     uint64_t now = io_now(r->reactor);
-    uint64_t copied = 0, unchanged = 0;
+    uint64_t unchanged = 0;
     json_t *groups = json_array();
     list_for_each(p, &r->groups)
     {
         struct replica_group *g = container_of(p, struct replica_group, link);
         struct store_copy_state st;
         store_copy_state(r->store, g->id, &st);
-        copied += st.copied_bytes;
         unchanged += st.unchanged_bytes;
         json_array_append_new(groups, group_json(g, now));
     }
@@ -144,7 +143,7 @@ char *replica_status_json(struct replica *r)
                                  "catchup_entries", (json_int_t)r->n_catchup_entries, "donated_entries", (json_int_t)r->n_donated_entries,
                                  "repairs_open", (json_int_t)r->n_repairs, "refused", (json_int_t)r->n_refused);
     json_object_set_new(counters, "images_served", json_integer((json_int_t)r->n_images_served));
-    json_object_set_new(counters, "bytes_copied", json_integer((json_int_t)copied));
+    json_object_set_new(counters, "bytes_copied", json_integer((json_int_t)r->n_bytes_copied));
     json_object_set_new(counters, "bytes_unchanged", json_integer((json_int_t)unchanged));
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:I, s:o, s:o, s:o}", "name", r->superblock.name, "role", "replica",
                           "identity", uuid_format(&r->superblock.identity, identity), "cluster", uuid_format(&r->superblock.cluster, cluster),
