@@ -207,7 +207,7 @@ static bool local_from_json(struct cluster_dir *d, json_t *o)
             return false;
     }
     for (size_t i = 0; i < json_array_size(frontends); i++) {
-        struct frontend *f = &d->frontends[d->n_frontends++];
+        struct local_frontend *f = &d->frontends[d->n_frontends++];
         json_t *of = json_array_get(frontends, i);
         if (!take_text(of, "name", f->name, sizeof f->name) || !take_text(of, "volume", f->volume, sizeof f->volume) ||
             !take_text(of, "listen", f->listen, sizeof f->listen))
@@ -241,7 +241,7 @@ static int save_local(const struct cluster_dir *d)
     for (uint32_t i = 0; i < d->founding.n_voters; i++)
         json_array_append_new(members, json_string(uuid_format(&d->founding.voter[i], id)));
     for (uint32_t i = 0; i < d->n_frontends; i++) {
-        const struct frontend *f = &d->frontends[i];
+        const struct local_frontend *f = &d->frontends[i];
         json_array_append_new(frontends,
                               json_pack("{s:s, s:s, s:s}", "name", f->name, "volume", f->volume, "listen", f->listen));
     }
@@ -299,7 +299,7 @@ bool cluster_replica_formatted(const struct cluster_dir *d, const char *replica)
     return access(cluster_path(d, "data", replica, "").s, F_OK) == 0;
 }
 
-struct frontend *cluster_find_frontend(struct cluster_dir *d, const char *name)
+struct local_frontend *cluster_find_frontend(struct cluster_dir *d, const char *name)
 {
     for (uint32_t i = 0; i < d->n_frontends; i++)
         if (strcmp(d->frontends[i].name, name) == 0)
@@ -333,11 +333,11 @@ int cluster_add_replica(struct cluster_dir *d, struct replica_config **ret, stru
     return 0;
 }
 
-int cluster_add_frontend(struct cluster_dir *d, const char *volume, struct frontend **ret, struct why *why)
+int cluster_add_frontend(struct cluster_dir *d, const char *volume, struct local_frontend **ret, struct why *why)
 {
     if (d->n_frontends == FRONTENDS_MAX)
         return because(why, "a local cluster has at most %d nbdservers", FRONTENDS_MAX);
-    struct frontend *f = &d->frontends[d->n_frontends++];
+    struct local_frontend *f = &d->frontends[d->n_frontends++];
     snprintf(f->name, sizeof f->name, "nbdserver-%" PRIu32, d->n_frontends);
     snprintf(f->volume, sizeof f->volume, "%s", volume);
     cluster_socket_address(d, f->name, "nbd", f->listen);

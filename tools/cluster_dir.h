@@ -18,7 +18,7 @@
 #define FRONTENDS_MAX 16
 #define LOCAL_VOLUME_GROUP 1u
 
-struct frontend {
+struct local_frontend {
     char name[NAME_MAX_BYTES];
     char volume[NAME_MAX_BYTES];
     char listen[CONFIG_ADDRESS_MAX]; /* its NBD address */
@@ -31,7 +31,7 @@ struct cluster_dir {
     uint64_t wal_size_bytes, extent_size_bytes;
     struct cluster_config conf;
     uint32_t n_frontends;
-    struct frontend frontends[FRONTENDS_MAX];
+    struct local_frontend frontends[FRONTENDS_MAX];
     bool created; /* the volume's group exists at all founding members */
     struct membership founding;
 };
@@ -55,7 +55,7 @@ struct cluster_path {
 };
 struct cluster_path cluster_path(const struct cluster_dir *d, const char *folder, const char *name, const char *suffix);
 bool cluster_replica_formatted(const struct cluster_dir *d, const char *replica);
-struct frontend *cluster_find_frontend(struct cluster_dir *d, const char *name);
+struct local_frontend *cluster_find_frontend(struct cluster_dir *d, const char *name);
 struct process cluster_process(const struct cluster_dir *d, const char *component);
 /* "unix:RUN/NAME.SUFFIX" */
 void cluster_socket_address(const struct cluster_dir *d, const char *name, const char *suffix,
@@ -63,6 +63,6 @@ void cluster_socket_address(const struct cluster_dir *d, const char *name, const
 
 /* Adds a member to the in-memory description; 0 or -1 (too many). Names are the next free ones. */
 MUST_USE int cluster_add_replica(struct cluster_dir *d, struct replica_config **ret, struct why *why);
-MUST_USE int cluster_add_frontend(struct cluster_dir *d, const char *volume, struct frontend **ret, struct why *why);
+MUST_USE int cluster_add_frontend(struct cluster_dir *d, const char *volume, struct local_frontend **ret, struct why *why);
 
 #endif

@@ -107,7 +107,7 @@ static int start_replica(struct bring_up *b, const struct replica_config *r, str
     return start_component(b, r->name, (char *const *)argv, why);
 }
 
-static int start_frontend(struct bring_up *b, const struct frontend *f, struct why *why)
+static int start_frontend(struct bring_up *b, const struct local_frontend *f, struct why *why)
 {
     char program[PATH_MAX], status[CONFIG_ADDRESS_MAX];
     if (find_program(b->a->bin_dir, "qbd-nbdserver", program, why) < 0)
@@ -229,7 +229,7 @@ static int wait_replica(const struct bring_up *b, const struct replica_config *r
     }
 }
 
-static int wait_frontend(const struct bring_up *b, const struct frontend *f, struct why *why)
+static int wait_frontend(const struct bring_up *b, const struct local_frontend *f, struct why *why)
 {
     static const struct uuid any;
     char status[CONFIG_ADDRESS_MAX];
@@ -275,12 +275,12 @@ static int create_group(struct bring_up *b, struct why *why)
     return cluster_dir_save(d, why);
 }
 
-static int wait_serving(const struct bring_up *b, const char *volume, const struct frontend **ret, struct why *why)
+static int wait_serving(const struct bring_up *b, const char *volume, const struct local_frontend **ret, struct why *why)
 {
     struct why last = {"no nbdserver is configured for it"};
     for (;;) {
         for (uint32_t i = 0; i < b->d->n_frontends; i++) {
-            const struct frontend *f = &b->d->frontends[i];
+            const struct local_frontend *f = &b->d->frontends[i];
             if (strcmp(f->volume, volume) != 0)
                 continue;
             if (nbd_probe(f->listen, volume, PROBE_TIMEOUT_MS, &last) == 0) {
@@ -328,7 +328,7 @@ static int found_cluster(struct cluster_dir *d, const struct local_args *a, stru
         d->founding.voter[d->founding.n_voters++] = r->identity;
     }
     for (uint32_t i = 0; i < a->n_nbdservers; i++) {
-        struct frontend *f;
+        struct local_frontend *f;
         if (cluster_add_frontend(d, a->volume, &f, why) < 0)
             return -1;
     }
@@ -361,7 +361,7 @@ static int check_same(const struct cluster_dir *d, const struct local_args *a, s
 /* The address and the lease may change while what uses them is stopped. */
 static int take_changes(struct cluster_dir *d, const struct local_args *a, bool exists, struct why *why)
 {
-    struct frontend *f = &d->frontends[0];
+    struct local_frontend *f = &d->frontends[0];
     bool running = cluster_process(d, f->name).state != PROCESS_GONE;
     if (a->given & GIVEN_LISTEN && strcmp(a->listen, f->listen) != 0) {
         if (running)
@@ -501,7 +501,7 @@ int local_start(struct cluster_dir *d, bool exists, const struct local_args *a, 
     if (!err)
         err = start_frontends(&b, why);
     close(lock); /* what follows only waits; others may kill and restart meanwhile */
-    const struct frontend *f = NULL;
+    const struct local_frontend *f = NULL;
     const char *volume = d->conf.volumes[0].name;
     if (err || wait_serving(&b, volume, &f, why) < 0)
         return -1;
@@ -515,7 +515,7 @@ int local_restart(struct cluster_dir *d, const struct local_args *a, struct why 
 {
     struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
     struct replica_config *r = (struct replica_config *)config_find_replica(&d->conf, a->name);
-    struct frontend *f = cluster_find_frontend(d, a->name);
+    struct local_frontend *f = cluster_find_frontend(d, a->name);
     if (!r && !f)
         return because(why, "there is no %s in %s", a->name, d->dir);
     if (!d->created)
@@ -534,7 +534,7 @@ int local_add(struct cluster_dir *d, const struct local_args *a, struct why *why
 {
     struct bring_up b = {.d = d, .a = a, .until_ms = now_ms() + a->timeout_ms};
     struct replica_config *r = NULL;
-    struct frontend *f = NULL;
+    struct local_frontend *f = NULL;
     int err;
     if (!d->created)
         return because(why, "the cluster in %s was never created; qbd local start does that", d->dir);
@@ -556,9 +556,9 @@ int local_add(struct cluster_dir *d, const struct local_args *a, struct why *why
 
 bool local_uri(struct cluster_dir *d, const char *volume, char *buf, size_t cap)
 {
-    const struct frontend *found = NULL;
+    const struct local_frontend *found = NULL;
     for (uint32_t i = 0; i < d->n_frontends; i++) {
-        const struct frontend *f = &d->frontends[i];
+        const struct local_frontend *f = &d->frontends[i];
         struct why ignored;
         if (strcmp(f->volume, volume) != 0)
             continue;

@@ -69,7 +69,7 @@ static void replica_row(struct row *row, const struct cluster_dir *d, const stru
     replica_view_drop(&v);
 }
 
-static void frontend_row(struct row *row, const struct cluster_dir *d, const struct frontend *f)
+static void frontend_row(struct row *row, const struct cluster_dir *d, const struct local_frontend *f)
 {
     static const struct uuid any;
     struct process p = cluster_process(d, f->name);

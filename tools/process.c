@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -93,7 +94,7 @@ static int write_pid_file(const char *path)
     return ok && rename(new, path) == 0 ? 0 : -EIO;
 }
 
-static int become(const struct process_start *s)
+static int become(const struct process_start *s, pid_t parent)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -111,6 +112,8 @@ static int become(const struct process_start *s)
     int err = s->pid_file ? write_pid_file(s->pid_file) : 0;
     if (err)
         return err;
+    if (s->dies_with_us && (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent))
+        return -ECHILD;
     /* Nothing of the caller's (a pipe that a script reads, a lock) may stay open in a daemon. */
     if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
         return -errno;
@@ -124,9 +127,9 @@ pid_t process_start(const struct process_start *s, struct why *why)
     if (pipe2(report, O_CLOEXEC) < 0)
         return because(why, "cannot make a pipe: %s", strerror(errno));
     fflush(NULL);
-    pid_t pid = fork();
+    pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
-        int err = become(s);
+        int err = become(s, parent);
         /* Only reached when the program could not be started: says why through the pipe, which exec would have closed.
          */
         if (write(report[1], &err, sizeof err) < 0)

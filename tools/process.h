@@ -27,6 +27,7 @@ struct process_start {
     bool discard_stdout;  /* ... or not */
     const char *pid_file; /* NULL: none */
     char *const *argv;    /* argv[0] is a path */
+    bool dies_with_us;    /* it gets SIGTERM when the caller ends, however that comes about */
 };
 
 /* Starts it in a session of its own. Returns its pid (also a child of this process), or -1. */

@@ -57,21 +57,33 @@ static int create_learner(struct rebuild *b, struct why *why)
     return err;
 }
 
-/* Everybody who will want to reach the new replica hears where it lives; who is down reads it in the configuration when it starts. */
-static void spread_address(struct rebuild *b)
+static void tell_address(struct rebuild *b, const char *address, const struct uuid *target, const char *whom, const struct replica_config *of)
 {
-    struct msg m = {.type = MSG_ADDRESS};
-    m.u.address.identity = b->joining->identity;
-    snprintf(m.u.address.name, sizeof m.u.address.name, "%s", b->joining->name);
-    snprintf(m.u.address.address, sizeof m.u.address.address, "%s", b->joining->address);
+    struct msg m = {.type = MSG_ADDRESS, .target = *target};
+    struct why ignored;
+    m.u.address.identity = of->identity;
+    snprintf(m.u.address.name, sizeof m.u.address.name, "%s", of->name);
+    snprintf(m.u.address.address, sizeof m.u.address.address, "%s", of->address);
+    if (rebuild_call_done(address, b, target, &m, ASK_TIMEOUT_MS, &ignored) < 0)
+        rebuild_note(b, "%s was not told where %s lives (%s): it has to be started again", whom, of->name, ignored.text);
+}
+
+/* Everybody who will want to reach this replica hears where it lives: the voters, and the front ends that we know, also those that hold nothing now, as
+ * any may take the volume over. Who is down reads it in the configuration when it starts. */
+static void spread_address(struct rebuild *b, const struct replica_config *of)
+{
+    static const struct uuid any;
     for (unsigned i = 0; i < b->members.n_voters; i++) {
         struct replica_view *r = rebuild_view_of(b, &b->members.voter[i]);
+        if (r && r->status && r->config != of)
+            tell_address(b, r->config->address, &r->config->identity, r->config->name, of);
+    }
+    for (unsigned i = 0; i < b->n_frontends; i++) {
         struct why ignored;
-        if (!r || !r->status)
-            continue;
-        m.target = r->config->identity;
-        if (rebuild_call_done(r->config->address, b, &r->config->identity, &m, ASK_TIMEOUT_MS, &ignored) < 0)
-            rebuild_note(b, "%s was not told where %s lives: %s", r->config->name, b->joining->name, ignored.text);
+        json_t *s = client_status(b->frontend[i], &b->conf.id, &any, ASK_TIMEOUT_MS, &ignored);
+        if (s)
+            tell_address(b, b->frontend[i], &any, b->frontend[i], of);
+        json_decref(s);
     }
 }
 
@@ -239,7 +251,7 @@ static int rebuild_volume(struct rebuild *b, const struct rebuild_arguments *a, 
     if (b->joining) {
         if (create_learner(b, why) < 0)
             return -1;
-        spread_address(b);
+        spread_address(b, b->joining);
         if (watch_copy(b, why) < 0)
             return -1;
         rebuild_note(b, "%s: %s holds everything", b->volume->name, b->joining->name);
@@ -247,6 +259,11 @@ static int rebuild_volume(struct rebuild *b, const struct rebuild_arguments *a, 
     if (change_voters(b, why) < 0)
         return -1;
     rebuild_note(b, "%s: the new voters are in force", b->volume->name);
+    for (unsigned i = 0; b->joining && i < b->members.n_voters; i++) { /* again, also of those before it: somebody may not have heard */
+        struct replica_view *r = rebuild_view_of(b, &b->members.voter[i]);
+        if (r)
+            spread_address(b, r->config);
+    }
     return rebuild_record(b, why);
 }
 

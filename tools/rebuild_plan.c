@@ -244,5 +244,6 @@ bool rebuild_is_done(struct rebuild *b, const struct rebuild_arguments *a)
         return out && !is_member(b, &out->config->identity) && !unknown;
     if (new && new != old)
         return is_member(b, &new->config->identity) && old && !is_member(b, &old->config->identity) && !unknown;
-    return false;
+    /* Its fresh disk under the old name has taken its place: it votes and holds everything, and nobody else is missing. */
+    return old && !a->live && !unknown && is_member(b, &old->config->identity) && old->group && json_is_true(json_object_get(old->group, "complete"));
 }

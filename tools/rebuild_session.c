@@ -22,7 +22,7 @@ int rebuild_session_start(struct rebuild *b, char ret_status[CONFIG_ADDRESS_MAX]
     snprintf(ret_status, CONFIG_ADDRESS_MAX, "unix:%s/status", b->session_dir);
     snprintf(log, sizeof log, "%s/log", b->session_dir);
     const char *argv[] = {program, "--config", b->conf_path.s, "--volume", b->volume->name, "--name", "qbd-rebuild", "--status", ret_status, NULL};
-    struct process_start s = {.cwd = "/", .log = log, .argv = (char *const *)argv};
+    struct process_start s = {.cwd = "/", .log = log, .argv = (char *const *)argv, .dies_with_us = true}; /* else it would hold the volume for ever */
     b->session = process_start(&s, why);
     return b->session < 0 ? -1 : 0;
 }

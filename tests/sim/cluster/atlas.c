@@ -15,7 +15,49 @@ struct node *atlas_choose(struct atlas *a, struct fault_rng *g)
 {
     unsigned any = (unsigned)fault_draw(g, 0, SIM_REPLICAS - 1);
     struct node *n = &a->cluster->node[a->beyond ? any : a->victim];
-    return n->formatting || n->replaced ? NULL : n;
+    return n->formatting || n->replaced || n->absent ? NULL : n;
+}
+
+/* It holds all that is chosen, or will have it from those that do; and knows by its disk who votes. */
+static bool holds_all(struct checks *ck, const struct node *n, uint64_t *commit)
+{
+    const struct cluster *c = n->cluster;
+    struct replica_group *g = n->ready ? replica_find_group(n->replica, SIM_GROUP) : NULL;
+    if (!g || g->acceptor.needs_copy || g->acceptor.n_lost > 0 || g->acceptor.committed.slot != c->members.slot || g->acceptor.has_uncommitted)
+        return false;
+    *commit = *commit > g->acceptor.commit ? *commit : g->acceptor.commit;
+    return checks_durable_commit(ck, n->index) >= c->members.slot;
+}
+
+bool atlas_may_give_up(const struct atlas *a, struct checks *ck, const struct node *n)
+{
+    struct cluster *c = a->cluster;
+    uint64_t commit = 0;
+    unsigned holds = 0;
+    if (n->formatting || n->paused)
+        return false;
+    for (unsigned i = 0; i < c->n_nodes; i++)
+        if (a->damage[i] && i != n->index)
+            return false;
+    for (unsigned i = 0; i < c->members.n_voters; i++) {
+        const struct node *x = cluster_node_of(c, &c->members.voter[i]);
+        if (x != n && (!x || !holds_all(ck, x, &commit)))
+            return false;
+        holds += x != n;
+    }
+    for (unsigned i = 0; i < c->members.n_voters; i++) {
+        const struct node *x = cluster_node_of(c, &c->members.voter[i]);
+        if (x != n && replica_find_group(x->replica, SIM_GROUP)->acceptor.commit + 32 < commit)
+            return false;
+    }
+    return holds >= membership_majority(&c->members);
+}
+
+void atlas_new_disk(struct atlas *a, const struct node *n)
+{
+    a->damage[n->index] = 0;
+    a->superblock_copies[n->index] = 0;
+    a->victim = n->index; /* what else is damaged later is damaged there, where replication has nothing to lose */
 }
 
 /* The others must hold all that is committed, each in reach of the other's log: what they may lack is copied only by issue 4. */

@@ -39,6 +39,11 @@ void atlas_init(struct atlas *a, struct cluster *c, bool beyond, struct fault_rn
 struct node *atlas_choose(struct atlas *a, struct fault_rng *g);
 /* May this replica lose its disk now? */
 bool atlas_may_lose(const struct atlas *a, const struct node *n);
+/* Voters change: may this disk be given up for good? Every membership that may be in force must have a majority without it that holds everything, and the one
+ * that is must be known as such to a majority of its voters, durably (protocol.md "Forgetting a retired replica"). */
+bool atlas_may_give_up(const struct atlas *a, struct checks *ck, const struct node *n);
+/* Its disk was lost, and with it all damage. */
+void atlas_new_disk(struct atlas *a, const struct node *n);
 /* Finds a place of a kind. False: there is none now. */
 bool atlas_wal_batch(struct node *n, struct fault_rng *g, struct spot *ret); /* a whole batch that was proven durable */
 unsigned atlas_wal_newest(struct node *n, unsigned want, struct spot *ret); /* the youngest ones of these; returns how many */

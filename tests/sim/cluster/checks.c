@@ -190,6 +190,13 @@ void checks_damage(struct checks *ck, unsigned node)
     v->damaged = true;
 }
 
+uint64_t checks_durable_commit(struct checks *ck, unsigned node)
+{
+    struct ck_view *v = ck_view_of(ck, node);
+    ck_view_advance(v);
+    return v->commit;
+}
+
 void checks_audit(struct checks *ck)
 {
     if (!ck)

@@ -520,6 +520,7 @@ struct cluster *cluster_new(struct sim_world *w, uint64_t seed, const struct clu
         if (c->broken)
             return c;
     }
+    c->founders = c->members;
     create_group(c);
     for (unsigned i = 0; i < SIM_SESSIONS && !c->broken; i++) {
         struct frontend *f = &c->frontend[i];

@@ -78,6 +78,7 @@ struct cluster {
     unsigned n_nodes;
     struct frontend frontend[SIM_SESSIONS];
     struct membership members; /* as the chosen log has it: the checkers keep it */
+    struct membership founders;
     uint32_t n_sessions;
     struct cluster_sizes sizes;
     bool beyond;        /* damage may hit more than a minority: replicas may forget what they acknowledged, and then differ */

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "tests/sim/cluster/faults_internal.h"
+#include "tests/sim/cluster/members.h"
 
 /* Two clocks that differ by less than this hold a lease's promise: the holder counts 63/64 of it (P8), and (1 + x) / (1 - x) <= 64/63 for x <= 1/127. */
 #define DRIFT_MAX_PPM 7800
@@ -134,6 +134,18 @@ void fault_say(struct faults *f, const char *fmt, ...)
     va_end(ap);
 }
 
+void fault_tell(struct trial *r, const char *fmt, ...)
+{
+    if (!r->options->say_faults && !r->options->trace)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    printf("%12.6f ", (double)sim_now(r->world) / 1e9);
+    vprintf(fmt, ap);
+    printf("\n");
+    va_end(ap);
+}
+
 static void run_action(void *user)
 {
     struct fault_action *a = user;
@@ -244,7 +256,8 @@ bool faults_crash_frontend(struct faults *f, struct frontend *fe, enum sim_crash
     if (!fe->reactor)
         return false;
     cluster_crash_frontend(fe, how);
-    fault_later(f, outage_ns, on_restart_frontend, fe->index, 0, 0);
+    if (fe->index < SIM_FRONTENDS) /* a tool's session is no service */
+        fault_later(f, outage_ns, on_restart_frontend, fe->index, 0, 0);
     return true;
 }
 
@@ -446,6 +459,7 @@ void faults_draw(struct trial *r)
     draw_timing(r);
     draw_weights(f);
     faults_draw_theme(f);
+    members_draw(f);
 }
 
 void faults_start(struct trial *r)
@@ -456,6 +470,7 @@ void faults_start(struct trial *r)
     r->may_be_unreadable = r->options->beyond;
     if (r->faults->total > 0)
         plan(r->faults);
+    members_start(r);
 }
 
 void faults_stop(struct trial *r)
@@ -465,6 +480,7 @@ void faults_stop(struct trial *r)
     fault_say(r->faults, "the faults are over");
     faults_net_stop(r->faults);
     faults_disk_stop(r->faults);
+    members_stop(r);
     for (unsigned i = 0; i < c->n_nodes; i++) {
         resume_node(&c->node[i]);
         start_node(&c->node[i]);
@@ -484,6 +500,7 @@ void faults_fill_result(const struct trial *r, struct run_result *ret)
 
 void faults_free(struct trial *r)
 {
+    members_free(r);
     for (struct list *l; (l = list_pop_front(&r->faults->actions));)
         free(container_of(l, struct fault_action, link));
     free(r->faults->disk);

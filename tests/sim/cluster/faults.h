@@ -72,6 +72,7 @@ enum theme {
     THEME_TAILS,
     THEME_SCRUB, /* only when asked for: an eighth of all small runs scrub anyway */
     THEME_COPY, /* logs that reach back hardly at all: who was away must copy, again and again. Never drawn: nearly all seeds copy now and then */
+    THEME_MEMBERS, /* voters are replaced, added and removed, and disks are lost for good. A share of the ordinary runs does so, too */
     THEMES
 };
 

@@ -161,7 +161,7 @@ static struct sim_disk *any_disk(struct node *n, struct fault_rng *g)
 static void plant_error(struct faults *f, struct fault_rng *g, enum fault kind)
 {
     struct node *n = kind == FAULT_READ_ERROR ? atlas_choose(&f->disk->atlas, g) : any_node(f, g);
-    if (!n || n->formatting)
+    if (!n || n->formatting || n->absent)
         return;
     enum sim_io io = kind == FAULT_READ_ERROR ? SIM_READ : kind == FAULT_FLUSH_ERROR ? SIM_FLUSH : SIM_WRITE;
     struct sim_disk *d = any_disk(n, g);
@@ -347,6 +347,17 @@ static void lose_disk(struct faults *f, struct fault_rng *g)
     cluster_lose_disk(n);
     cluster_new_disk(n);
     fault_count(f, FAULT_DISK_LOST);
+}
+
+bool faults_may_lose(struct faults *f, const struct node *n)
+{
+    return atlas_may_give_up(&f->disk->atlas, f->run->checks, n);
+}
+
+void faults_new_disk(struct faults *f, const struct node *n)
+{
+    atlas_new_disk(&f->disk->atlas, n);
+    f->disk->failed_starts[n->index] = 0;
 }
 
 /* ---- time and room ---- */

@@ -93,6 +93,10 @@ void faults_draw_theme(struct faults *f);
 /* faults_scene.c. False: one is being played already. */
 bool faults_scene(struct faults *f, enum fault kind, struct fault_rng *g);
 
+/* faults_disk.c: may this disk be given up for good? It is another one now. */
+bool faults_may_lose(struct faults *f, const struct node *n);
+void faults_new_disk(struct faults *f, const struct node *n);
+
 /* faults_disk.c. The group was created; hooks and the atlas take effect now. */
 void faults_disk_start(struct faults *f, struct fault_rng *g);
 bool faults_disk_apply(struct faults *f, enum fault kind, struct fault_rng *g);

@@ -8,7 +8,7 @@
 static const char *const names[THEMES] = {
     [THEME_NONE] = "none",   [THEME_ROT] = "rot",       [THEME_STALE] = "stale", [THEME_ANSWERS] = "answers",
     [THEME_CROWD] = "crowd", [THEME_REPAIR] = "repair", [THEME_TORN] = "torn",   [THEME_SLOW_READS] = "slow-reads",
-    [THEME_TAILS] = "tails", [THEME_SCRUB] = "scrub", [THEME_COPY] = "copy",
+    [THEME_TAILS] = "tails", [THEME_SCRUB] = "scrub", [THEME_COPY] = "copy", [THEME_MEMBERS] = "members",
 };
 
 const char *theme_name(unsigned theme)
@@ -108,6 +108,33 @@ static void draw_copy(struct faults *f, struct fault_rng *g)
     s->fault_ns = fault_draw(g, 1500, 6000) * NS_PER_MS;
 }
 
+/* Processes and links fail all the time, disks are slow or lost; nothing rots, so that a disk may be given up again and again. */
+static void draw_members(struct faults *f, struct fault_rng *g)
+{
+    static const enum fault kinds[] = {FAULT_KILL,          FAULT_POWER,          FAULT_ALL_POWER,     FAULT_CRASH_AT_IO,    FAULT_CRASH_IN_RECOVERY,
+                                       FAULT_CRASH_IN_CHECKPOINT, FAULT_PAUSE_REPLICA, FAULT_FRONTEND_KILL, FAULT_FRONTEND_POWER, FAULT_FRONTEND_RACE,
+                                       FAULT_PAUSE_FRONTEND, FAULT_CUT,           FAULT_ONE_WAY,       FAULT_ISOLATED_HOST,  FAULT_ISOLATED_PAIR,
+                                       FAULT_RESET,         FAULT_OLD_CONNECTION, FAULT_SLOW_LINK,     FAULT_SLOW_DISK,      FAULT_DRIFT};
+    struct scale *s = &f->run->scale;
+    memset(f->weight, 0, sizeof f->weight);
+    f->total = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++)
+        f->total += f->weight[kinds[i]] = fault_chance(g, 3) ? 0 : (uint32_t)fault_draw(g, 1, 10);
+    if (f->total == 0)
+        f->weight[FAULT_KILL] = f->total = 1;
+    uint64_t mean = fault_draw_log(g, 50 * NS_PER_MS, 2 * NS_PER_S);
+    f->gap_ns = (struct sim_range){mean / 10, 2 * mean};
+    if (fault_chance(g, 2)) { /* logs that reach back to the beginning make no copies */
+        s->sizes.wal_bytes = SIM_MIB;
+        s->sizes.inflight_bytes = s->sizes.wal_bytes >> fault_draw(g, 3, 4);
+        s->sizes.retain_bytes = 16 * SIM_KIB << fault_draw(g, 0, 3);
+        s->sizes.copy_ceiling_bytes_per_s = SIM_MIB << fault_draw(g, 0, 6);
+        s->request_max_bytes = (uint32_t)(s->sizes.wal_bytes / 32);
+    }
+    s->requests = (uint32_t)fault_draw(g, 300, 1500);
+    s->fault_ns = fault_draw(g, 3000, 12000) * NS_PER_MS;
+}
+
 void faults_draw_theme(struct faults *f)
 {
     draw_scrub(f);
@@ -160,6 +187,9 @@ void faults_draw_theme(struct faults *f)
         break;
     case THEME_COPY:
         draw_copy(f, &g);
+        break;
+    case THEME_MEMBERS:
+        draw_members(f, &g);
         break;
     default:
         assert(!"a theme of no known name");

@@ -44,7 +44,7 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Both:", 3},
     {"beyond", KEY_BEYOND, NULL, 0, "Damage more than replication can survive: refusals are demanded, silence is not", 3},
     {"storms", KEY_STORMS, NULL, 0, "No faults but storms of take-overs, as a quarter of all seeds has it", 3},
-    {"theme", KEY_THEME, "NAME", 0, "Every run has this theme: none, rot, stale, answers, crowd, repair, torn, slow-reads, tails, scrub or copy", 3},
+    {"theme", KEY_THEME, "NAME", 0, "Every run has this theme: none, rot, stale, answers, crowd, repair, torn, slow-reads, tails, scrub, copy or members", 3},
     {0},
 };
 

@@ -137,10 +137,10 @@ static void force(struct workload *w)
 {
     struct cluster *c = w->run->cluster;
     struct frontend *f = &c->frontend[draw(w->run, 0, SIM_FRONTENDS - 1)];
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++)
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
         if (&c->frontend[i] != f && c->frontend[i].reactor)
             return;
-    for (unsigned i = 0; i < SIM_REPLICAS; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         if (c->node[i].paused)
             return;
     if (!f->reactor || f->draining)

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
-#include "tests/sim/cluster/trial.h"
+#include "tests/sim/cluster/members.h"
 
 #define LIVENESS_NS (120 * NS_PER_S)
 #define BEYOND_NS (20 * NS_PER_S)
@@ -21,6 +21,13 @@ static bool all_idle(void *user)
     struct trial *r = user;
     trace_look(r->trace);
     return r->cluster->broken || workload_is_idle(r);
+}
+
+static bool voters_are_changed(void *user)
+{
+    struct trial *r = user;
+    trace_look(r->trace);
+    return r->cluster->broken || members_are_idle(r);
 }
 
 static bool all_read(void *user)
@@ -54,6 +61,11 @@ static void judge_liveness(struct trial *r)
     if (!sim_run_until(r->world, all_idle, r, LIVENESS_NS)) {
         cluster_describe(c, how, sizeof how);
         cluster_fail(c, "liveness: a request was not answered %llu s after the last fault: %s", (unsigned long long)(LIVENESS_NS / NS_PER_S), how);
+        return;
+    }
+    if (!sim_run_until(r->world, voters_are_changed, r, LIVENESS_NS)) {
+        cluster_describe(c, how, sizeof how);
+        cluster_fail(c, "liveness: the voters are not changed %llu s after the last fault: %s %s", (unsigned long long)(LIVENESS_NS / NS_PER_S), members_describe(r), how);
         return;
     }
     workload_read_all(r);

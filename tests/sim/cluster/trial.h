@@ -20,6 +20,7 @@ struct scale {
 };
 
 struct workload;
+struct members;
 
 struct trial {
     struct sim_world *world;
@@ -31,6 +32,8 @@ struct trial {
     const struct run_options *options;
     struct faults *faults;
     struct workload *workload;
+    struct members *members; /* NULL: who votes never changes */
+    unsigned n_tools;
     uint32_t n_clients; /* connections that ask; may be made smaller between workload_draw() and workload_start() */
     uint32_t n_cells;
     bool faults_over, reading_all;
@@ -58,6 +61,11 @@ bool workload_all_read(const struct trial *r);
 void workload_free(struct trial *r);
 
 /* ---- faults.c ---- */
+
+/* For people who asked for faults: something that is none of the schedule's. */
+void fault_tell(struct trial *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* members.c: the operator does not write down who votes. */
+bool fault_forgets_record(const struct trial *r);
 
 void faults_draw(struct trial *r);
 void faults_start(struct trial *r);
