@@ -8,6 +8,16 @@
 
 #define CHUNK_MAX (1u << 30) /* crc32_iscsi() takes an int */
 
+/* ISA-L's AVX-512 version returns without VZEROUPPER. With the upper halves of vector registers in use every SSE instruction has to merge with them, so
+ * that code which has nothing to do with checksums is slower from then on, all of it. */
+static void forget_upper_halves(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx"))
+        __asm__ volatile("vzeroupper"); /* of registers that are the caller's to save, after a call: nothing is in them */
+#endif
+}
+
 uint32_t crc32c_extend(uint32_t crc, const void *p, size_t n)
 {
     /* ISA-L's prototype lacks the const; it only reads. */
@@ -19,6 +29,7 @@ uint32_t crc32c_extend(uint32_t crc, const void *p, size_t n)
         at += chunk;
         n -= chunk;
     }
+    forget_upper_halves();
     return ~crc;
 }
 
