@@ -55,6 +55,7 @@ struct copy {
     enum copy_phase phase;
     bool wanted_again; /* catch-up found while something was being made durable that the logs do not reach */
     bool retired;      /* a donor's membership does not name this replica any more */
+    bool invited;      /* CREATE named it as a learner: it is copied to although it was voted out */
     const char *refused; /* why no jump is possible; NULL: nothing is in its way */
     uint64_t since_ns;   /* when it was found to need a copy */
     struct timer timer;

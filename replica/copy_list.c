@@ -115,8 +115,8 @@ static void listed(struct replica_group *g, const struct msg *m)
         try_next(g);
         return;
     }
-    /* A learner is named by no membership: it takes what it is given until it votes. */
-    if (acceptor_is_voter(&g->acceptor) && !membership_has_voter(&c->membership, &g->acceptor.identity)) {
+    /* A learner is named by no membership: it takes what it is given until it votes. So does a former voter that is to vote again, whether it has heard of its retirement or not. */
+    if (!c->invited && acceptor_is_voter(&g->acceptor) && !membership_has_voter(&c->membership, &g->acceptor.identity)) {
         MARK_IF(!c->retired, "copy: retired, the membership names it no more");
         if (!c->retired)
             log_error("group %llu: this replica is no member any more: it is not copied to", (unsigned long long)g->id);

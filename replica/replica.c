@@ -336,6 +336,8 @@ static bool has_learner(const struct membership *m, const struct uuid *identity)
 static int refuse_create(struct replica *r, const struct replica_group *g, const struct msg *m)
 {
     const struct membership *want = &m->u.create.membership;
+    if (g && has_learner(want, &r->superblock.identity)) /* a former voter that is to vote again, or a CREATE that is repeated */
+        return g->acceptor.size_blocks == m->u.create.size_blocks ? 0 : EEXIST;
     if (g) {
         bool same = g->acceptor.size_blocks == m->u.create.size_blocks && g->acceptor.committed.n_voters == want->n_voters;
         for (unsigned i = 0; same && i < want->n_voters; i++)
@@ -380,6 +382,12 @@ void replica_create_group(struct session *s, const struct msg *m)
         store_create_group(r->store, &rec, g->acceptor.seq);
         log_info("group %llu: created%s: %llu bytes, %u voters", (unsigned long long)g->id, st.needs_copy ? " as a learner" : "",
                  (unsigned long long)rec.size_blocks * BLOCK_SIZE, rec.membership.n_voters);
+    }
+    if (has_learner(&m->u.create.membership, &r->superblock.identity)) {
+        g->copy.invited = true;
+        /* It asks by itself, as after a restart: a stream that begins at slot 1 would bring it all, and nobody would say that this is enough. */
+        if (g->acceptor.needs_copy)
+            catchup_wanted(g, &(struct log_pos){0});
     }
     /* The record is the group's first (seq 1) when it was created in this life; one that was recovered is durable. */
     struct acceptor_effect e = {.type = ACCEPTOR_SEND, .after = g->recovered ? 0 : 1, .link = s->id, .msg = answer};

@@ -37,11 +37,9 @@ int rebuild_call_done(const char *address, struct rebuild *b, const struct uuid 
     return err;
 }
 
+/* One that has the group already is invited to learn: it may have voted before. */
 static int create_learner(struct rebuild *b, struct why *why)
 {
-    struct replica_view *r = rebuild_view_of(b, &b->joining->identity);
-    if (r->group)
-        return 0;
     struct client c;
     struct msg m = {.type = MSG_CREATE, .group = b->volume->group, .target = b->joining->identity}, answer;
     m.u.create.size_blocks = b->size_blocks;
@@ -203,7 +201,9 @@ static int watch_copy(struct rebuild *b, struct why *why)
         if (rebuild_interrupted())
             return because(why, "interrupted; %s goes on copying by itself. Give the same command again to finish", b->joining->name);
         if (!told_ms || now_ms() - told_ms > 5000) {
-            int err = learn(b, frontend, &now);
+            int err = create_learner(b, &now);
+            if (!err)
+                err = learn(b, frontend, &now);
             if (err && !troubled)
                 rebuild_note(b, "%s: waiting: %s", b->volume->name, now.text);
             troubled = err;

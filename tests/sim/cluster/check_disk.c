@@ -371,7 +371,7 @@ void ck_audit_view(struct ck_view *v)
     struct audit a = {.v = v, .root = ck_root(v->meta, false)};
     const struct group_page *g = a.root ? ck_group_page(v->meta, a.root, false) : NULL;
     if (!a.root || !g) {
-        if (!v->damaged && (!a.root || v->root_checkpoint > 1))
+        if (!v->damaged && (!a.root || a.root->tail_lsn > v->created_lsn))
             VIEW_FAIL(v, "audit: %s", a.root ? "no checkpoint of the group" : "no valid root");
         return;
     }

@@ -100,6 +100,7 @@ struct ck_view {
     uint64_t incarnation, start_lsn;
     /* what they say */
     bool created;
+    uint64_t created_lsn;
     struct ballot promised;
     uint64_t promised_lsn, max_lease_ns;
     uint64_t last, commit; /* commit: the highest COMMIT record's */

@@ -220,8 +220,10 @@ bool ck_view_agree(struct ck_view *v, uint64_t through, const char *what)
 }
 
 /* A learner needs a copy from the beginning. */
-static void take_creation(struct ck_view *v, const struct wal_group *g)
+static void take_creation(struct ck_view *v, const struct wal_batch *b, const struct wal_group *g)
 {
+    if (!v->created)
+        v->created_lsn = b->lsn;
     v->created = true;
     for (unsigned i = 0; i < g->membership.n_learners && v->root_applied == 0; i++)
         v->root_incomplete |= uuid_equal(&g->membership.learner[i], &v->identity);
@@ -268,7 +270,7 @@ static void take_record(struct ck_view *v, const struct wal_batch *b, const stru
         break;
     case WAL_GROUP:
         if (((const struct wal_group *)body)->group == SIM_GROUP)
-            take_creation(v, body);
+            take_creation(v, b, body);
         break;
     case WAL_NEEDS_COPY:
         if (((const struct wal_needs_copy *)body)->group == SIM_GROUP && !(r->flags & WAL_ECHO))
