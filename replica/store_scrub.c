@@ -293,14 +293,17 @@ static void on_superblock_healed(void *user, int err)
 
 static void judge_superblock(struct store *s, struct meta_check *k)
 {
-    unsigned wrong = 0;
-    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++)
-        wrong += k->op.result < 0 ||
-                 memcmp(k->buf->data + (size_t)i * SUPERBLOCK_STRIDE, &s->sb, sizeof s->sb) != 0;
+    unsigned wrong = 0, damaged = 0;
+    for (unsigned i = 0; i < SUPERBLOCK_COPIES; i++) {
+        const uint8_t *copy = k->buf->data + (size_t)i * SUPERBLOCK_STRIDE;
+        bool ok = k->op.result >= 0 && memcmp(copy, &s->sb, sizeof s->sb) == 0;
+        wrong += !ok;
+        damaged += !ok && (k->op.result < 0 || !superblock_copy_is_older(copy, &s->sb));
+    }
     if (wrong == 0 || s->closing || s->dead)
         return;
     MARK("scrub: superblock written anew");
-    k->m->n_bad = wrong;
+    k->m->n_bad = damaged;
     s->growing = true; /* nobody else writes it now */
     superblock_write(s->superblock_dev, &s->sb, on_superblock_healed, s);
 }

@@ -78,6 +78,13 @@ const char *superblock_pick(const void *image, struct superblock *ret)
     return why;
 }
 
+bool superblock_copy_is_older(const void *copy, const struct superblock *s)
+{
+    struct superblock c;
+    memcpy(&c, copy, sizeof c);
+    return c.magic == SUPERBLOCK_MAGIC && c.crc == superblock_crc(&c) && c.generation < s->generation;
+}
+
 /* Lives in `state`, a buffer of its own. */
 struct superblock_writing {
     struct buf *state;

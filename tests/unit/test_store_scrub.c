@@ -234,6 +234,27 @@ static void rotten_meta_is_written_anew(void **state)
     }
 }
 
+/* A process that died while it wrote the superblock leaves older copies: they are written anew, and are no damage. */
+static void an_older_superblock_is_no_damage(void **state)
+{
+    struct store_test t;
+    struct pass p;
+    with_data(&t, 4);
+    t_start_ok(&t);
+    struct superblock older = t.store->sb;
+    older.generation--;
+    superblock_seal(&older);
+    sim_disk_poke(t.superblock, SUPERBLOCK_STRIDE, (const uint8_t *)&older, sizeof older);
+    pass(&t, &p);
+    assert_int_equal(p.meta_bad, 0);
+    t_run(&t, NS_PER_S);
+    struct superblock now;
+    sim_disk_peek(t.superblock, SUPERBLOCK_STRIDE, (uint8_t *)&now, sizeof now);
+    assert_memory_equal(&now, &t.store->sb, sizeof now);
+    t_stop(&t);
+    t_free(&t);
+}
+
 /* While everything is written all the time, nothing intact is called damaged. */
 static void a_busy_store_gives_no_false_alarm(void **state)
 {
@@ -620,6 +641,7 @@ int main(void)
         cmocka_unit_test(rotten_data_is_found_by_its_address),
         cmocka_unit_test(a_rotten_leaf_is_written_anew_when_memory_has_it),
         cmocka_unit_test(rotten_meta_is_written_anew),
+        cmocka_unit_test(an_older_superblock_is_no_damage),
         cmocka_unit_test(a_busy_store_gives_no_false_alarm),
         cmocka_unit_test(checkpoints_wait_for_slow_reads),
         cmocka_unit_test(equal_contents_have_equal_digests),
