@@ -1,6 +1,6 @@
 /* Processes that run seeds one after the other. A run that ends its process (a failed assertion, a signal) is a failed seed; the others go on in a new one.
  *
- * What always holds: which seeds are run does not depend on the number of processes, nor does what each finds. The clock is asked for what people are told only, and by alarm(), for a
+ * What always holds: which seeds are run does not depend on the number of processes, nor does what each finds. The clock is asked for what people are told only, and by an interval timer, for a
  * run that does not end. */
 #include "tests/sim/cluster/hunt.h"
 
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,15 +77,22 @@ void hunt_print_result(uint64_t seed, const struct run_result *r)
     fflush(stdout);
 }
 
+/* The process's own time: it may be stopped for as long as anybody likes. 0: no limit. */
+static void limit_cpu(unsigned seconds)
+{
+    struct itimerval t = {.it_value.tv_sec = (time_t)seconds};
+    setitimer(ITIMER_PROF, &t, NULL);
+}
+
 static void run_one(const struct run_options *o, struct run_result *ret)
 {
-    alarm(RUN_TAKES_AT_MOST_S);
+    limit_cpu(RUN_TAKES_AT_MOST_S);
     memory_begin();
     run_seed(o, ret);
     if (memory_is_ours())
         sim_forget_buried();
     memory_end();
-    alarm(0);
+    limit_cpu(0);
 }
 
 /* ---- a process that ends by itself ---- */
@@ -107,7 +115,7 @@ static void describe_end(int status, FILE *said, char *why, size_t cap)
     put_back(said, text, sizeof text);
     if (WIFSIGNALED(status))
         snprintf(why, cap, "ended by signal %d (%s): %.400s", WTERMSIG(status),
-                 WTERMSIG(status) == SIGALRM ? "it did not end by itself" : strsignal(WTERMSIG(status)), text);
+                 WTERMSIG(status) == SIGPROF ? "it did not end by itself" : strsignal(WTERMSIG(status)), text);
     else
         snprintf(why, cap, "ended with status %d: %.400s", WEXITSTATUS(status), text);
 }
