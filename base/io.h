@@ -8,6 +8,7 @@
 #ifndef QBD_BASE_IO_H
 #define QBD_BASE_IO_H
 
+#include <stdatomic.h>
 #include <sys/uio.h>
 
 #include "base/buf.h"
@@ -86,6 +87,7 @@ struct listener {
 struct dev_create_op {
     struct io_op op;
     struct dev *dev;
+    atomic_uint patience; /* the caller's, also while it is under way: beside the reactor's own use of its disks, a break this many times as long as each piece of work */
 };
 
 struct io_vtable {

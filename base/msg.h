@@ -298,7 +298,7 @@ struct msg {
             uint64_t block;
             struct log_pos at; /* the image's: every entry up to it and none above */
             uint64_t changed_at; /* no slot above this, up to there, touched the chunks that the image is of */
-            uint64_t wal_ns, wal_quiet_ns; /* how long a batch takes the donor's WAL now, and when it has nothing else to do */
+            uint64_t wal_ns, wal_quiet_ns; /* how long a batch takes the donor's WAL now (0: it has no clients), and when it has little to do */
             const uint32_t *crc;  /* nblocks; NULL when not DONOR_OK, as are the maps. CRC32C_ZERO_BLOCK for blocks in the zero map, 0 for bad and lost ones */
             const uint64_t *zero; /* ENTRY_MAX_BLOCKS bits: not in the payload, as are bad and lost ones. No block is in two maps */
             const uint64_t *bad;  /* damaged there: ask another one */

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define FILL_BYTES (1u << 20)
+#define FILL_PATIENT_BYTES (128u << 10) /* a piece, when breaks are long */
 
 struct job {
     struct list link; /* in uring.jobs, then in uring.jobs_done */
@@ -42,7 +43,7 @@ static bool is_zero(const uint8_t *p, size_t n)
 }
 
 /* Writes zeroes over the whole file, or (check) reads whether it holds nothing else: -EEXIST when it does.
- * The politeness: when the reactor used its devices since the last piece, as long a break as the piece took. */
+ * The politeness: when the reactor used its devices since the last piece, a break, some times (op.patience) as long as the piece took. */
 static int zero_fill(struct job *j, int fd, bool check)
 {
     void *piece;
@@ -56,8 +57,9 @@ static int zero_fill(struct job *j, int fd, bool check)
             err = -ECANCELED;
             break;
         }
-        uint64_t left = j->size_bytes - off, begin = monotonic_ns();
-        size_t len = left < FILL_BYTES ? left : FILL_BYTES;
+        unsigned patience = atomic_load_explicit(&j->op->patience, memory_order_relaxed);
+        uint64_t left = j->size_bytes - off, begin = monotonic_ns(), most = patience > 1 ? FILL_PATIENT_BYTES : FILL_BYTES;
+        size_t len = left < most ? left : most;
         ssize_t n = check ? pread(fd, piece, len, (off_t)off) : pwrite(fd, piece, len, (off_t)off);
         if (n < 0 && errno == EINTR)
             continue;
@@ -72,7 +74,7 @@ static int zero_fill(struct job *j, int fd, bool check)
         off += (uint64_t)n;
         unsigned long now = atomic_load_explicit(&j->u->dev_ops, memory_order_relaxed);
         if (now != seen) {
-            uint64_t took = monotonic_ns() - begin;
+            uint64_t took = (monotonic_ns() - begin) * patience;
             struct timespec ts = {.tv_sec = (time_t)(took / NS_PER_S), .tv_nsec = (long)(took % NS_PER_S)};
             nanosleep(&ts, NULL);
             seen = now;

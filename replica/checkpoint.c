@@ -56,7 +56,7 @@ bool cycle_wanted(const struct store *s, bool groups)
         MARK("checkpoint: wanted by the WAL");
         return true;
     }
-    if (s->clean_bytes[s->gen] > s->options.overlay_bytes / 16) {
+    if (s->clean_bytes[s->gen] > s->options.overlay_bytes / COPY_CLEAN_CYCLE) {
         MARK("checkpoint: wanted by a copy");
         return true;
     }
@@ -248,6 +248,7 @@ void cycle_start(struct store *s)
     s->gen ^= 1;
     s->trimmed = false;
     write_back_begin(s);
+    write_pace_begin(s, live_max(s) / 2);
     cycle_advance(s);
 }
 
@@ -451,6 +452,7 @@ static void finish(struct store *s)
     s->clean_bytes[s->gen ^ 1u] = 0;
     wal_trim(s->wal, &c->tail, c->redo.lsn);
     c->state = CYCLE_IDLE;
+    write_pace_end(s);
     s->checkpoints_done++;
     slabs_reserve_again(s);
     for (unsigned p = 0; p < GROUPS_MAX; p++) {

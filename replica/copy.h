@@ -13,6 +13,9 @@
 
 #define COPY_REQUESTS_MAX 64u
 #define COPY_PER_DONOR_BYTES (4u << 20) /* asked of one donor and not yet here */
+/* While clients are there: */
+#define COPY_GENTLE_REQUESTS 2u
+#define COPY_GENTLE_BLOCKS 16u
 #define COPY_TICK_NS (50 * NS_PER_MS)
 #define COPY_ANSWER_NS (5 * NS_PER_S) /* who does not answer for so long is not waited for */
 #define COPY_BEHIND_NS (200 * NS_PER_MS) /* a donor that can't help now is left alone for so long */
@@ -71,7 +74,7 @@ struct copy {
     struct list held; /* struct held_open */
     /* verdicts and the walk over unknown chunks */
     enum { COPY_VERDICTS, COPY_IMAGES } pass;
-    uint64_t cursor;
+    uint64_t cursor, next_cursor;
     struct store_unknown unknown;
     bool walking, in_walk, walked; /* the store looks for the next; ... its call has not returned; ... but its answer came */
     bool stale;                    /* ... of a walk that was given up */
@@ -101,12 +104,16 @@ struct pace {
     uint64_t rate;
     int64_t allowance; /* bytes that may be asked for now; below zero: some were asked for in advance */
     uint64_t at_ns, adjusted_ns;
-    bool busy; /* some WAL was found slow since the last adjustment */
+    uint64_t gentle_until_ns; /* clients were seen, here or at a donor */
+    bool gentle;              /* as of the last adjustment */
+    bool busy;                /* some WAL was found slow since then */
 };
 
 void pace_init(struct pace *p, uint64_t floor, uint64_t ceiling, uint64_t now_ns);
-/* A WAL's latency beside its quiet one: a donor's or the own. */
-void pace_observe(struct pace *p, uint64_t ns, uint64_t quiet_ns);
+/* A WAL's latency beside its quiet one: a donor's or the own. ns 0: no client is there. */
+void pace_observe(struct pace *p, uint64_t ns, uint64_t quiet_ns, uint64_t now_ns);
+/* Clients are there: what is asked for is to be little at a time. */
+bool pace_is_gentle(const struct pace *p, uint64_t now_ns);
 bool pace_allows(struct pace *p, uint64_t now_ns);
 void pace_take(struct pace *p, uint64_t bytes);
 /* When pace_allows becomes true. */

@@ -156,7 +156,25 @@ static bool may_ask(struct replica_group *g)
     /* Not while it is being brought forward. That nobody can is no reason to wait: what is known to be chosen may be in logs that do not know it, until this replica counts again. */
     bool waits = g->catchup.state == CATCHUP_IDLE || g->catchup.state == CATCHUP_PAUSING;
     bool behind = !waits && g->catchup.target.slot > g->acceptor.commit;
-    return c->n_requests < COPY_REQUESTS_MAX && !behind && pace_allows(&r->pace, io_now(r->reactor));
+    unsigned most = pace_is_gentle(&r->pace, io_now(r->reactor)) ? COPY_GENTLE_REQUESTS : COPY_REQUESTS_MAX;
+    return c->n_requests < most && !behind && pace_allows(&r->pace, io_now(r->reactor));
+}
+
+/* What of the chunk that was found is asked for next, from the cursor on: all that is unknown, or a little when clients are there. Sets the cursor behind it; returns how many blocks it spans. */
+static uint32_t choose_blocks(struct replica_group *g)
+{
+    struct copy *c = &g->copy;
+    struct store_unknown *u = &c->unknown;
+    uint32_t most = pace_is_gentle(&g->replica->pace, io_now(g->replica->reactor)) ? COPY_GENTLE_BLOCKS : CHUNK_BLOCKS;
+    uint32_t first = c->cursor > u->block ? (uint32_t)(c->cursor - u->block) : 0, end;
+    while (first < u->nblocks && !(u->want[first / 64] >> (first % 64) & 1))
+        first++;
+    end = first + most < u->nblocks ? first + most : u->nblocks;
+    for (uint32_t i = 0; i < CHUNK_BLOCKS; i++)
+        if (i < first || i >= end)
+            u->want[i / 64] &= ~(UINT64_C(1) << (i % 64));
+    c->next_cursor = u->block + end;
+    return end - first;
 }
 
 /* The store takes no more: what it has must be written back, and nobody may do that soon but this. */
@@ -199,12 +217,13 @@ static bool took(struct replica_group *g)
     }
     if (!may_ask(g))
         return false; /* looked for again */
-    if (!copy_image_want(g, u->block, u->want)) {
+    uint32_t n = choose_blocks(g);
+    if (n > 0 && !copy_image_want(g, u->block, u->want)) {
         write_back(g);
         return false;
     }
-    pace_take(&g->replica->pace, (uint64_t)u->nblocks * BLOCK_SIZE);
-    c->cursor = u->block + u->nblocks;
+    pace_take(&g->replica->pace, (uint64_t)n * BLOCK_SIZE);
+    c->cursor = c->next_cursor;
     return true;
 }
 
@@ -281,8 +300,8 @@ void copy_fill_tick(struct replica_group *g)
     struct copy *c = &g->copy;
     struct replica *r = g->replica;
     uint64_t now = io_now(r->reactor);
-    uint64_t own = latency_now(r);
-    pace_observe(&r->pace, own, r->latency.quiet_ns);
+    uint64_t own = latency_of_clients(r);
+    pace_observe(&r->pace, own, r->latency.quiet_ns, now);
     count(g, now);
     look_ahead(g, now);
     list_for_each_safe(l, &c->requests)

@@ -292,7 +292,9 @@ static void take(struct copy_request *rq, const struct msg *m, struct buf *paylo
     struct replica_group *g = rq->group;
     struct store_copy *c = &rq->c;
     const struct log_pos *at = &m->u.image_reply.at;
-    pace_observe(&g->replica->pace, m->u.image_reply.wal_ns, m->u.image_reply.wal_quiet_ns);
+    pace_observe(&g->replica->pace, m->u.image_reply.wal_ns, m->u.image_reply.wal_quiet_ns, io_now(g->replica->reactor));
+    if (m->u.image_reply.wal_ns > 0)
+        store_note_client(g->replica->store); /* they read there, and here is what they share a disk or a line with */
     g->copy.donor_ns = m->u.image_reply.wal_ns;
     c->image_slot = at->slot;
     c->changed_at = m->u.image_reply.changed_at;

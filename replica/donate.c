@@ -161,7 +161,7 @@ static void send_image(struct session *s, struct replica_group *g, struct donate
                                       .block = r->block,
                                       .at = at,
                                       .changed_at = r->changed_at,
-                                      .wal_ns = latency_now(d->replica),
+                                      .wal_ns = latency_of_clients(d->replica),
                                       .wal_quiet_ns = d->replica->latency.quiet_ns,
                                       .crc = r->crc,
                                       .zero = r->zero,

@@ -1,10 +1,8 @@
-/* How long a batch takes the own WAL, now and when it has little to do: what copies go easy on, here and at their donors.
+/* How long a batch takes the own WAL, now and when it has little to do: what copies and scrubs go easy on, here and at their donors.
  *
- * The quiet value is the lowest that was seen, and forgets: it rises by a sixty-fourth a second, so that a disk that became slower for good is not taken for a busy one. While nothing
- * is written there is nobody to be disturbed: then now and quiet are the same. */
+ * The quiet value is the lowest that was seen, and forgets: it rises by a sixty-fourth a second, so that a disk that became slower for good is not taken for a busy one. While no client
+ * asks for anything there is nobody to be disturbed: the few batches that a copy's own checkpoints make are slow beside its data, and that is no reason to hold it back. */
 #include "replica/replica_internal.h"
-
-#define LATENCY_IDLE_NS NS_PER_S
 
 uint64_t latency_now(struct replica *r)
 {
@@ -14,10 +12,7 @@ uint64_t latency_now(struct replica *r)
     store_get_stats(r->store, &st);
     if (st.wal.batches != l->batches) {
         l->batches = st.wal.batches;
-        l->written_ns = now;
         l->ns = st.wal.write_ns_ewma;
-    } else if (now - l->written_ns >= LATENCY_IDLE_NS) {
-        l->ns = l->quiet_ns;
     }
     uint64_t seconds = (now - l->risen_ns) / NS_PER_S;
     if (seconds > 0) {
@@ -26,5 +21,13 @@ uint64_t latency_now(struct replica *r)
     }
     if (l->quiet_ns == 0 || l->ns < l->quiet_ns)
         l->quiet_ns = l->ns;
-    return l->ns;
+    return store_has_clients(r->store) ? l->ns : l->quiet_ns;
+}
+
+uint64_t latency_of_clients(struct replica *r)
+{
+    uint64_t ns = latency_now(r);
+    if (!store_has_clients(r->store))
+        return 0;
+    return ns > 0 ? ns : 1;
 }

@@ -130,7 +130,7 @@ struct replica_group {
 /* latency.c: of the own WAL. */
 struct latency {
     uint64_t ns, quiet_ns;
-    uint64_t batches, written_ns, risen_ns;
+    uint64_t batches, risen_ns;
 };
 
 struct replica {
@@ -203,8 +203,10 @@ void donate_regions(struct session *s, struct replica_group *g, const struct msg
 void donate_chunks(struct session *s, struct replica_group *g, const struct msg *m);
 void donate_image(struct session *s, struct replica_group *g, const struct msg *m);
 
-/* latency.c: how long a batch takes the WAL now; r->latency.quiet_ns is then current, too. */
+/* latency.c: how long a batch takes the WAL now; r->latency.quiet_ns is then current, too, and what this returns while no client is here. */
 uint64_t latency_now(struct replica *r);
+/* ... and 0 while no client is here. */
+uint64_t latency_of_clients(struct replica *r);
 
 /* peer.c */
 void peers_init(struct replica *r);

@@ -139,6 +139,8 @@ static void on_consensus(struct session *s, struct replica_group *g, const struc
             return;
         }
         s->replica->n_accepts++;
+        if (e->nblocks > 0)
+            store_note_client(s->replica->store);
     }
     if (refuse_open(s, g, m))
         return;

@@ -356,8 +356,17 @@ static void on_created(struct io_op *op)
     superblock_write(s->superblock_dev, &s->grown, on_superblock, s);
 }
 
+/* An extent is filled with zeroes before it counts. Clients notice that, on the same disk, unless it is done patiently; but writes wait when it comes too late. */
+void slabs_pace_growth(struct store *s)
+{
+    uint64_t left = s->slabs_free > s->slabs_reserved + reserve(s) ? s->slabs_free - s->slabs_reserved - reserve(s) : 0;
+    unsigned patience = !store_has_clients(s) ? 0 : left > s->slabs_per_extent / 8 * 3 ? 8 : left > s->slabs_per_extent / 4 ? 2 : 1;
+    atomic_store_explicit(&s->create_op.patience, patience, memory_order_relaxed);
+}
+
 void slabs_maybe_grow(struct store *s)
 {
+    slabs_pace_growth(s);
     if (s->growing || s->superblock_read || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
         return;
     if (s->slabs_free >= s->slabs_reserved + reserve(s) + s->slabs_per_extent / 2) /* half an extent's credit ahead of need */

@@ -493,6 +493,8 @@ static void try_close(struct store *s)
 static void turn(struct turn_hook *h)
 {
     struct store *s = container_of(h, struct store, hook);
+    if (s->growing)
+        slabs_pace_growth(s);
     if (!s->kick_set)
         return;
     s->kick_set = false;
@@ -511,6 +513,18 @@ void store_checkpoint(struct store *s)
 {
     s->cycle.again = true;
     store_schedule_kick(s);
+}
+
+/* ---- clients ---- */
+
+void store_note_client(struct store *s)
+{
+    s->clients_until_ns = io_now(s->reactor) + CLIENTS_NS;
+}
+
+bool store_has_clients(const struct store *s)
+{
+    return io_now(s->reactor) < s->clients_until_ns;
 }
 
 /* ---- life ---- */
@@ -585,6 +599,7 @@ void store_free(struct store *s)
         *h = s->hook.next;
     timer_cancel(s->reactor, &s->idle_timer);
     timer_cancel(s->reactor, &s->grow_timer);
+    write_pace_end(s);
     wal_free(s->wal);
     repairs_free(s);
     copies_free(s);

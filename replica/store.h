@@ -72,6 +72,10 @@ MUST_USE int store_open(struct reactor *r, const struct store_devices *d, const 
  * done(err). */
 void store_format(struct reactor *r, const struct store_devices *d, const struct superblock *sb,
                   void (*done)(void *user, int err), void *user);
+/* A client's request has come: for CLIENTS_NS whatever can wait is done in small pieces. */
+#define CLIENTS_NS NS_PER_S
+void store_note_client(struct store *s);
+bool store_has_clients(const struct store *s);
 /* Clean stop: writes a checkpoint, then done. */
 void store_close(struct store *s, void (*done)(void *user), void *user);
 void store_free(struct store *s);

@@ -6,7 +6,7 @@
  *    touched the block, or it would be known. So it is exact (Invariant U).
  *  - it goes into the overlay and is written back like anything else; before that checkpoint's root the block is still
  *    unknown on disk, and is fetched again after a crash.
- *  - requested + waiting + installed and not yet written back: at most an eighth of the overlay (one request always may).
+ *  - requested + waiting + installed and not yet written back: at most a quarter of the overlay (one request always may).
  *  - between a drain and the end of the jump nothing is installed and no verdict taken. */
 #include "replica/store_internal.h"
 
@@ -330,7 +330,7 @@ bool store_copy_begin(struct store *s, struct store_copy *c)
     if (!g || s->dead || s->closing || g->held || c->block + c->nblocks > g->size_blocks)
         return false;
     uint64_t under_way = s->copy_bytes + s->clean_bytes[0] + s->clean_bytes[1];
-    if (under_way > 0 && under_way + copy_bytes(c) > s->options.overlay_bytes / 8) {
+    if (under_way > 0 && under_way + copy_bytes(c) > s->options.overlay_bytes / COPY_CLEAN_MOST) {
         MARK("copy: waits for write-back");
         write_back_soon(s);
         return false;

@@ -7,7 +7,7 @@
  * - overlay.c: what was applied and not yet written back, in memory
  * - map.c: regions, leaves and their cache
  * - slabs.c: bitmap, reservations, growth
- * - write_back.c: the frozen overlay to the extents, leaves to their other places
+ * - write_back.c, write_pace.c: the frozen overlay to the extents, leaves to their other places; how fast
  * - checkpoint.c: the cycle: commit records, freeze, write-back, meta, root
  * - store_read.c, store_repair.c: reads; damaged blocks and their repair
  * - unknown.c: which blocks are unknown since a jump
@@ -31,10 +31,17 @@
 #define BATCH_LEAVES 512u           /* leaves that one turn of write-back takes in hand */
 #define BATCH_BLOCKS 8192u
 #define LOADS_IN_FLIGHT 32u
+/* While clients are there: pieces that nobody notices */
+#define GENTLE_MERGE_BLOCKS 16u
+#define GENTLE_BATCH_LEAVES 64u
+#define GENTLE_BATCH_BLOCKS 512u
+#define GENTLE_LOADS 4u
 #define META_IN_FLIGHT 16u
 #define RELOCATE_TRIES 4u
 #define REGIONS_SPARE 8u /* entries of the region table that credits never give out */
 #define GROW_RETRY_NS (30 * NS_PER_S)
+#define COPY_CLEAN_CYCLE 8u /* a cycle begins when a copy has brought this part of the overlay */
+#define COPY_CLEAN_MOST 4u  /* ... and this part is the most that is requested, waiting or not yet written back */
 #define COPY_CREDIT_MIN (UINT64_C(32) << 20) /* what a copy leaves to writers, or a sixteenth of a tiny store */
 static_assert(REGION_LEAVES * LEAF_CHUNKS == 64, "a region's verdicts are one word");
 
@@ -277,6 +284,14 @@ struct relocation {
     bool busy;
 };
 
+/* How far the cycle's write-back is, beside what has been used up since it began. */
+struct write_pace {
+    uint64_t total, done; /* bytes: blocks and leaves */
+    uint64_t began_ns;
+    uint64_t wal_lsn, wal_budget; /* appends from there on; when they have taken so many bytes the cycle is to be over */
+    struct timer timer;
+};
+
 struct cycle {
     enum cycle_state state;
     bool again; /* asked for meanwhile */
@@ -298,8 +313,8 @@ struct cycle {
     uint32_t next_extent;
     uint32_t next_page;
     uint64_t started_head;
-    uint64_t wal_quiet_ns; /* the WAL's latency at its quietest, forgotten slowly */
-    struct root *root;     /* the next one, 4 KiB-aligned */
+    struct write_pace pace;
+    struct root *root; /* the next one, 4 KiB-aligned */
     struct write_op op[WRITE_BACK_DEPTH_MAX];
 };
 
@@ -331,6 +346,7 @@ struct store {
     struct wal *wal;
     struct root *root; /* in force; 4 KiB-aligned */
     bool ready, dead;
+    uint64_t clients_until_ns; /* a client's request was here less than CLIENTS_NS before */
 
     struct group *groups[GROUPS_MAX]; /* by logical page; NULL: free */
     uint64_t group_ids[GROUPS_MAX];   /* 0: free */
@@ -463,6 +479,7 @@ bool slabs_must_grow(const struct store *s);
 bool slabs_are_out(const struct store *s);
 bool slabs_can_grow(const struct store *s);
 void slabs_maybe_grow(struct store *s);
+void slabs_pace_growth(struct store *s); /* now and then, while one is being made */
 void slabs_fill_page(const struct store *s, uint32_t index, struct bitmap_page *ret);
 static inline struct dev *slab_dev(const struct store *s, uint64_t slab)
 {
@@ -537,6 +554,16 @@ void unknown_settle(struct store *s, struct region *r, unsigned l, const struct 
 void write_back_begin(struct store *s); /* after the freeze */
 void write_back_advance(struct store *s);
 void write_back_free(struct store *s);
+
+/* write_pace.c */
+/* wal_budget: how many bytes of appends the cycle may take at most, where room allows it. */
+void write_pace_begin(struct store *s, uint64_t wal_budget);
+void write_pace_end(struct store *s);
+bool write_pace_is_gentle(const struct store *s);
+/* False: not now; cycle_advance is called when it may be. */
+bool write_pace_allows(struct store *s);
+void write_pace_took(struct store *s, uint64_t bytes);
+unsigned write_pace_depth(const struct store *s);
 
 /* checkpoint.c */
 bool cycle_wanted(const struct store *s, bool groups); /* groups: look at their logs, too */

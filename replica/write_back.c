@@ -69,7 +69,8 @@ static void on_leaf(struct leaf_wait *w)
 static void collect(struct store *s)
 {
     struct cycle *c = &s->cycle;
-    uint32_t blocks = 0;
+    bool gentle = write_pace_is_gentle(s);
+    uint32_t blocks = 0, most_leaves = gentle ? GENTLE_BATCH_LEAVES : BATCH_LEAVES, most_blocks = gentle ? GENTLE_BATCH_BLOCKS : BATCH_BLOCKS;
     c->n_leaves = c->next_load = 0;
     for (; c->region < c->n_regions; c->region++, c->leaf = 0) {
         struct region *r = c->regions[c->region];
@@ -82,7 +83,7 @@ static void collect(struct store *s)
                 overlay_drop_leaf(s, r, frozen(s), c->leaf);
                 continue;
             }
-            if (c->n_leaves == BATCH_LEAVES || blocks >= BATCH_BLOCKS)
+            if (c->n_leaves == most_leaves || blocks >= most_blocks)
                 return;
             c->leaves[c->n_leaves++] = (struct batch_leaf){.region = r, .number = c->leaf, .wait.fn = on_leaf};
             blocks += o->n_pages;
@@ -94,7 +95,8 @@ static void collect(struct store *s)
 static bool load(struct store *s)
 {
     struct cycle *c = &s->cycle;
-    while (c->next_load < c->n_leaves && c->loads < LOADS_IN_FLIGHT) {
+    uint32_t most = write_pace_is_gentle(s) ? GENTLE_LOADS : LOADS_IN_FLIGHT;
+    while (c->next_load < c->n_leaves && c->loads < most) {
         struct batch_leaf *b = &c->leaves[c->next_load++];
         b->create = !leaf_present(b->region, b->number);
         if (b->create)
@@ -227,27 +229,6 @@ static bool prepare(struct store *s)
 
 /* ---- write ---- */
 
-/* How many writes at a time: fewer while the WAL suffers from them, all when room gets tight. */
-static unsigned depth(struct store *s)
-{
-    struct cycle *c = &s->cycle;
-    struct wal_stats ws;
-    wal_get_stats(s->wal, &ws);
-    uint64_t ns = ws.write_ns_ewma;
-    if (c->wal_quiet_ns == 0 || ns < c->wal_quiet_ns)
-        c->wal_quiet_ns = ns;
-    else
-        c->wal_quiet_ns += (ns - c->wal_quiet_ns) / 4096;
-    unsigned max = s->options.write_back_depth;
-    uint64_t overlay = s->overlay_bytes[0] + s->overlay_bytes[1];
-    bool tight =
-        wal_room(s->wal) < s->wal_dev->size_bytes / 8 || overlay > s->options.overlay_bytes / 4 * 3 || s->closing;
-    if (tight || ns < 2 * c->wal_quiet_ns)
-        return max;
-    unsigned less = ns < 4 * c->wal_quiet_ns ? max / 2 : max / 4;
-    return less ? less : 1;
-}
-
 static void note_failed(struct store *s, const struct write_op *w)
 {
     for (uint32_t i = w->first; i < w->first + w->n; i++) {
@@ -290,10 +271,10 @@ static void write_run(struct store *s, struct write_op *w)
 {
     struct cycle *c = &s->cycle;
     uint64_t place = c->blocks[c->next_block].place, slab = place / SLAB_BLOCKS;
-    unsigned n_iov = 0;
+    unsigned n_iov = 0, most = write_pace_is_gentle(s) ? GENTLE_MERGE_BLOCKS : WRITE_BACK_MERGE_BLOCKS;
     w->first = c->next_block;
     w->n = 0;
-    while (c->next_block < c->n_blocks && w->n < WRITE_BACK_MERGE_BLOCKS) {
+    while (c->next_block < c->n_blocks && w->n < most) {
         const struct batch_block *b = &c->blocks[c->next_block];
         if (b->place != place + w->n || b->place / SLAB_BLOCKS / s->slabs_per_extent != slab / s->slabs_per_extent)
             break;
@@ -312,12 +293,12 @@ static void write_run(struct store *s, struct write_op *w)
 static bool write_blocks(struct store *s)
 {
     struct cycle *c = &s->cycle;
-    unsigned max = depth(s);
-    while (c->next_block < c->n_blocks && c->in_flight < max) {
+    while (c->next_block < c->n_blocks && c->in_flight < write_pace_depth(s) && write_pace_allows(s)) {
         struct write_op *w = idle_op(s, on_written);
         if (!w)
             return false;
         write_run(s, w);
+        write_pace_took(s, (uint64_t)w->n * BLOCK_SIZE);
     }
     return c->next_block == c->n_blocks && c->in_flight == 0;
 }
@@ -460,9 +441,12 @@ static bool write_leaves(struct store *s)
 {
     struct cycle *c = &s->cycle;
     while (c->next_leaf < c->n_leaves) {
+        if (c->in_flight >= write_pace_depth(s) || !write_pace_allows(s))
+            return false;
         struct write_op *w = idle_op(s, on_leaf_written);
         if (!w)
             return false;
+        write_pace_took(s, BLOCK_SIZE);
         struct batch_leaf *b = &c->leaves[c->next_leaf];
         struct leaf *p = b->wait.leaf->page;
         unsigned bit = !(b->region->entry->place >> b->number & 1);

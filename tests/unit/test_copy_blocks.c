@@ -570,7 +570,7 @@ static void test_bounds(void **state)
         x_donor(&x, ENTRY_WRITE, 512 * (i / 4) + 64 * (i % 4), 64);
     x_needs_copy(&x);
     x_jump(&x, false);
-    x.t.store->options.overlay_bytes = 8u << 20; /* an eighth of that */
+    x.t.store->options.overlay_bytes = 4u << 20; /* a quarter of that */
     assert_true(x_request(&x, 0, 0, 128));
     assert_true(x_request(&x, 1, 512, 128));
     assert_false(x_request(&x, 2, 1024, 1));

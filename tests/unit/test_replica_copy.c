@@ -19,6 +19,8 @@ static struct {
         uint64_t bad_from, bad_to; /* blocks that are damaged there */
         unsigned images, listings, verdicts;
     } donor[RR_REPLICAS];
+    bool clients;         /* they have clients */
+    unsigned most_blocks, most_requests; /* that an image was of, that were under way then */
     bool grow;            /* a slot more with each image */
     bool trim_at_listing; /* the logs' floor rises above the position that was listed, once */
     bool drop_member;     /* the membership at the donors does not name the replica */
@@ -177,6 +179,8 @@ static void give_image(struct rr_probe *p, const struct msg *m, int how)
                                       .block = m->u.image.block + (how == OTHER_RANGE),
                                       .at = how == TOO_OLD_IMAGE ? pos_of(1) : pos_of(model.pos),
                                       .changed_at = model.pos,
+                                      .wal_ns = model.clients ? 300000 : 0,
+                                      .wal_quiet_ns = 100000,
                                       .crc = crc,
                                       .zero = zero,
                                       .bad = bad,
@@ -191,6 +195,10 @@ static void on_image(struct rr_probe *p, const struct msg *m)
 {
     typeof(model.donor[0]) *d = &model.donor[p->index];
     int how = d->images++ < d->wrong ? d->how : GOOD;
+    struct replica_group *g = p->rr->replica ? rr_group(p->rr) : NULL; /* it may have ended since it asked */
+    unsigned requests = g ? g->copy.n_requests : 0;
+    model.most_blocks = m->u.image.nblocks > model.most_blocks ? m->u.image.nblocks : model.most_blocks;
+    model.most_requests = requests > model.most_requests ? requests : model.most_requests;
     if (model.grow)
         model.pos++;
     if (how == DIES)
@@ -316,6 +324,7 @@ static struct store_copy_state copied(struct rr *rr)
 static void what_changed_is_copied_and_nothing_else(void **state)
 {
     struct rr *rr = left_behind(1);
+    rr_run(rr, 2 * CLIENTS_NS);
     with_donors(rr);
     tell_target(rr);
     wait_complete(rr);
@@ -333,6 +342,26 @@ static void what_changed_is_copied_and_nothing_else(void **state)
     rr_start_ok(rr);
     assert_false(rr_group(rr)->acceptor.needs_copy);
     check_content(rr);
+    rr_free(rr);
+}
+
+/* Little at a time while clients are there, be it at the donors alone; the same in the end. */
+static void clients_are_not_disturbed(void **state)
+{
+    struct rr *rr = left_behind(1);
+    rr_run(rr, 2 * CLIENTS_NS);
+    with_donors(rr);
+    model.clients = true;
+    store_note_client(rr->replica->store);
+    tell_target(rr);
+    wait_complete(rr);
+    check_content(rr);
+    assert_int_equal(copied(rr).copied_bytes, 2 * CHUNK_BLOCKS * BLOCK_SIZE);
+    assert_int_equal(model.most_blocks, COPY_GENTLE_BLOCKS);
+    assert_in_range(model.most_requests, 1, COPY_GENTLE_REQUESTS);
+    assert_int_equal(model.donor[1].images + model.donor[2].images, 2 * CHUNK_BLOCKS / COPY_GENTLE_BLOCKS);
+    assert_int_equal(rr->replica->pace.rate, rr->replica->pace.floor); /* their logs are slow */
+    assert_true(store_has_clients(rr->replica->store));
     rr_free(rr);
 }
 
@@ -609,14 +638,14 @@ static void it_ends_in_order_at_any_point(void **state)
 
 /* ---- the pace ---- */
 
-static uint64_t run_pace(struct pace *p, uint64_t *now, uint64_t ns, uint64_t wal_ns)
+static uint64_t run_pace(struct pace *p, uint64_t *now, uint64_t ns, uint64_t wal_ns, uint32_t request)
 {
     uint64_t taken = 0, end = *now + ns;
     while (*now < end) {
-        pace_observe(p, wal_ns, 100000);
+        pace_observe(p, wal_ns, 100000, *now);
         if (pace_allows(p, *now)) {
-            pace_take(p, 1 << 20);
-            taken += 1 << 20;
+            pace_take(p, request);
+            taken += request;
         } else {
             assert_true(pace_next(p, *now) > *now);
         }
@@ -630,24 +659,62 @@ static void the_pace_gives_way_and_comes_back(void **state)
     struct pace p;
     uint64_t now = NS_PER_S, floor = 4 << 20, ceiling = 256 << 20;
     pace_init(&p, floor, ceiling, now);
-    run_pace(&p, &now, 10 * NS_PER_S, 100000);
+    run_pace(&p, &now, 40 * NS_PER_S, 149000, 1 << 20); /* slower, and not by half */
     assert_int_equal(p.rate, ceiling);
-    uint64_t taken = run_pace(&p, &now, 10 * NS_PER_S, 149000); /* slower, and not by half */
+    uint64_t taken = run_pace(&p, &now, 10 * NS_PER_S, 149000, 1 << 20);
     assert_in_range(taken, 10 * ceiling - (16 << 20), 10 * ceiling + (32 << 20));
-    run_pace(&p, &now, 3 * NS_PER_S, 151000);
+    run_pace(&p, &now, 3 * NS_PER_S, 151000, 1 << 20);
     assert_int_equal(p.rate, floor); /* and no lower */
-    taken = run_pace(&p, &now, 10 * NS_PER_S, 5000000);
+    taken = run_pace(&p, &now, 10 * NS_PER_S, 5000000, 1 << 20);
     assert_in_range(taken, 10 * floor - (2 << 20), 10 * floor + (2 << 20));
-    run_pace(&p, &now, NS_PER_S, 100000);
-    assert_in_range(p.rate, floor + 1, ceiling - 1); /* by steps */
-    run_pace(&p, &now, 10 * NS_PER_S, 100000);
+    run_pace(&p, &now, NS_PER_S, 100000, 1 << 20);
+    assert_in_range(p.rate, floor + 1, 2 * floor); /* by steps */
+    run_pace(&p, &now, 40 * NS_PER_S, 100000, 1 << 20);
     assert_int_equal(p.rate, ceiling);
+}
+
+/* However slow the log is meanwhile: the copy's own writes make it so. And whoever comes finds the floor, not what was before. */
+static void nobody_there_is_given_way_to(void **state)
+{
+    struct pace p;
+    uint64_t now = NS_PER_S, floor = 4 << 20, ceiling = 256 << 20;
+    pace_init(&p, floor, ceiling, now);
+    assert_int_equal(p.rate, ceiling);
+    uint64_t taken = run_pace(&p, &now, 10 * NS_PER_S, 0, 1 << 20);
+    assert_in_range(taken, 10 * ceiling - (16 << 20), 10 * ceiling + (32 << 20));
+    assert_false(pace_is_gentle(&p, now));
+    taken = run_pace(&p, &now, NS_PER_S / 4, 5000000, 64 << 10);
+    assert_true(pace_is_gentle(&p, now));
+    assert_int_equal(p.rate, floor);
+    assert_in_range(taken, 0, floor / 4 + (64 << 10));
+    /* Gone for a moment: not yet; for a second: all again. */
+    run_pace(&p, &now, NS_PER_S / 2, 0, 64 << 10);
+    assert_true(pace_is_gentle(&p, now));
+    run_pace(&p, &now, NS_PER_S, 0, 1 << 20);
+    assert_false(pace_is_gentle(&p, now));
+    assert_int_equal(p.rate, ceiling);
+}
+
+/* What was not used for a while is not made up for at once while clients are there. */
+static void while_clients_are_there_nothing_comes_in_bursts(void **state)
+{
+    struct pace p;
+    uint64_t now = NS_PER_S, floor = 16 << 20;
+    pace_init(&p, floor, floor, now);
+    run_pace(&p, &now, NS_PER_S, 200000, 64 << 10);
+    now += NS_PER_S / 2;
+    uint64_t taken = 0;
+    pace_observe(&p, 200000, 100000, now);
+    for (; pace_allows(&p, now); taken += 64 << 10)
+        pace_take(&p, 64 << 10);
+    assert_in_range(taken, 64 << 10, 192 << 10);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_changed_is_copied_and_nothing_else),
+        cmocka_unit_test(clients_are_not_disturbed),
         cmocka_unit_test(one_that_has_nothing_copies_all),
         cmocka_unit_test(the_others_go_on_meanwhile),
         cmocka_unit_test(a_listing_may_come_in_parts_but_of_one_position),
@@ -664,6 +731,8 @@ int main(void)
         cmocka_unit_test(it_goes_on_from_wherever_it_ended),
         cmocka_unit_test(it_ends_in_order_at_any_point),
         cmocka_unit_test(the_pace_gives_way_and_comes_back),
+        cmocka_unit_test(nobody_there_is_given_way_to),
+        cmocka_unit_test(while_clients_are_there_nothing_comes_in_bursts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
