@@ -106,6 +106,8 @@ static void on_written(void *user, struct sim_disk *d, uint64_t off, const uint8
         ck_sample_tail(v);
         if (d == v->wal)
             ck_wal_written(v, data, len);
+        else if (d == v->meta && off < 2 * BLOCK_SIZE)
+            ck_look_at_root(v); /* each root is looked at before its successor is there: jumps must not be missed */
         else if (strncmp(sim_disk_name(d), "extents/", 8) == 0)
             ck_extent_written(v, d, off, data, len);
         return;

@@ -95,6 +95,8 @@ struct cluster {
     /* called when a session of this number begins to serve, ended (fenced, stopped or dead), when a front end that was told to stop has */
     void (*on_session)(void *user, uint32_t session, const struct ballot *ballot);
     void (*on_session_ended)(void *user, uint32_t session);
+    /* a front end hands over the first message with new voters; from inside its turn */
+    void (*on_voters_proposed)(void *user, const char *host);
     void (*on_frontend_stopped)(void *user, struct frontend *f);
     /* A replica ended by itself, at its start (refused) or later. True: that was to be expected, and is taken care of. */
     bool (*on_node_failed)(void *user, struct node *n, bool refused, int err, const char *what);

@@ -31,6 +31,8 @@ struct members {
     uint64_t wait_until_ns; /* for a disk that may be lost */
     struct rebuild_tool *tool;
     unsigned attempts;
+    char proposer[16]; /* the front end that proposes new voters */
+    struct frontend *frontend_dies;
     char why[200];
 };
 
@@ -210,6 +212,58 @@ static void detach(struct members *m)
         else if (!f->draining)
             cluster_crash_frontend(f, SIM_KILL);
     }
+}
+
+/* ---- what is aimed at the moment of the change ---- */
+
+/* Links between the front end and some replicas, or these themselves, fail while the new voters are proposed; or the front end does. */
+static void at_the_change(void *user)
+{
+    struct members *m = user;
+    struct cluster *c = m->run->cluster;
+    struct faults *f = m->run->faults;
+    struct frontend *fe = NULL;
+    if (m->over || c->broken)
+        return;
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
+        if (strcmp(c->frontend[i].host, m->proposer) == 0)
+            fe = &c->frontend[i];
+    if (!fe || !fe->reactor)
+        return;
+    MARK("operator: trouble at the moment of a change");
+    uint64_t ns = fault_draw_log(&m->g, NS_PER_MS, NS_PER_S), how = fault_draw(&m->g, 0, 7);
+    unsigned mask = (unsigned)fault_draw(&m->g, 1, (1u << c->n_nodes) - 2);
+    for (unsigned i = 0; i < c->n_nodes && how < 6; i++) {
+        if (!(mask >> i & 1) || c->node[i].absent)
+            continue;
+        if (how < 4)
+            faults_late(f, c->n_nodes + fe->index, i, ns, 0, ns);
+        else
+            faults_crash_node(f, &c->node[i], how == 4 ? SIM_KILL : SIM_POWER, ns);
+    }
+    tell(m, how < 4 ? "the change comes late to some" : how < 6 ? "some die at the change" : "the front end dies at the change", NULL);
+    if (how == 3 || how > 5)
+        m->frontend_dies = fe;
+}
+
+static void frontend_dies(void *user)
+{
+    struct members *m = user;
+    struct frontend *fe = m->frontend_dies;
+    m->frontend_dies = NULL;
+    if (fe && !m->over && !m->run->cluster->broken)
+        faults_crash_frontend(m->run->faults, fe, fault_chance(&m->g, 2) ? SIM_KILL : SIM_POWER, fault_draw_log(&m->g, NS_PER_MS, NS_PER_S));
+}
+
+static void on_voters_proposed(void *user, const char *host)
+{
+    struct trial *r = user;
+    struct members *m = r->members;
+    if (!m || m->over || !fault_chance(&m->g, 2))
+        return;
+    snprintf(m->proposer, sizeof m->proposer, "%.15s", host);
+    sim_at(r->world, now(m), at_the_change, m);
+    sim_at(r->world, now(m) + fault_draw_log(&m->g, 20000, 4 * NS_PER_MS), frontend_dies, m);
 }
 
 /* ---- one change ---- */
@@ -457,6 +511,7 @@ void members_start(struct trial *r)
     if (!m || r->cluster->broken)
         return;
     m->begun = true;
+    r->cluster->on_voters_proposed = on_voters_proposed;
     fault_surely(r->faults, fault_draw_log(&m->g, 10 * NS_PER_MS, r->scale.fault_ns / 2), job_step, 0, 0, 0);
 }
 

@@ -5,7 +5,6 @@ section); the file; edits, each a text that stands in the file exactly once and 
 fail; options of qbd-sim that those seeds need.
 
 What is not here, and why:
- - memberships (wrong 6, 7, P9): no command changes a membership yet; tests/unit/check_mutations covers the core's part.
  - several groups of a volume (wrong 15, P6): volumes have one group yet.
  - "Reads with a ballot < promised are refused" (A8): equivalent. Such a read was sent while its front end held a quorum's leases, hence
    before any successor's first write; whatever it sees, it may be ordered before those.
@@ -237,6 +236,59 @@ mutation("scrub-overlay-unseen", "docs/rebuild.md section 9", "replica/store_dig
 
 mutation("read-before-applied", "P8", "replica/serve_read.c", ("    if (store_applied(r->store, g->id) >= p->watermark) {", "    if (true) {"), options=STORMS)
 mutation("donates-uncommitted", "A7", "replica/catchup.c", ("        .through = g->acceptor.commit,", "        .through = paxos_log_last(&g->acceptor.log).slot,"))
+
+# ---- memberships: who votes, and who is complete ----
+
+mutation("wiped-disk-answers-as-before", "wrong 18", "replica/replica.c",
+    ("    r->superblock = *o->superblock;\n",
+     "    r->superblock = *o->superblock;\n    for (uint32_t i = 0; i < o->config->n_replicas; i++)\n        if (strcmp(o->config->replicas[i].name, r->superblock.name) == 0)\n"
+     "            r->superblock.identity = o->config->replicas[i].identity;\n"), options=theme("members"))
+mutation("message-for-another-disk-taken", "wrong 18", "replica/session.c",
+    ("    return uuid_equal(&m->target, &s->replica->superblock.identity);", "    (void)m;\n    return s != NULL;"),
+    ("replica/replica.c", "? want->slot != 0 : !has_learner(want, &r->superblock.identity))", "? want->slot != 0 : false)"), options=theme("members"))
+mutation("learner-votes-before-it-is-complete", "wrong 7, P9", "consensus/proposer_stream.c",
+    ("    if (r->needs_copy) {\n        *why = \"a new voter is not complete: its copy is under way\";\n        return -ENODATA;\n    }\n", ""),
+    ("    return r->acked == p->next - 1 ? 0 : -EAGAIN;\n}", "    return 0;\n}"),
+    ("tools/rebuild.c", '    return json_is_true(json_object_get(r->group, "complete"));', "    return true;"), options=theme("members"))
+mutation("stale-membership-at-attach", "P2", "consensus/proposer_choose.c",
+    ("if (tells_membership(p, i) && (!p->has_membership || r->memberships[0].slot > p->committed.slot))", "if (tells_membership(p, i) && !p->has_membership)"),
+    ("    if (m->slot <= p->committed.slot || (p->has_uncommitted && m->slot == p->uncommitted.slot))\n        return;", "    return;"),
+    ("consensus/proposer_attach.c", "(!x->p->has_membership || who->slot > x->p->committed.slot)) {", "!x->p->has_membership) {"), options=theme("members"))
+mutation("new-voters-alone-before-they-are-chosen", "wrong 6", "consensus/proposer_quorum.c",
+    ("    return is_majority(p, 0, mask) && (!p->has_uncommitted || is_majority(p, 1, mask));", "    return is_majority(p, p->has_uncommitted, mask);"),
+    ("    uint64_t v = majority_value(p, 0, value);\n    if (p->has_uncommitted) {", "    uint64_t v = majority_value(p, p->has_uncommitted, value);\n    if (false) {"), options=theme("members"))
+mutation("old-voters-alone-until-they-are-replaced", "P9", "consensus/proposer_quorum.c",
+    ("    return is_majority(p, 0, mask) && (!p->has_uncommitted || is_majority(p, 1, mask));", "    return is_majority(p, 0, mask);"),
+    ("    if (p->has_uncommitted) {\n        uint64_t u", "    if (false) {\n        uint64_t u"), options=theme("members"))
+mutation("uncommitted-voters-of-the-log-ignored", "P2", "consensus/proposer_choose.c",
+    ("    } else if (!p->has_uncommitted) {\n        proposer_set_membership(p, true, m);", "    } else if (!p->has_uncommitted) {\n        (void)m;"), options=theme("members"))
+mutation("lease-of-the-old-voters-alone", "wrong 13, P9", "consensus/proposer.c",
+    ("    if (!proposer_is_quorum(p, mask))\n        return false;\n    *ret",
+     "    static struct proposer old;\n    old = *p;\n    old.has_uncommitted = false;\n    if (!proposer_is_quorum(&old, mask))\n        return false;\n    *ret"), options=theme("members"))
+mutation("voters-changed-before-all-is-chosen", "P9", "consensus/proposer_stream.c",
+    ('    *why = "the entries under way are not chosen yet";\n    if (p->chosen != p->next - 1)\n        return -EAGAIN;\n', ""),
+    ("p->replica[i].acked == p->next - 1;", "p->replica[i].acked + 8 >= p->next;"),
+    ("    return r->acked == p->next - 1 ? 0 : -EAGAIN;\n}", "    return r->acked + 8 >= p->next ? 0 : -EAGAIN;\n}"), options=theme("members"))
+mutation("learner-counts", "Quorum Q", "consensus/proposer_quorum.c",
+    ("    for (uint32_t v = 0; v < m->n_voters; v++) {\n        uint8_t i = p->voter_link[which][v];\n        uint64_t x = i == PROPOSER_NOBODY ? 0 : value[i];",
+     "    for (uint32_t v = 0; v < p->params.n_replicas && v < MEMBERS_MAX; v++) {\n        uint64_t x = value[v];"), options=theme("members"))
+mutation("promise-of-an-incomplete-one-counts", "docs/rebuild.md section 5", "consensus/proposer_choose.c",
+    ("(p->replica[i].has_promised && !p->replica[i].needs_copy) << i;", "p->replica[i].has_promised << i;"), options=theme("copy"))
+mutation("acknowledgement-of-an-incomplete-one-counts", "docs/rebuild.md section 5", "consensus/proposer_stream.c",
+    ("    if (!r->needs_copy && through > r->acked) {", "    if (through > r->acked) {"),
+    ("consensus/proposer.c", "(!r->needs_copy || r->acked == 0)", "true"), options=theme("copy"))
+mutation("lease-of-an-incomplete-one-counts", "docs/rebuild.md section 5", "consensus/proposer.c",
+    ("(now_ns < p->replica[i].lease_until_ns && !p->replica[i].needs_copy) << i;", "(now_ns < p->replica[i].lease_until_ns) << i;"), options=theme("copy"))
+mutation("counts-before-the-root", "ST4", "replica/copy.c",
+    ("    store_copy_complete(g->replica->store, g->id, on_complete, g);",
+     "    store_copy_complete(g->replica->store, g->id, on_complete, g);\n    struct acceptor_event ev = {.type = ACCEPTOR_COMPLETE};\n    replica_step(g, &ev);"), options=theme("copy"))
+hole("lists-at-the-commit", "a donor's commit is hardly ever above what it has applied when it is asked", "docs/rebuild.md section 3", "replica/donate.c",
+    ("    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else",
+     "    if (status == DONOR_OK)\n        at = acceptor_commit_pos(&g->acceptor);\n    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else"), options=theme("copy"))
+mutation("donates-while-incomplete", "ST4, docs/rebuild.md invariant V", "replica/donate.c",
+    ("    if (g->acceptor.needs_copy) {\n        MARK(\"donate: asked", "    if (false) {\n        MARK(\"donate: asked"), options=theme("copy"))
+mutation("checkpoint-forgets-who-votes", "ST1", "replica/checkpoint.c", ("    p->committed = g->committed;\n", "    if (g->committed.slot == 0)\n        p->committed = g->committed;\n"), options=theme("members"))
+hole("jump-keeps-the-old-voters", "a target that missed a change of the voters is hardly ever asked about them before it has the next entry", "docs/rebuild.md section 3", "consensus/acceptor_log.c", ("    if (m->slot > a->committed.slot)\n        acceptor_set_committed(a, m);\n    if (a->has_unc", "    if (a->has_unc"), options=theme("members"))
 
 # ---- the front end ----
 
