@@ -536,7 +536,6 @@ static void group_begin(struct volume_group *g)
     snprintf(p.name, sizeof p.name, "%s", v->frontend_name);
     for (uint32_t i = 0; i < v->n_configured; i++)
         p.identity[i] = v->link[i].replica->identity;
-    memset(g->ring, 0, g->ring_slots * sizeof *g->ring);
     g->chosen = 0;
     g->disconnect = 0;
     g->want_session = g->no_space = false;
@@ -582,8 +581,8 @@ static int group_init(struct volume_group *g, struct volume *v, uint64_t id)
     g->id = id;
     g->sink.fn = on_effect;
     g->ring_slots = ring_slots_for(v->options.retain_bytes);
-    g->ring = calloc(g->ring_slots, sizeof *g->ring);
-    g->proposer = calloc(1, sizeof *g->proposer);
+    g->ring = malloc(g->ring_slots * sizeof *g->ring); /* proposer_init() sets both to nothing, at each session's begin */
+    g->proposer = malloc(sizeof *g->proposer);
     g->attempts = calloc(READ_ATTEMPTS_MAX, sizeof *g->attempts);
     if (!g->ring || !g->proposer || !g->attempts)
         return -ENOMEM;

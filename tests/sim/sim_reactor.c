@@ -9,8 +9,14 @@
 
 /* ---- the host's clock ---- */
 
+#define SHORT_NS (UINT64_C(1) << 42) /* an hour, by which a million can be multiplied */
+
 static uint64_t host_clock(const struct sim_host *h, uint64_t world_ns)
 {
+    if (world_ns >= h->clock_world_ns && world_ns - h->clock_world_ns < SHORT_NS) { /* nearly always, and the same */
+        int64_t d = (int64_t)(world_ns - h->clock_world_ns);
+        return h->clock_local_ns + (uint64_t)(d + d * h->drift_ppm / 1000000);
+    }
     __int128 d = (__int128)world_ns - h->clock_world_ns;
     return h->clock_local_ns + (uint64_t)(d + d * h->drift_ppm / 1000000);
 }
@@ -22,9 +28,9 @@ static uint64_t host_clock_reaches(const struct sim_host *h, uint64_t local_ns)
         return h->clock_world_ns;
     if (local_ns == UINT64_MAX)
         return UINT64_MAX; /* never */
-    unsigned __int128 d = local_ns - h->clock_local_ns;
-    unsigned __int128 rate = (unsigned __int128)(1000000 + h->drift_ppm);
-    unsigned __int128 at = h->clock_world_ns + (d * 1000000 + rate - 1) / rate;
+    uint64_t d = local_ns - h->clock_local_ns, rate = (uint64_t)(1000000 + h->drift_ppm);
+    unsigned __int128 at = h->clock_world_ns;
+    at += d < SHORT_NS ? (d * 1000000 + rate - 1) / rate : ((unsigned __int128)d * 1000000 + rate - 1) / rate;
     /* host_clock() rounds towards zero, which for a slow clock is up: look one step back and forth. */
     uint64_t t = at > UINT64_MAX ? UINT64_MAX : (uint64_t)at;
     while (t > h->clock_world_ns && host_clock(h, t - 1) >= local_ns)

@@ -121,9 +121,12 @@ static void find_batches(struct sim_disk *wal, const uint8_t salt[16], struct ba
         uint64_t pages = page->desc_pages;
         if (page->magic != WAL_MAGIC || page->lsn % size != off || pages == 0 || pages > WAL_DESC_PAGES_MAX || off + pages * BLOCK_SIZE > size)
             continue;
-        sim_disk_peek_durable(wal, off, copy, pages * BLOCK_SIZE);
-        const struct wal_batch *b = (const void *)copy;
-        if (wal_check_batch(salt, size, b->lsn, copy, pages * BLOCK_SIZE) == WAL_CHECK_OK)
+        const struct wal_batch *b = page;
+        if (pages > 1) {
+            sim_disk_peek_durable(wal, off, copy, pages * BLOCK_SIZE);
+            b = (const void *)copy;
+        }
+        if (wal_check_batch(salt, size, b->lsn, (const uint8_t *)b, pages * BLOCK_SIZE) == WAL_CHECK_OK)
             note_batch(all, b);
     }
 }
@@ -154,18 +157,17 @@ static void keep_proven(struct batches *all, uint64_t wal_bytes)
     all->n = kept;
 }
 
+static int younger_first(const void *a, const void *b)
+{
+    const struct found_batch *x = a, *y = b;
+    return x->lsn > y->lsn ? -1 : x->lsn < y->lsn;
+}
+
 /* The proven batch that has `back` younger ones. */
 static void take_batch(struct sim_disk *wal, const struct batches *all, uint32_t back, struct spot *ret)
 {
-    uint32_t best = 0;
-    for (uint32_t i = 0; i < all->n; i++) { /* by place, so that the choice does not hang on the order of the search */
-        uint32_t younger = 0;
-        for (uint32_t k = 0; k < all->n; k++)
-            younger += all->batch[k].lsn > all->batch[i].lsn;
-        if (younger == back)
-            best = i;
-    }
-    const struct found_batch *b = &all->batch[best];
+    assert(back < all->n);
+    const struct found_batch *b = &all->batch[back];
     *ret = (struct spot){.disk = wal, .off = b->lsn % sim_disk_size(wal), .len = b->bytes};
     if (ret->off + ret->len > sim_disk_size(wal)) /* a PAD: its payload pages are none */
         ret->len = BLOCK_SIZE;
@@ -181,6 +183,8 @@ static bool find_proven(struct node *n, struct batches *all)
         return false;
     find_batches(wal, sb.salt, all);
     keep_proven(all, sim_disk_size(wal));
+    if (all->n > 0) /* by place, so that a choice does not hang on the order of the search */
+        qsort(all->batch, all->n, sizeof *all->batch, younger_first);
     return all->n > 0;
 }
 

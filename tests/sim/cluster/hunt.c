@@ -18,7 +18,7 @@
 #include "tests/sim/simio.h"
 
 #define JOBS_MAX 64u
-#define RUNS_PER_PROCESS 200u
+#define RUNS_PER_PROCESS 1000u /* the memory of a process's first runs is what the kernel has to make */
 #define RUN_TAKES_AT_MOST_S 600u
 #define SAID_MAX 4000u
 
