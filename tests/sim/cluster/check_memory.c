@@ -133,9 +133,11 @@ static void sample_lease(struct checks *ck, const struct frontend *f)
         return;
     uint32_t backed = 0; /* disks */
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
+        if (p->replica[i].needs_copy)
+            continue; /* as it has heard, so that what it grants does not count */
         uint64_t believed = true_ns(f->reactor, p->replica[i].lease_until_ns);
         for (unsigned k = 0; k < ck->n_views && believed > 0; k++) {
-            if (!uuid_equal(&ck->view[k]->identity, &p->params.identity[i]) || (!ck->view[k]->damaged && ck_is_incomplete(ck->view[k])))
+            if (!uuid_equal(&ck->view[k]->identity, &p->params.identity[i]))
                 continue;
             uint64_t kept = kept_ns(ck->view[k], &p->params.id);
             backed |= (uint32_t)(believed <= kept || believed - kept <= ROUNDING_NS) << k;
