@@ -13,14 +13,21 @@ static void audit_clean(struct store_test *t)
     assert_int_equal(a.bad_blocks, 0);
 }
 
-static void begin(struct store_test *t, uint64_t seed)
+static void begin_with_wal(struct store_test *t, uint64_t seed, uint64_t wal_bytes)
 {
     t_init(t, seed);
+    if (wal_bytes)
+        t->wal_bytes = wal_bytes;
     t_format(t);
     t_start_ok(t);
     t_create(t, 3000);
     t_create(t, 600);
     t_settle(t); /* a creation that was never durable is another test's business */
+}
+
+static void begin(struct store_test *t, uint64_t seed)
+{
+    begin_with_wal(t, seed, 0);
 }
 
 /* Life goes on after a recovery, and what is on disk after a clean stop is in order. */
@@ -341,6 +348,48 @@ static void test_lost_copy(void **state)
     t_free(&t);
 }
 
+/* The root that came of the copy is durable, the redo position beyond the original, and then the copy rots: the original counts, and holds the log's tail. */
+static void test_lost_copy_behind_a_root(void **state)
+{
+    struct store_test t;
+    begin_with_wal(&t, 9170, 64u << 20); /* one that keeps a long log for peers */
+    t_append(&t, 0, ENTRY_WRITE, 4, 8); /* waits */
+    t_settle(&t);
+    struct wal_place original = log_slot(store_group(t.store, 1), 1)->place;
+    while (t.store->root->redo_lsn <= original.desc_lsn)
+        laps(&t, 1);
+    struct wal_place copy = log_slot(store_group(t.store, 1), 1)->place;
+    assert_true(copy.desc_lsn > original.desc_lsn && t.store->root->tail_lsn <= original.desc_lsn);
+    /* So much waits behind it that a checkpoint copies nothing forward. */
+    sim_disk_timing(t.meta)->write_ns = (struct sim_range){100 * NS_PER_S, 100 * NS_PER_S};
+    store_checkpoint(t.store);
+    for (unsigned i = 0; i < 110; i++) {
+        t_append(&t, 0, ENTRY_WRITE, i * 16, 64);
+        t_settle(&t);
+    }
+    t_crash(&t, SIM_KILL);
+    sim_disk_timing(t.meta)->write_ns = (struct sim_range){NS_PER_MS, NS_PER_MS};
+    flip_payload(&t, &copy);
+    t_start_ok(&t);
+    uint64_t redo = t.store->root->redo_lsn, done = t.store->checkpoints_done;
+    assert_true(original.desc_lsn < redo);
+    for (unsigned i = 0; i < 10; i++) {
+        laps(&t, 4);
+        t_checkpoint(&t);
+        assert_int_equal(t.fatal, 0);
+        assert_int_equal(log_slot(store_group(t.store, 1), 1)->place.desc_lsn, original.desc_lsn);
+        assert_true(t.store->root->tail_lsn <= original.desc_lsn && t.store->root->redo_lsn >= redo);
+    }
+    assert_true(t.store->checkpoints_done >= done + 10);
+    t_crash(&t, SIM_POWER);
+    t_start_ok(&t);
+    laps(&t, 20);
+    t_commit_all(&t);
+    t_check_image(&t, 0);
+    go_on(&t);
+    t_free(&t);
+}
+
 /* Below the checkpoint a lost value costs peers something, not this replica: the floor rises. */
 static void test_lost_old_value(void **state)
 {
@@ -651,6 +700,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_rot_of_newest_root),
         cmocka_unit_test(test_root_is_durable_before_the_wal_is_overwritten),
         cmocka_unit_test(test_lost_copy),
+        cmocka_unit_test(test_lost_copy_behind_a_root),
         cmocka_unit_test(test_only_what_is_durable_counts),
         cmocka_unit_test(test_slow_reads_hold_up_write_back),
         cmocka_unit_test(test_pending_free),
