@@ -34,19 +34,26 @@ static uint64_t slabs_sent(struct checks *ck, const struct ck_ballot *b, uint64_
     return slabs_of(&f);
 }
 
+static const struct proposer *proposer_at(const struct checks *ck, const char *host)
+{
+    for (unsigned i = 0; i < SIM_SESSIONS; i++) {
+        const struct frontend *f = &ck->cluster->frontend[i];
+        if (strcmp(f->host, host) == 0 && f->reactor && f->volume)
+            return f->volume->group[0].proposer;
+    }
+    return NULL;
+}
+
 /* P10: a slot is assigned only within the credits of a quorum. What a replica has not acknowledged may not be counted in its credits. Judged by the
  * credits and acknowledgements that the front end has received by now, at the moment when it first sends the entry. */
 static void within_credits(struct checks *ck, const char *host, const struct ballot *ballot, const struct ck_entry *e)
 {
-    const struct proposer *p = NULL;
-    for (unsigned i = 0; i < SIM_SESSIONS; i++) {
-        const struct frontend *f = &ck->cluster->frontend[i];
-        if (strcmp(f->host, host) == 0 && f->reactor && f->volume)
-            p = f->volume->group[0].proposer;
-    }
+    const struct proposer *p = proposer_at(ck, host);
     if (!p || p->state != PROPOSER_SERVING || !ballot_equal(&p->ballot, ballot) || p->next != e->f.slot + 1)
         return;
     const struct ck_ballot *b = ck_ballot(ck, ballot);
+    if (e->f.slot < b->next_at_open)
+        return; /* what was sent at its assignment went down with a connection */
     uint32_t have = 0; /* disks */
     for (uint32_t i = 0; i < p->params.n_replicas; i++) {
         const struct proposer_replica *r = &p->replica[i];
@@ -60,6 +67,17 @@ static void within_credits(struct checks *ck, const char *host, const struct bal
     if (!ck_is_quorum(ck, b, have))
         CK_FAIL(ck, "space: %s assigns slot %llu under ballot %llu, and no quorum has given credit for it", host,
                 LLU(e->f.slot), LLU(ballot->round));
+}
+
+static void on_open(struct checks *ck, const char *host, uint32_t conn, const struct wire_header *h, const uint8_t *body)
+{
+    struct ballot b = ck_ballot_of(h);
+    const struct proposer *p = proposer_at(ck, host);
+    if (h->body_len < sizeof(struct wire_open))
+        return;
+    ck->open[(conn ^ 1) % CK_STREAMS] = (struct ck_open){.conn = conn ^ 1, .b = b, .at = ((const struct wire_open *)body)->at};
+    if (p && ballot_equal(&p->ballot, &b))
+        ck_ballot(ck, &b)->next_at_open = p->next;
 }
 
 static void on_accept(struct checks *ck, const char *host, const struct wire_header *h, const uint8_t *body)
@@ -116,9 +134,7 @@ void ck_from_frontend(struct checks *ck, const char *host, uint32_t conn, const 
             announced_is_chosen(ck, host, ((const struct wire_beat *)body)->commit.slot, "BEAT");
         break;
     case MSG_OPEN:
-        if (h->body_len >= sizeof(struct wire_open))
-            ck->open[(conn ^ 1) % CK_STREAMS] =
-                (struct ck_open){.conn = conn ^ 1, .b = ck_ballot_of(h), .at = ((const struct wire_open *)body)->at};
+        on_open(ck, host, conn, h, body);
         break;
     case MSG_RELEASE: {
         struct ballot b = ck_ballot_of(h);

@@ -55,6 +55,7 @@ struct ck_ballot {
     /* the proposer's log as far as it was sent under this ballot: hashes of the slots from first on; 0: not sent */
     uint64_t first, n_sent, cap_sent;
     uint64_t *sent;
+    uint64_t next_at_open; /* the proposer's next slot when it last opened a stream: what stands below was assigned for other streams */
 };
 
 /* A block's contents from a slot on. */
