@@ -3,13 +3,15 @@
 #define QBD_TOOLS_REBUILD_H
 
 #include "tools/status.h"
+#include "tools/which_cluster.h"
 
 #define REBUILD_FRONTENDS_MAX (2 * FRONTENDS_MAX + 1)
 #define PROGRESS_WIDTH 118
 
 /* What the command line asked for. */
 struct rebuild_arguments {
-    const char *cluster, *dir, *lost, *onto, *add, *remove, *frontend[FRONTENDS_MAX];
+    struct which_cluster which;
+    const char *lost, *onto, *add, *remove, *frontend[FRONTENDS_MAX];
     unsigned n_frontends;
     bool dry_run, live, quiet;
 };
@@ -40,7 +42,7 @@ struct copy_progress {
 };
 
 /* The configuration, of a local cluster or of a file; the front ends of a local one. 0 or -1. */
-MUST_USE int rebuild_load(struct rebuild *b, const char *dir, const char *file, struct why *why);
+MUST_USE int rebuild_load(struct rebuild *b, const struct which_cluster *which, struct why *why);
 /* One line that is written over itself; on a terminal only. */
 void rebuild_show(struct rebuild *b, const struct copy_progress *p);
 /* The new voters into the configuration of a local cluster; for others, what its owner has to write. 0 or -1. */

@@ -6,8 +6,6 @@
 enum { OPT_LOST = 256, OPT_ONTO, OPT_ADD, OPT_REMOVE, OPT_DRY_RUN, OPT_LIVE, OPT_FRONTEND };
 
 static const struct argp_option options[] = {
-    {"dir", 'd', "DIR", 0, "The local cluster in DIR", 0},
-    {"cluster", 'c', "FILE", 0, "The cluster's configuration", 0},
     {"lost", OPT_LOST, "REPLICA", 0, "Replace this one, whose disk is lost", 1},
     {"onto", OPT_ONTO, "REPLICA", 0, "... by this one (default: the fresh disk under the lost one's name, or the only replica that has none of the volume)", 1},
     {"add", OPT_ADD, "REPLICA", 0, "Let this one hold the data as well", 1},
@@ -22,8 +20,6 @@ static const struct argp_option options[] = {
 static void check_arguments(const struct rebuild_arguments *a, const struct argp_state *state)
 {
     unsigned verbs = !!a->lost + !!a->add + !!a->remove;
-    if (!a->cluster == !a->dir)
-        usage_error(state, "say which cluster: --dir DIR or --cluster FILE");
     if (verbs != 1)
         usage_error(state, "say one of --lost REPLICA [--onto REPLICA], --add REPLICA, --remove REPLICA");
     if (a->onto && !a->lost)
@@ -36,12 +32,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         arguments_quiet(state);
-        return 0;
-    case 'd':
-        a->dir = arg;
-        return 0;
-    case 'c':
-        a->cluster = arg;
+        state->child_inputs[0] = &a->which;
         return 0;
     case 'q':
         a->quiet = true;
@@ -84,6 +75,7 @@ static const struct argp argp = {
     .parser = parse,
     .doc = "Changes which replicas hold the volumes' data, while the volumes serve: replaces one whose disk is lost, adds one, "
            "or takes one out. It can be interrupted and given again at any time.",
+    .children = which_cluster_children,
 };
 
 int command_rebuild(int argc, char **argv)
@@ -94,7 +86,7 @@ int command_rebuild(int argc, char **argv)
     parse_arguments(&argp, argc, argv, &a);
     b.session = -1;
     b.quiet = a.quiet;
-    int err = rebuild_load(&b, a.dir, a.cluster, &why);
+    int err = rebuild_load(&b, &a.which, &why);
     for (unsigned i = 0; i < a.n_frontends && b.n_frontends < REBUILD_FRONTENDS_MAX - 1; i++)
         snprintf(b.frontend[b.n_frontends++], CONFIG_ADDRESS_MAX, "%s", a.frontend[i]);
     rebuild_catch_signals();

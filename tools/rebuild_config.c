@@ -5,35 +5,20 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static int load_local(struct rebuild *b, const char *dir, struct why *why)
+int rebuild_load(struct rebuild *b, const struct which_cluster *which, struct why *why)
 {
     static struct cluster_dir d;
-    bool exists;
-    if (cluster_dir_locate(&d, dir, &exists, why) < 0)
+    if (which_cluster_load(which, &d, why) < 0)
         return -1;
-    if (!exists)
-        return because(why, "%s holds no local cluster", dir);
-    if (cluster_dir_load(&d, why) < 0 || cluster_dir_prepare(&d, why) < 0)
+    b->conf = d.conf;
+    if (which->file)
+        return realpath(which->file, b->conf_path.s) ? 0 : because(why, "cannot tell where %s is", which->file);
+    if (cluster_dir_prepare(&d, why) < 0)
         return -1;
     b->local = &d;
-    b->conf = d.conf;
     b->conf_path = cluster_path(&d, "", "cluster.conf", "");
     for (uint32_t i = 0; i < d.n_frontends; i++)
         cluster_socket_address(&d, d.frontends[i].name, "status", b->frontend[b->n_frontends++]);
-    return 0;
-}
-
-int rebuild_load(struct rebuild *b, const char *dir, const char *file, struct why *why)
-{
-    char text[256];
-    if (dir)
-        return load_local(b, dir, why);
-    if (client_require_file(file, why) < 0)
-        return -1;
-    if (config_load(file, &b->conf, text) < 0)
-        return because(why, "%s", text);
-    if (!realpath(file, b->conf_path.s))
-        return because(why, "cannot tell where %s is", file);
     return 0;
 }
 

@@ -13,15 +13,14 @@
 #define POLL_MS 200u
 
 struct recover_arguments {
-    const char *cluster, *dir, *from, *volume;
+    struct which_cluster which;
+    const char *from, *volume;
     bool accepted;
 };
 
 enum { OPT_FROM = 256, OPT_VOLUME, OPT_ACCEPT };
 
 static const struct argp_option options[] = {
-    {"dir", 'd', "DIR", 0, "The local cluster in DIR", 0},
-    {"cluster", 'c', "FILE", 0, "The cluster's configuration", 0},
     {"from", OPT_FROM, "REPLICA", 0, "The survivor whose data becomes the volume", 1},
     {"volume", OPT_VOLUME, "NAME", 0, "The volume (may be left out when there is one)", 1},
     {"i-accept-data-loss", OPT_ACCEPT, NULL, 0, "Do it; without this it only says what would be done", 2},
@@ -34,12 +33,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         arguments_quiet(state);
-        return 0;
-    case 'd':
-        a->dir = arg;
-        return 0;
-    case 'c':
-        a->cluster = arg;
+        state->child_inputs[0] = &a->which;
         return 0;
     case OPT_FROM:
         a->from = arg;
@@ -53,8 +47,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_ARG:
         usage_error(state, "unexpected argument '%s'", arg);
     case ARGP_KEY_END:
-        if (!a->cluster == !a->dir)
-            usage_error(state, "say which cluster: --dir DIR or --cluster FILE");
         if (!a->from)
             usage_error(state, "say --from REPLICA: the survivor");
         return 0;
@@ -68,6 +60,7 @@ static const struct argp argp = {
     .parser = parse,
     .doc = "The last resort: a majority of a volume's disks is lost for ever. What one survivor holds becomes the volume. Writes that were acknowledged "
            "may be missing from it. The lost disks must never be started again.",
+    .children = which_cluster_children,
 };
 
 /* The survivor, fit for it; the voters that are given up are named. */
@@ -145,7 +138,7 @@ int command_recover(int argc, char **argv)
     static struct rebuild b;
     struct why why = {""};
     parse_arguments(&argp, argc, argv, &a);
-    int err = rebuild_load(&b, a.dir, a.cluster, &why);
+    int err = rebuild_load(&b, &a.which, &why);
     if (!err && !a.volume && b.conf.n_volumes != 1)
         err = because(&why, "there are %u volumes: say which with --volume", b.conf.n_volumes);
     for (uint32_t i = 0; i < b.conf.n_volumes && !err; i++)

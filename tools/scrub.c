@@ -3,6 +3,8 @@
  * The replicas do the work, each on its own; this command may be ended at any time and begun again. */
 #include "tools/scrub.h"
 
+#include "tools/which_cluster.h"
+
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -17,7 +19,8 @@
 #define SCRUB_COLUMNS 6
 
 struct scrub_args {
-    const char *dir, *cluster, *volume;
+    struct which_cluster which;
+    const char *volume;
     bool now;
 };
 
@@ -249,11 +252,9 @@ static bool print_summary(const struct cluster_config *conf, const struct target
 
 /* ---- the command ---- */
 
-enum { OPTION_DIR = 256, OPTION_CLUSTER, OPTION_VOLUME, OPTION_NOW };
+enum { OPTION_VOLUME = 256, OPTION_NOW };
 
 static const struct argp_option scrub_options[] = {
-    {"dir", OPTION_DIR, "DIR", 0, "A local cluster", 0},
-    {"cluster", OPTION_CLUSTER, "FILE", 0, "A cluster's configuration file", 0},
     {"volume", OPTION_VOLUME, "NAME", 0, "Only this volume", 0},
     {"now", OPTION_NOW, NULL, 0, "As fast as the foreground bears, not at the rate of the background", 0},
     {0},
@@ -265,40 +266,19 @@ static error_t parse_scrub(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         arguments_quiet(state);
+        state->child_inputs[0] = &a->which;
         return 0;
     case ARGP_KEY_ARG:
         usage_error(state, "what is \"%s\" for?", arg);
-    case OPTION_DIR:
-        a->dir = arg;
-        return 0;
-    case OPTION_CLUSTER:
-        a->cluster = arg;
-        return 0;
     case OPTION_VOLUME:
         a->volume = arg;
         return 0;
     case OPTION_NOW:
         a->now = true;
         return 0;
-    case ARGP_KEY_END:
-        if (!a->dir == !a->cluster || !*(a->dir ? a->dir : a->cluster))
-            usage_error(state, "say which cluster: --dir DIR or --cluster FILE");
-        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
-}
-
-static int load(struct cluster_dir *d, const struct scrub_args *a, struct why *why)
-{
-    bool exists;
-    char text[256];
-    if (a->cluster) {
-        if (client_require_file(a->cluster, why) < 0)
-            return -1;
-        return config_load(a->cluster, &d->conf, text) < 0 ? because(why, "%s", text) : 0;
-    }
-    return cluster_dir_locate(d, a->dir, &exists, why) < 0 || cluster_dir_load(d, why) < 0 ? -1 : 0;
 }
 
 /* The replicas of the volume, or all. */
@@ -338,16 +318,18 @@ static void follow(const struct cluster_config *conf, struct target *t, uint32_t
 int command_scrub(int argc, char **argv)
 {
     static const struct argp argp = {
-        scrub_options, parse_scrub, NULL,
-        "Has every replica read back all that it holds, repair what is damaged from the others, and compare what it holds with them. Exit status 1 when something could not be "
-        "repaired, or a replica could not be asked.",
-        NULL, NULL, NULL};
+        .options = scrub_options,
+        .parser = parse_scrub,
+        .doc = "Has every replica read back all that it holds, repair what is damaged from the others, and compare what it holds with them. Exit status 1 when something could not be "
+               "repaired, or a replica could not be asked.",
+        .children = which_cluster_children,
+    };
     static struct cluster_dir d;
     static struct target t[CONFIG_REPLICAS_MAX];
     struct scrub_args a = {0};
     struct why why;
     parse_arguments(&argp, argc, argv, &a);
-    if (load(&d, &a, &why) < 0) {
+    if (which_cluster_load(&a.which, &d, &why) < 0) {
         fprintf(stderr, "qbd scrub: %s\n", why.text);
         return 1;
     }

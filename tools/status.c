@@ -2,6 +2,7 @@
 #include "tools/status.h"
 
 #include "tools/scrub.h"
+#include "tools/which_cluster.h"
 
 #include "base/log.h"
 
@@ -33,14 +34,13 @@ void print_table(const char *const *headings, unsigned n_columns, char *const *c
 }
 
 struct status_args {
-    const char *dir, *cluster;
+    struct which_cluster which;
     bool json;
 };
 
 struct status_report {
     struct cluster_dir dir; /* its conf is the configuration either way */
-    bool local;
-    const char *cluster; /* the file's name, when it is not local */
+    const char *cluster; /* the file's name, or NULL: it is local */
     struct replica_view replicas[CONFIG_REPLICAS_MAX];
 };
 
@@ -196,11 +196,9 @@ static void print_report_json(struct status_report *s)
     json_decref(o);
 }
 
-enum { OPTION_DIR = 256, OPTION_CLUSTER, OPTION_JSON };
+enum { OPTION_JSON = 256 };
 
 static const struct argp_option status_options[] = {
-    {"dir", OPTION_DIR, "DIR", 0, "A local cluster", 0},
-    {"cluster", OPTION_CLUSTER, "FILE", 0, "A cluster's configuration file", 0},
     {"json", OPTION_JSON, NULL, 0, "For programs", 0},
     {0},
 };
@@ -211,63 +209,37 @@ static error_t parse_status(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         arguments_quiet(state);
+        state->child_inputs[0] = &a->which;
         return 0;
     case ARGP_KEY_ARG:
         usage_error(state, "what is \"%s\" for?", arg);
-    case OPTION_DIR:
-        a->dir = arg;
-        return 0;
-    case OPTION_CLUSTER:
-        a->cluster = arg;
-        return 0;
     case OPTION_JSON:
         a->json = true;
-        return 0;
-    case ARGP_KEY_END:
-        if (!a->dir == !a->cluster || !*(a->dir ? a->dir : a->cluster))
-            usage_error(state, "say which cluster: --dir DIR or --cluster FILE");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static int load(struct status_report *s, const struct status_args *a, struct why *why)
-{
-    bool exists;
-    char text[256];
-    s->cluster = a->cluster;
-    if (a->cluster && client_require_file(a->cluster, why) < 0)
-        return -1;
-    if (a->cluster)
-        return config_load(a->cluster, &s->dir.conf, text) < 0 ? because(why, "%s", text) : 0;
-    s->local = true;
-    if (cluster_dir_locate(&s->dir, a->dir, &exists, why) < 0)
-        return -1;
-    return cluster_dir_load(&s->dir, why);
-}
-
 int command_status(int argc, char **argv)
 {
     static const struct argp argp = {
-        status_options,
-        parse_status,
-        NULL,
-        "Tells how a cluster is: each volume's redundancy and holder, each replica's state and position.",
-        NULL,
-        NULL,
-        NULL};
+        .options = status_options,
+        .parser = parse_status,
+        .doc = "Tells how a cluster is: each volume's redundancy and holder, each replica's state and position.",
+        .children = which_cluster_children,
+    };
     static struct status_report s;
     struct status_args a = {0};
     struct why why;
     parse_arguments(&argp, argc, argv, &a);
-    if (load(&s, &a, &why) < 0) {
+    s.cluster = a.which.file;
+    if (which_cluster_load(&a.which, &s.dir, &why) < 0) {
         fprintf(stderr, "qbd: %s\n", why.text);
         return 1;
     }
     for (uint32_t i = 0; i < s.dir.conf.n_replicas; i++)
-        replica_view_take(&s.replicas[i], &s.dir.conf, &s.dir.conf.replicas[i], s.local ? &s.dir : NULL,
-                          0);
+        replica_view_take(&s.replicas[i], &s.dir.conf, &s.dir.conf.replicas[i], s.cluster ? NULL : &s.dir, 0);
     if (a.json)
         print_report_json(&s);
     else

@@ -9,16 +9,13 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "tools/client.h"
+#include "tools/which_cluster.h"
 
 #define TIMEOUT_MS 5000u
 
 struct arguments {
-    const char *cluster, *verb, *name;
-};
-
-static const struct argp_option options[] = {
-    {"cluster", 'c', "FILE", 0, "The cluster's configuration", 0},
-    {0},
+    struct which_cluster which;
+    const char *verb, *name;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -27,9 +24,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         arguments_quiet(state);
-        return 0;
-    case 'c':
-        a->cluster = arg;
+        state->child_inputs[0] = &a->which;
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num == 0)
@@ -40,8 +35,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             usage_error(state, "unexpected argument '%s'", arg);
         return 0;
     case ARGP_KEY_END:
-        if (!a->cluster || !a->verb || !a->name || strcmp(a->verb, "create") != 0)
-            usage_error(state, "say: qbd volume create --cluster FILE NAME");
+        if (!a->verb || !a->name || strcmp(a->verb, "create") != 0)
+            usage_error(state, "say: qbd volume create (--dir DIR | --cluster FILE) NAME");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -49,11 +44,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .options = options,
     .parser = parse,
     .args_doc = "create NAME",
     .doc = "Creates a volume that the cluster's configuration describes: its group, on each of its replicas. All of "
            "them must be up.",
+    .children = which_cluster_children,
 };
 
 static bool same_members(json_t *voters, const struct cluster_config *conf, const struct volume_config *v)
@@ -118,37 +113,32 @@ int command_volume(int argc, char **argv)
 {
     struct arguments a = {0};
     parse_arguments(&argp, argc, argv, &a);
-    static struct cluster_config conf;
-    char text[256];
+    static struct cluster_dir dir;
     struct why why;
-    if (client_require_file(a.cluster, &why) < 0) {
+    if (which_cluster_load(&a.which, &dir, &why) < 0) {
         fprintf(stderr, "qbd volume: %s\n", why.text);
         return 1;
     }
-    if (config_load(a.cluster, &conf, text) < 0) {
-        fprintf(stderr, "qbd volume: %s\n", text);
-        return 1;
-    }
-    const struct volume_config *v = config_find_volume(&conf, a.name);
+    const struct volume_config *v = config_find_volume(&dir.conf, a.name);
     if (!v) {
-        fprintf(stderr, "qbd volume: %s has no volume %s\n", a.cluster, a.name);
+        fprintf(stderr, "qbd volume: %s has no volume %s\n", a.which.file ? a.which.file : a.which.dir, a.name);
         return 1;
     }
     struct msg create = {.type = MSG_CREATE, .group = v->group, .u.create.size_blocks = v->size_bytes / BLOCK_SIZE};
     create.u.create.membership.n_voters = (uint8_t)v->n_replicas;
     for (uint32_t i = 0; i < v->n_replicas; i++)
-        create.u.create.membership.voter[i] = conf.replicas[v->replica[i]].identity;
+        create.u.create.membership.voter[i] = dir.conf.replicas[v->replica[i]].identity;
     for (uint32_t i = 0; i < v->n_replicas; i++) {
-        const struct replica_config *r = &conf.replicas[v->replica[i]];
-        if (check_on(&conf, r, v, &why) < 0) {
+        const struct replica_config *r = &dir.conf.replicas[v->replica[i]];
+        if (check_on(&dir.conf, r, v, &why) < 0) {
             fprintf(stderr, "qbd volume: %s cannot be created: %s: %s; nothing was changed\n", v->name, r->name,
                     why.text);
             return 1;
         }
     }
     for (uint32_t i = 0; i < v->n_replicas; i++) {
-        const struct replica_config *r = &conf.replicas[v->replica[i]];
-        if (create_on(&conf, r, &create, &why) < 0) {
+        const struct replica_config *r = &dir.conf.replicas[v->replica[i]];
+        if (create_on(&dir.conf, r, &create, &why) < 0) {
             fprintf(stderr,
                     "qbd volume: cannot create %s on %s: %s; nothing is lost, run it again when that is mended\n",
                     v->name, r->name, why.text);

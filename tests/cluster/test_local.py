@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """The contract of `qbd local` (design.md §11): exit statuses, one line of reason, files, processes."""
+import json
 import os
 import signal
 import subprocess
@@ -68,10 +69,30 @@ def processes(c, uri):
     require(c.pid("replica-1") == pids["replica-1"], "and the others were left alone")
 
 
+def which_cluster(c):
+    """Every command that works on a cluster is told which in one way, and refuses in the same words."""
+    commands = (("status",), ("scrub",), ("rebuild", "--add", "replica-4"), ("recover", "--from", "replica-1"), ("volume", "create", "db"))
+    for command in commands:
+        for given, words in (
+            ((), "say which cluster: --dir DIR or --cluster FILE"),
+            (("--dir", ""), "say which cluster: --dir DIR or --cluster FILE"),
+            (("--dir", c.dir, "--cluster", c.config()), "say which cluster: --dir DIR or --cluster FILE"),
+            (("--cluster", c.dir), "is not a configuration file; say --cluster FILE"),
+            (("--cluster", os.path.join(c.dir, "local.json")), "local.json:2: "),
+            (("--dir", os.path.join(c.dir, "logs")), "logs holds no local cluster"),
+        ):
+            r = run([os.path.join(BIN, "qbd"), *command, *given], check=False)
+            require(r.returncode == 1 and words in r.stderr and len(r.stderr.strip().splitlines()) == 1, f"{command} {given}: {r.returncode}, {r.stderr}")
+            require(r.stdout == "", f"{command} {given}: {r.stdout}")
+    by_file, by_dir = (json.loads(run([os.path.join(BIN, "qbd"), "status", "--json", *given]).stdout) for given in (("-c", c.config()), ("-d", c.dir)))
+    require(by_file["volumes"][0]["up_to_date"] == by_dir["volumes"][0]["up_to_date"], "both ways lead to the same cluster")
+
+
 def scenario(t):
     c = t.cluster("a directory; with a name that is long enough for no socket " + "x" * 60)
     uri = start_and_look(c)
     processes(c, uri)
+    which_cluster(c)
     require(c.qbd("add", "replica").stdout.strip() == "replica-4", "add prints the name")
     require(c.component("replica-4")["state"] == "running", "and it runs")
     fails(c, "add", "volume")
