@@ -73,7 +73,8 @@ static bool must_copy(struct replica_group *g)
         return false;
     if (too_old == peers_of_group(g) && too_old + 1 >= g->acceptor.committed.n_voters)
         return true;
-    bool decided = g->copy.phase == COPY_WAITING || io_now(g->replica->reactor) - c->too_old_ns >= CATCHUP_DECIDE_NS;
+    /* Who copies anyway need not wait: else one that is started again and again would never come to its next jump. */
+    bool decided = g->copy.phase == COPY_WAITING || g->copy.phase == COPY_FILLING || io_now(g->replica->reactor) - c->too_old_ns >= CATCHUP_DECIDE_NS;
     return decided && asked + 1 >= membership_majority(&g->acceptor.committed);
 }
 

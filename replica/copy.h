@@ -48,6 +48,7 @@ struct copy_request {
     uint64_t chunk;                    /* first block; the maps below count from it */
     uint64_t want[CHUNK_BLOCKS / 64];
     uint64_t said_bad[CONFIG_REPLICAS_MAX][CHUNK_BLOCKS / 64]; /* by the peer's index: damaged there at or after the jump */
+    uint64_t said_at; /* the lowest slot of the images that said so; 0: none did */
     bool newer; /* an image was older than damage that was found here since: one of the own position is needed */
     struct peer *peer;
     uint64_t cookie, asked_ns;

@@ -190,7 +190,7 @@ static void settle(struct copy_request *rq)
               (unsigned long long)c->block, n_lost ? "; those that no voter has are lost: reads of them fail" : "");
     c->buf = NULL;
     c->buf_off = 0;
-    c->image_slot = st.jump;
+    c->image_slot = rq->newer && rq->said_at > st.jump ? rq->said_at : st.jump;
     c->changed_at = st.jump;
     rq->state = COPY_INSTALLING;
     store_copy_install(g->replica->store, c);
@@ -266,8 +266,10 @@ static void on_installed(struct store_copy *c)
                 continue;
             set(rq->want, at);
             wrong |= !get(c->bad, i);
-            if (rq->peer && get(c->bad, i))
+            if (rq->peer && get(c->bad, i)) {
                 set(rq->said_bad[index_of(rq->peer)], at);
+                rq->said_at = rq->said_at == 0 || c->image_slot < rq->said_at ? c->image_slot : rq->said_at;
+            }
         }
     }
     bool done = g->copy.phase != COPY_FILLING || g->replica->closing || (c->err == 0 && !any(rq->want)) || (c->err && c->err != -ERANGE);
@@ -280,6 +282,12 @@ static void on_installed(struct store_copy *c)
     }
     MARK_IF(c->err == 0, "copy: blocks of an image could not be used");
     MARK_IF(c->err == -ERANGE, "copy: an image from before the jump");
+    if (wrong && (!rq->newer || !rq->peer)) { /* what was said of older images says nothing of damage that was found since */
+        MARK_IF(rq->said_at > 0, "copy: damaged at donors, as of before the damage here");
+        memset(rq->said_bad, 0, sizeof rq->said_bad);
+        rq->said_at = 0;
+        rq->exhausted_ns = 0;
+    }
     rq->newer |= wrong;
     if (rq->peer && wrong)
         copy_avoid(g, rq->peer, COPY_BEHIND_NS);
