@@ -308,13 +308,10 @@ static void on_session_entry(struct step *x, struct entry *e)
         proposer_recover(x);
 }
 
-/* Nothing is known of it. What of its log and its lost slots counts is in n and n_lost: the 50 KiB behind them, of each of twenty replicas that hardly any group has,
- * are not touched. */
+/* Nothing is known of it. Runs and lost slots that nobody counts are not touched: a group has three replicas of twenty. */
 static void replica_clear(struct proposer_replica *r)
 {
     memset(r, 0, offsetof(struct proposer_replica, log.run));
-    r->n_lost = 0;
-    memset(&r->promise_commit, 0, sizeof *r - offsetof(struct proposer_replica, promise_commit));
 }
 
 static void forget_link(struct step *x, uint32_t i)
@@ -422,7 +419,6 @@ void proposer_step(struct proposer *p, const struct proposer_event *ev, struct p
 void proposer_init(struct proposer *p, const struct proposer_params *params)
 {
     memset(p, 0, offsetof(struct proposer, replica));
-    memset(&p->committed, 0, sizeof *p - offsetof(struct proposer, committed));
     for (uint32_t i = 0; i < PROPOSER_REPLICAS_MAX; i++)
         replica_clear(&p->replica[i]);
     p->params = *params;

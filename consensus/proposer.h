@@ -69,12 +69,12 @@ struct proposer_replica {
     bool needs_copy; /* not complete: it is sent everything, and nothing of it counts (docs/rebuild.md "Counting") */
     /* the log as its promise or Mismatch showed it */
     bool has_log;
-    struct paxos_log log;
-    uint32_t n_lost;
-    uint64_t lost[LOST_MAX];
     struct log_pos promise_commit;
     uint32_t n_memberships;
     struct membership memberships[2];
+    uint32_t n_lost;
+    struct paxos_log log; /* last, with lost: 50 KiB of which log.n and n_lost say what counts */
+    uint64_t lost[LOST_MAX];
 };
 
 struct proposer_slot {
@@ -110,7 +110,6 @@ struct proposer {
     enum proposer_state state;
     struct ballot ballot;
     uint64_t max_round; /* highest seen anywhere */
-    struct proposer_replica replica[PROPOSER_REPLICAS_MAX];
     struct membership committed, uncommitted;
     bool has_membership, has_uncommitted;
     uint8_t voter_link[2]
@@ -137,6 +136,7 @@ struct proposer {
     struct uuid holder;
     char holder_name[NAME_MAX_BYTES];
     uint64_t holder_until_ns;
+    struct proposer_replica replica[PROPOSER_REPLICAS_MAX]; /* last: a megabyte, hardly any of it in use */
 };
 
 void proposer_init(struct proposer *p, const struct proposer_params *params);
