@@ -155,6 +155,7 @@ struct ck_open {
 
 struct checks {
     struct cluster *cluster;
+    bool over;
     struct checks_stats stats;
     struct ck_stream stream[CK_STREAMS];
     struct ck_view *view[CK_DISKS];

@@ -158,7 +158,7 @@ void checks_answered(struct checks *ck, const struct export_request *q, uint64_t
 static void sample(void *user)
 {
     struct checks *ck = user;
-    if (ck->cluster->broken)
+    if (ck->cluster->broken || ck->over)
         return;
     ck_sample_memory(ck);
     ck_sample_leases(ck);
@@ -201,7 +201,7 @@ uint64_t checks_durable_commit(struct checks *ck, unsigned node)
 
 void checks_audit(struct checks *ck)
 {
-    if (!ck)
+    if (!ck || ck->over)
         return;
     for (unsigned i = 0; i < ck->n_views && !ck->cluster->broken; i++) {
         ck_view_advance(ck->view[i]);
@@ -213,6 +213,12 @@ void checks_audit(struct checks *ck)
 const struct checks_stats *checks_stats(const struct checks *ck)
 {
     return &ck->stats;
+}
+
+void checks_end(struct checks *ck)
+{
+    ck->over = true;
+    sim_set_tap(ck->cluster->world, NULL);
 }
 
 void checks_free(struct checks *ck)

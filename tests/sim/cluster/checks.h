@@ -32,6 +32,8 @@ struct checks;
 /* From now on. Before the group's first message. */
 struct checks *checks_new(struct cluster *c);
 void checks_free(struct checks *ck); /* NULL is fine */
+/* Nothing is watched or sampled any more. */
+void checks_end(struct checks *ck);
 
 /* A front end answers a request with success that arrived at began_ns: what it wrote is chosen. */
 void checks_answered(struct checks *ck, const struct export_request *q, uint64_t began_ns);

@@ -85,6 +85,9 @@ static void judge_liveness(struct trial *r)
     if (wrong)
         cluster_fail(c, "replicas differ: %s", wrong);
     checks_audit(r->checks);
+    wrong = c->broken ? NULL : alter_and_scrub(r);
+    if (wrong)
+        cluster_fail(c, "scrub: %s", wrong);
 }
 
 /* Nothing need be answered; what is, must be right. */

@@ -60,6 +60,11 @@ void workload_read_all(struct trial *r);
 bool workload_all_read(const struct trial *r);
 void workload_free(struct trial *r);
 
+/* ---- alter.c: at the end of a run ---- */
+
+/* NULL, or what is wrong. */
+const char *alter_and_scrub(struct trial *r);
+
 /* ---- faults.c ---- */
 
 /* For people who asked for faults: something that is none of the schedule's. */
