@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """How fast a lost disk is rebuilt, beside a plain checksummed copy of as many bytes between two processes over loopback TCP to the same disk, in one run; and what a QD1 writer notices.
 
-QBD_GIB: how much data (2). QBD_FRAGMENTED=1: only every second 4 KiB block is written. Prints the figures and a JSON line."""
+QBD_GIB: how much data (2). QBD_COPIES: how often each is done (3). QBD_FRAGMENTED=1: only every second 4 KiB block is written. Prints the figures and a JSON line."""
 import glob
 import json
 import os
@@ -15,30 +15,14 @@ from qbdtest import BIN, MIB, main, require, run, say  # noqa: E402
 
 GIB = float(os.environ.get("QBD_GIB", "2"))
 FRAGMENTED = os.environ.get("QBD_FRAGMENTED") == "1"
-COPIES = 3
+COPIES = int(os.environ.get("QBD_COPIES", "3"))
 LATENCY_S = 10
-FILL = """
-import nbd, os, sys
-h = nbd.NBD()
-h.connect_uri(sys.argv[1])
-piece = os.urandom(1 << 20)
-n, step = int(sys.argv[2]), int(sys.argv[3])
-inflight = []
-at = 0
-while at < n:
-    while h.aio_in_flight() >= 16:
-        h.poll(-1)
-        while (c := h.aio_peek_command_completed()) > 0:
-            h.aio_command_completed(c)
-    size = 1 << 20 if step == 0 else 4096
-    h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(piece[:size])), at)
-    at += size + step
-while h.aio_in_flight():
-    h.poll(-1)
-    while (c := h.aio_peek_command_completed()) > 0:
-        h.aio_command_completed(c)
-h.shutdown()
-"""
+
+
+def fill(t, uri, n):
+    """n bytes from the volume's start, or every second block of them."""
+    how = ["--rw=write:4k", "--bs=4k", "--iodepth=64", f"--io_size={n // 2}"] if FRAGMENTED else ["--rw=write", "--bs=1M", "--iodepth=16"]
+    run(["fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", f"--size={n}", *how], timeout=3600, cwd=t.dir)
 
 
 def latencies(t, uri, seconds, name):
@@ -71,7 +55,7 @@ def scenario(t):
     c = t.cluster()
     uri = c.start("--size", f"{int(GIB * 1024) + 128}M", "--wal-size", "1G", "--extent-size", "1G")
     say(f"writing {n // MIB} MiB{', every second block' if FRAGMENTED else ''}")
-    run(["/usr/bin/python3", "-c", FILL, uri, str(n), "4096" if FRAGMENTED else "0"], timeout=3600)
+    fill(t, uri, n)
     data = n // 2 if FRAGMENTED else n
     time.sleep(10)  # checkpoints of what was written come to their end
     extents = sorted(glob.glob(os.path.join(c.dir, "data", "replica-1", "extents", "*")))[:max(1, data >> 30)]
