@@ -317,11 +317,41 @@ static void disturb(struct fault_action *a)
     try_again(m, fault_draw_log(&m->g, NS_PER_MS, 3 * NS_PER_S));
 }
 
+/* The disk of whoever joins has rotted so far that it is refused: nothing but another one helps, and nobody but the operator can give it. What it held is gone either way. */
+static bool renew_target(struct members *m)
+{
+    struct node *n = m->target;
+    if (!n || !n->refused || n->formatting || votes(m, n))
+        return false;
+    MARK("operator: a refused disk of who joins is replaced");
+    tell(m, "a disk is refused, and replaced, of", n);
+    new_disk(m, n);
+    return true;
+}
+
+static void watch(struct fault_action *a)
+{
+    struct members *m = members_of(a);
+    if (!m->tool || a->x != m->attempts || m->run->cluster->broken)
+        return;
+    if (renew_target(m)) {
+        rebuild_tool_kill(m->tool);
+        m->tool = NULL;
+        try_again(m, NS_PER_S);
+        return;
+    }
+    fault_surely(m->run->faults, NS_PER_S, watch, 0, 0, m->attempts);
+}
+
 static void run_tool(struct fault_action *a)
 {
     struct members *m = members_of(a);
     if (m->tool || m->job == JOB_NONE || m->run->cluster->broken)
         return;
+    if (renew_target(m)) {
+        try_again(m, NS_PER_S);
+        return;
+    }
     if (m->over || ++m->attempts > 6)
         start_frontends(m);
     m->a = (struct rebuild_arguments){.lost = m->job == JOB_REPLACE ? m->leaving : NULL,
@@ -330,6 +360,7 @@ static void run_tool(struct fault_action *a)
                                       .remove = m->job == JOB_REMOVE ? m->leaving : NULL,
                                       .live = m->live};
     m->tool = rebuild_tool_start(m->run, &m->a, on_ended, m);
+    fault_surely(m->run->faults, NS_PER_S, watch, 0, 0, m->attempts);
     if (!m->over && fault_chance(&m->g, 2))
         fault_later(m->run->faults, fault_draw_log(&m->g, 5 * NS_PER_MS, 8 * NS_PER_S), disturb, 0, 0, m->attempts);
 }
