@@ -18,14 +18,18 @@ struct node *atlas_choose(struct atlas *a, struct fault_rng *g)
     return n->formatting || n->replaced || n->absent ? NULL : n;
 }
 
-/* It holds all that is chosen, or will have it from those that do; and knows by its disk who votes. */
+/* It holds all that is chosen, or will have it from those that do; and knows by its disk who votes, unless the operator was told that a majority does. */
 static bool holds_all(struct checks *ck, const struct node *n, uint64_t *commit)
 {
     const struct cluster *c = n->cluster;
     struct replica_group *g = n->ready ? replica_find_group(n->replica, SIM_GROUP) : NULL;
-    if (!g || g->acceptor.needs_copy || g->acceptor.n_lost > 0 || g->acceptor.committed.slot != c->members.slot || g->acceptor.has_uncommitted)
+    if (!g || g->acceptor.needs_copy || g->acceptor.n_lost > 0)
         return false;
     *commit = *commit > g->acceptor.commit ? *commit : g->acceptor.commit;
+    if (c->said_done == c->members.slot)
+        return true;
+    if (g->acceptor.committed.slot != c->members.slot || g->acceptor.has_uncommitted)
+        return false;
     return checks_durable_commit(ck, n->index) >= c->members.slot;
 }
 

@@ -335,7 +335,7 @@ static void audit_region(struct audit *a, const struct region_entry *e)
 /* What the bitmap says is used is owned by somebody. */
 static void audit_bitmap(struct audit *a)
 {
-    if (a->v->ck->cluster->node[a->v->index].io_failed)
+    if (a->v->node->io_failed)
         return; /* what could not be written or read is set aside */
     for (uint32_t s = 0; s < a->n_slabs; s++) {
         const struct bitmap_page *m = (const void *)meta_page(

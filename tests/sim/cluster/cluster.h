@@ -79,6 +79,7 @@ struct cluster {
     struct frontend frontend[SIM_SESSIONS];
     struct membership members; /* as the chosen log has it: the checkers keep it */
     struct membership founders;
+    uint64_t said_done; /* the slot of the voters of whom `qbd rebuild` said last that they are in force */
     uint32_t n_sessions;
     struct cluster_sizes sizes;
     bool beyond;        /* damage may hit more than a minority: replicas may forget what they acknowledged, and then differ */

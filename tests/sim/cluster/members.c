@@ -5,6 +5,7 @@
 
 #include "base/mark.h"
 #include "base/wire.h"
+#include "nbdserver/volume_internal.h"
 #include "replica/replica_internal.h"
 #include "tests/sim/cluster/atlas.h"
 #include "tests/sim/cluster/rebuild_tool.h"
@@ -37,6 +38,8 @@ struct members {
 };
 
 static void job_step(struct fault_action *a);
+static void lose(struct members *m);
+static void name_of(const struct node *n, char *to);
 static void try_again(struct members *m, uint64_t ns);
 
 static struct members *members_of(const struct fault_action *a)
@@ -279,6 +282,31 @@ static void job_done(struct members *m)
         fault_surely(m->run->faults, fault_draw_log(&m->g, 10 * NS_PER_MS, 2 * NS_PER_S), job_step, 0, 0, 0);
 }
 
+/* The command says that it is done: from now on a disk may be lost. All replicas lose power in this very moment, and one of them does not come back. */
+static bool lose_at_once(struct members *m)
+{
+    struct cluster *c = m->run->cluster;
+    struct node *n = find_voter(m);
+    if (!n || !faults_may_lose(m->run->faults, n))
+        return false;
+    MARK("operator: power fails and a disk is lost as soon as voters are changed");
+    for (unsigned i = 0; i < c->n_nodes; i++)
+        if (&c->node[i] != n)
+            faults_crash_node(m->run->faults, &c->node[i], SIM_POWER, fault_draw_log(&m->g, NS_PER_MS, 200 * NS_PER_MS));
+    start_frontends(m);
+    name_of(n, m->leaving);
+    m->joining[0] = 0;
+    m->job = JOB_REPLACE;
+    m->attempts = 0;
+    m->live = false;
+    m->comes_back = true;
+    m->target = n;
+    m->loses = n;
+    lose(m);
+    try_again(m, fault_draw_log(&m->g, 10 * NS_PER_MS, NS_PER_S));
+    return true;
+}
+
 static void on_ended(void *user, int err, const char *why)
 {
     struct members *m = user;
@@ -290,7 +318,24 @@ static void on_ended(void *user, int err, const char *why)
         return;
     }
     MARK("operator: voters changed");
-    job_done(m);
+    m->run->cluster->said_done = m->run->cluster->members.slot;
+    if (m->over || !fault_chance(&m->g, 4) || !lose_at_once(m))
+        job_done(m);
+}
+
+/* New voters are proposed, and it is not known what becomes of that. */
+static bool change_is_open(const struct members *m)
+{
+    const struct cluster *c = m->run->cluster;
+    for (unsigned i = 0; i < c->n_nodes; i++) {
+        const struct replica_group *g = c->node[i].ready ? replica_find_group(c->node[i].replica, SIM_GROUP) : NULL;
+        if (g && g->acceptor.has_uncommitted)
+            return true;
+    }
+    for (unsigned i = 0; i < SIM_SESSIONS; i++)
+        if (c->frontend[i].volume && c->frontend[i].volume->group[0].proposer && c->frontend[i].volume->group[0].proposer->has_uncommitted)
+            return true;
+    return false;
 }
 
 /* The command dies, or the disk of whoever joins does; then it is begun again. */
@@ -299,7 +344,7 @@ static void disturb(struct fault_action *a)
     struct members *m = members_of(a);
     if (m->over || !m->tool || a->x != m->attempts)
         return;
-    bool disk = m->target && !m->target->formatting && !m->target->absent && !votes(m, m->target) && fault_chance(&m->g, 4);
+    bool disk = m->target && !m->target->formatting && !m->target->absent && !votes(m, m->target) && !change_is_open(m) && fault_chance(&m->g, 4);
     if (!disk && fault_chance(&m->g, 4)) {
         rebuild_tool_interrupt(m->tool);
         return;
