@@ -72,6 +72,7 @@ static int zero_fill(struct job *j, int fd, bool check)
             break;
         }
         off += (uint64_t)n;
+        atomic_store_explicit(&j->op->done_bytes, off, memory_order_relaxed);
         unsigned long now = atomic_load_explicit(&j->u->dev_ops, memory_order_relaxed);
         if (now != seen) {
             uint64_t took = (monotonic_ns() - begin) * patience;

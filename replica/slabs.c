@@ -356,24 +356,38 @@ static void on_created(struct io_op *op)
     superblock_write(s->superblock_dev, &s->grown, on_superblock, s);
 }
 
-/* An extent is filled with zeroes before it counts. Clients notice that, on the same disk, unless it is done patiently; but writes wait when it comes too late. */
+/* How far ahead of need: half an extent's credit. A copy takes it faster than another one is filled: a whole one. */
+static uint64_t lead(const struct store *s)
+{
+    for (unsigned i = 0; i < GROUPS_MAX; i++)
+        if (s->groups[i] && s->groups[i]->n_unknown > 0)
+            return s->slabs_per_extent;
+    return (s->slabs_per_extent + 1) / 2;
+}
+
+/* An extent is filled with zeroes before it counts. Clients notice that, on the same disk, unless it is done patiently; but writes wait when it comes too late. So as with write-back: as large a
+ * part of it is to be filled as of what is left for writes has been taken, and a fifth of that to spare. */
 void slabs_pace_growth(struct store *s)
 {
-    uint64_t left = s->slabs_free > s->slabs_reserved + reserve(s) ? s->slabs_free - s->slabs_reserved - reserve(s) : 0;
-    unsigned patience = !store_has_clients(s) ? 0 : left > s->slabs_per_extent / 8 * 3 ? 8 : left > s->slabs_per_extent / 4 ? 2 : 1;
+    uint64_t kept = s->slabs_reserved + reserve(s), left = s->slabs_free > kept ? s->slabs_free - kept : 0, ahead = lead(s);
+    uint64_t taken = left < ahead ? ahead - left : 0;
+    uint64_t due = s->sb.extent_bytes / ahead * taken / 5 * 6;
+    uint64_t done = atomic_load_explicit(&s->create_op.done_bytes, memory_order_relaxed);
+    unsigned patience = !store_has_clients(s) || left == 0 ? 0 : done >= due ? 8 : due - done < s->sb.extent_bytes / 16 ? 1 : 0;
     atomic_store_explicit(&s->create_op.patience, patience, memory_order_relaxed);
 }
 
 void slabs_maybe_grow(struct store *s)
 {
-    slabs_pace_growth(s);
     if (s->growing || s->superblock_read || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
         return;
-    if (s->slabs_free >= s->slabs_reserved + reserve(s) + s->slabs_per_extent / 2) /* half an extent's credit ahead of need */
+    if (s->slabs_free >= s->slabs_reserved + reserve(s) + lead(s))
         return;
     char name[32];
     snprintf(name, sizeof name, "extents/%05u", s->sb.n_extents);
     s->growing = true;
+    atomic_store_explicit(&s->create_op.done_bytes, 0, memory_order_relaxed);
+    slabs_pace_growth(s);
     s->create_op.op.fn = on_created;
     dev_create(s->dir, name, s->sb.extent_bytes, &s->create_op);
 }

@@ -28,6 +28,7 @@
 #define STORE_SLOTS_MARGIN 4096u   /* room left for streams that do not look at credits */
 #define WRITE_BACK_DEPTH_MAX 64u
 #define WRITE_BACK_MERGE_BLOCKS 32u /* 128 KiB */
+#define WRITE_BACK_GAP_BLOCKS 2u    /* so many are written over between two of fresh slabs */
 #define BATCH_LEAVES 512u           /* leaves that one turn of write-back takes in hand */
 #define BATCH_BLOCKS 8192u
 #define LOADS_IN_FLIGHT 32u
@@ -262,6 +263,7 @@ struct batch_block {
     const struct opage *page;
     uint32_t leaf; /* index in the batch */
     uint32_t slab; /* of the leaf: 0..LEAF_SLABS-1 */
+    bool fresh;    /* a slab that this batch mapped: nothing else in it is referred to */
 };
 
 struct write_op {

@@ -4,11 +4,15 @@
  * overlay are copied, for the others place and checksum are taken and the disk is read. What stands on disk for them
  * can't change before the read is over: a block that write-back overwrites is in the frozen overlay, and write-back
  * begins only when all reads from before the freeze are over (read_epoch); a slab that is freed is not used anew before
- * the checkpoint after that. */
+ * the checkpoint after that.
+ *
+ * Zero blocks between others in one slab are read along and not looked at: one operation instead of many. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
+
+#define READ_GAP_BLOCKS 4u
 
 struct reading;
 
@@ -42,7 +46,7 @@ struct reading {
     uint32_t n_fragments;
     struct fragment *fragment;
     struct fragment one;
-    uint64_t place[ENTRY_MAX_BLOCKS]; /* on disk; UINT64_MAX: not read from there */
+    uint64_t place[ENTRY_MAX_BLOCKS]; /* on disk, also of a zero block that has room there; UINT64_MAX: not read from there */
     uint64_t unknown[ENTRY_MAX_BLOCKS / 64]; /* bad because of a jump: the copy fetches them, nobody else need be told */
 };
 static_assert(ENTRY_MAX_BLOCKS <= LEAF_BLOCKS, "a read touches at most two leaves");
@@ -102,7 +106,7 @@ static void read_fragment(struct fragment *f)
 static void verify(struct store_read *r, uint32_t first, uint32_t n, bool failed)
 {
     for (uint32_t i = first; i < first + n; i++)
-        if (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i])
+        if (!bit_get(r->zero, i) && (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i]))
             bit_set(r->bad, i);
 }
 
@@ -120,7 +124,9 @@ static void on_read(struct io_op *op)
     }
     if (f->single) {
         verify(rd->r, f->first + f->at, 1, failed);
-        if (++f->at < f->n) {
+        while (++f->at < f->n && bit_get(rd->r->zero, f->first + f->at))
+            ;
+        if (f->at < f->n) {
             read_fragment(f);
             return;
         }
@@ -141,18 +147,26 @@ static bool extends(const struct reading *rd, uint32_t first, uint32_t i)
     return b == a + (i - first) && b / SLAB_BLOCKS / s->slabs_per_extent == a / SLAB_BLOCKS / s->slabs_per_extent;
 }
 
-/* Calls fn for each run that is contiguous in the read and on disk. */
+/* How long the run is that begins with block i: contiguous in the read and on disk, ending with a block that is wanted. */
+static uint32_t run_length(const struct reading *rd, uint32_t i)
+{
+    uint32_t n = rd->r->nblocks, k = 1;
+    for (uint32_t j = 1; i + j < n && j - k <= READ_GAP_BLOCKS && rd->place[i + j] != UINT64_MAX && extends(rd, i, i + j); j++)
+        if (!bit_get(rd->r->zero, i + j))
+            k = j + 1;
+    return k;
+}
+
+/* The runs of the read; set: its fragments. Returns how many. */
 static uint32_t each_run(struct reading *rd, bool set)
 {
     uint32_t n = rd->r->nblocks, count = 0;
     for (uint32_t i = 0; i < n;) {
-        if (rd->place[i] == UINT64_MAX) {
+        if (rd->place[i] == UINT64_MAX || bit_get(rd->r->zero, i)) {
             i++;
             continue;
         }
-        uint32_t k = 1;
-        while (i + k < n && rd->place[i + k] != UINT64_MAX && extends(rd, i, i + k))
-            k++;
+        uint32_t k = run_length(rd, i);
         if (set)
             rd->fragment[count] =
                 (struct fragment){.op.fn = on_read, .reading = rd, .first = i, .n = k, .place = rd->place[i]};
@@ -203,11 +217,14 @@ static void take_from_leaf(struct reading *rd, const struct part *pt, const stru
         bit_set(r->lost, i);
     } else if (bit_get(leaf->bad, b)) {
         bit_set(r->bad, i);
-    } else if (slab == SLAB_NONE || bit_get(leaf->zero, b)) {
-        take_zero(r, i);
     } else {
-        rd->place[i] = (uint64_t)slab * SLAB_BLOCKS + b % SLAB_BLOCKS;
-        r->crc[i] = leaf->crc[b];
+        bool zero = slab == SLAB_NONE || bit_get(leaf->zero, b);
+        if (slab != SLAB_NONE)
+            rd->place[i] = (uint64_t)slab * SLAB_BLOCKS + b % SLAB_BLOCKS;
+        if (zero)
+            take_zero(r, i);
+        else
+            r->crc[i] = leaf->crc[b];
     }
 }
 

@@ -6,7 +6,8 @@
  * is written).
  *
  * What always holds:
- *  - no block is written that the frozen overlay does not hold: a fresh slab's other blocks are marked zero instead.
+ *  - no block is written that the frozen overlay does not hold: a fresh slab's other blocks are marked zero instead. (Small gaps
+ *    between blocks of fresh slabs are written over with zeroes, for the sake of larger writes: nothing refers to them.)
  *  - a leaf is written once a cycle, after all data of its batch.
  *  - a slab that could not be written is never used again: what it held moves to another. */
 #include "replica/store_internal.h"
@@ -109,14 +110,14 @@ static bool load(struct store *s)
 
 /* ---- prepare ---- */
 
-static void add_block(struct store *s, uint32_t leaf, uint32_t slab_in_leaf, uint64_t place, const struct opage *page)
+static void add_block(struct store *s, uint32_t leaf, uint32_t slab_in_leaf, bool fresh, uint64_t place, const struct opage *page)
 {
     struct cycle *c = &s->cycle;
     if (c->n_blocks == c->cap_blocks) {
         c->cap_blocks = c->cap_blocks ? 2 * c->cap_blocks : 1024;
         c->blocks = store_realloc(c->blocks, c->cap_blocks * sizeof *c->blocks);
     }
-    c->blocks[c->n_blocks++] = (struct batch_block){.place = place, .page = page, .leaf = leaf, .slab = slab_in_leaf};
+    c->blocks[c->n_blocks++] = (struct batch_block){.place = place, .page = page, .leaf = leaf, .slab = slab_in_leaf, .fresh = fresh};
 }
 
 static bool map_slab(struct store *s, struct region *r, unsigned l, struct leaf *p, unsigned i)
@@ -149,7 +150,8 @@ static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const 
              trims = slab_bits((const uint8_t *)o->trim, i), losts = slab_bits((const uint8_t *)o->lost, i);
     if (!pages && !zeros && !losts)
         return true;
-    if (pages && p->slab[i] == SLAB_NONE && !map_slab(s, b->region, b->number, p, i))
+    bool fresh = p->slab[i] == SLAB_NONE;
+    if (pages && fresh && !map_slab(s, b->region, b->number, p, i))
         return false;
     uint16_t set = pages | zeros | losts;
     uint16_t zero = (uint16_t)((slab_bits(p->zero, i) & ~pages) | zeros);
@@ -161,7 +163,7 @@ static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const 
         if (!(pages >> k & 1))
             continue;
         p->crc[i * SLAB_BLOCKS + k] = os->page[k].crc;
-        add_block(s, index, i, (uint64_t)p->slab[i] * SLAB_BLOCKS + k, &os->page[k]);
+        add_block(s, index, i, fresh, (uint64_t)p->slab[i] * SLAB_BLOCKS + k, &os->page[k]);
     }
     /* A trim that leaves nothing gives the space back; zeroes alone keep it (ENTRY_ZERO). */
     if (p->slab[i] != SLAB_NONE && zero == 0xffff && trims && !bad && !lost)
@@ -267,27 +269,44 @@ static struct write_op *idle_op(struct store *s, void (*fn)(struct io_op *op))
     return NULL;
 }
 
+static void add_iov(struct write_op *w, unsigned *n_iov, const uint8_t *data)
+{
+    struct iovec *last = *n_iov > 0 ? &w->iov[*n_iov - 1] : NULL;
+    if (last && (const uint8_t *)last->iov_base + last->iov_len == data)
+        last->iov_len += BLOCK_SIZE;
+    else
+        w->iov[(*n_iov)++] = (struct iovec){(void *)(uintptr_t)data, BLOCK_SIZE};
+}
+
+/* May the block be written with those before it, whose end is at `end`? */
+static bool follows(const struct store *s, const struct batch_block *before, const struct batch_block *b, uint64_t end)
+{
+    if (b->place / SLAB_BLOCKS / s->slabs_per_extent != before->place / SLAB_BLOCKS / s->slabs_per_extent)
+        return false;
+    return b->place == end || (b->fresh && before->fresh && b->place - end <= WRITE_BACK_GAP_BLOCKS);
+}
+
 static void write_run(struct store *s, struct write_op *w)
 {
+    static const uint8_t zeroes[BLOCK_SIZE] __attribute__((aligned(BLOCK_SIZE)));
     struct cycle *c = &s->cycle;
-    uint64_t place = c->blocks[c->next_block].place, slab = place / SLAB_BLOCKS;
-    unsigned n_iov = 0, most = write_pace_is_gentle(s) ? GENTLE_MERGE_BLOCKS : WRITE_BACK_MERGE_BLOCKS;
+    const struct batch_block *first = &c->blocks[c->next_block];
+    uint64_t end = first->place, slab = end / SLAB_BLOCKS, most = write_pace_is_gentle(s) ? GENTLE_MERGE_BLOCKS : WRITE_BACK_MERGE_BLOCKS;
+    unsigned n_iov = 0;
     w->first = c->next_block;
-    w->n = 0;
-    while (c->next_block < c->n_blocks && w->n < most) {
+    for (w->n = 0; c->next_block < c->n_blocks; w->n++) {
         const struct batch_block *b = &c->blocks[c->next_block];
-        if (b->place != place + w->n || b->place / SLAB_BLOCKS / s->slabs_per_extent != slab / s->slabs_per_extent)
+        if (w->n > 0 && (b->place - first->place >= most || !follows(s, b - 1, b, end)))
             break;
-        uint8_t *data = b->page->buf->data + b->page->off;
-        if (n_iov > 0 && (uint8_t *)w->iov[n_iov - 1].iov_base + w->iov[n_iov - 1].iov_len == data)
-            w->iov[n_iov - 1].iov_len += BLOCK_SIZE;
-        else
-            w->iov[n_iov++] = (struct iovec){data, BLOCK_SIZE};
-        w->n++;
+        MARK_IF(end < b->place, "write-back: a gap is written over");
+        for (; end < b->place; end++)
+            add_iov(w, &n_iov, zeroes);
+        add_iov(w, &n_iov, b->page->buf->data + b->page->off);
+        end++;
         c->next_block++;
     }
-    slab_mark_dirty(s, slab);
-    dev_write(slab_dev(s, slab), w->iov, n_iov, slab_offset(s, slab) + place % SLAB_BLOCKS * BLOCK_SIZE, 0, &w->op);
+    slab_mark_dirty(s, slab); /* an extent has them all */
+    dev_write(slab_dev(s, slab), w->iov, n_iov, slab_offset(s, slab) + first->place % SLAB_BLOCKS * BLOCK_SIZE, 0, &w->op);
 }
 
 static bool write_blocks(struct store *s)

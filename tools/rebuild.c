@@ -20,7 +20,7 @@
 #define ASK_TIMEOUT_MS 3000u
 #define CHANGE_TIMEOUT_MS 30000u
 #define SESSION_TIMEOUT_MS 60000u
-#define POLL_MS 500u
+#define POLL_MS 200u
 
 /* ---- the steps ---- */
 

@@ -198,8 +198,9 @@ void t_check_changed(struct store_test *t, unsigned gi)
                 last_write = slot;
         }
         struct sim_disk *d = t_find_leaf(t, gi, from, &off);
-        if (!d) {
-            assert_int_equal(last_write, 0);
+        if (!d) { /* what was written and trimmed again within the overlay left its slot to the region alone */
+            struct region_entry e;
+            assert_true(last_write == 0 || (find_region(t, gi, from, &e) && e.changed_at >= last_write));
             continue;
         }
         sim_disk_peek(d, off, &p, sizeof p);

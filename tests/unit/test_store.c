@@ -604,6 +604,56 @@ static void test_unreadable_block(void **state)
     t_free(&t);
 }
 
+/* Every second block: few operations, and nothing but zeroes is written over, nothing else is read for them. */
+static void test_every_second_block(void **state)
+{
+    struct store_test t;
+    struct store_read r;
+    begin(&t, 34);
+    t_create(&t, 1024);
+    for (unsigned i = 0; i < 256; i++)
+        t_append(&t, 0, ENTRY_WRITE, 2 * i, 1);
+    t_commit_all(&t);
+    uint64_t off;
+    t_checkpoint(&t);
+    struct sim_disk *d = t_find_data(&t, 0, 0, &off);
+    /* 511 blocks with the gaps, 32 at a time, and the leaf */
+    assert_in_range(sim_disk_count(d, SIM_WRITE), 16, 20);
+    uint64_t reads = sim_disk_count(d, SIM_READ);
+    t_read_now(&t, 0, 0, 256, &r);
+    buf_unref(r.buf);
+    assert_in_range(sim_disk_count(d, SIM_READ) - reads, 1, 2);
+    for (unsigned i = 0; i < 256; i++)
+        assert_int_equal(r.zero[i / 64] >> (i % 64) & 1, i % 2);
+    t_check_image(&t, 0);
+    /* A block that can't be read, in the middle: it alone is bad, and what lies between is still zero. */
+    sim_disk_spoil(d, off + 100 * BLOCK_SIZE, BLOCK_SIZE);
+    t.may_be_bad = true;
+    t_read_now(&t, 0, 0, 256, &r);
+    buf_unref(r.buf);
+    assert_int_equal(r.err, -EBADMSG);
+    for (unsigned i = 0; i < 256; i++) {
+        assert_int_equal(r.bad[i / 64] >> (i % 64) & 1, i == 100);
+        assert_int_equal(r.zero[i / 64] >> (i % 64) & 1, i % 2);
+    }
+    t_append(&t, 0, ENTRY_WRITE, 100, 1);
+    /* What stands between is never written over when it is data: every third of them, and their neighbours again. */
+    for (unsigned i = 0; i < 85; i++)
+        t_append(&t, 0, ENTRY_WRITE, 6 * i + 1, 1);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    for (unsigned i = 0; i < 85; i++)
+        t_append(&t, 0, ENTRY_WRITE, 6 * i + (i % 2 ? 0 : 3), 1);
+    t_commit_all(&t);
+    t_checkpoint(&t);
+    t.may_be_bad = false;
+    t_crash(&t, SIM_POWER);
+    t_start_ok(&t); /* reads everything back */
+    t_stop(&t);
+    audit_clean(&t);
+    t_free(&t);
+}
+
 /* A rotten leaf is never a hole. What is overwritten or repaired is good again, the rest stays bad through checkpoints
  * and restarts. */
 static void test_rotten_leaf(void **state)
@@ -871,6 +921,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_what_was_read_is_made_durable),
         cmocka_unit_test(test_growth_without_room),
         cmocka_unit_test(test_trim_of_everything),
+        cmocka_unit_test(test_every_second_block),
         cmocka_unit_test(test_rotten_data_is_found_and_repaired),
         cmocka_unit_test(test_repair_waits_and_yields),
         cmocka_unit_test(test_unreadable_block),
