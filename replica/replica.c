@@ -321,6 +321,7 @@ struct replica_group *replica_add_group(struct replica *r, const struct acceptor
     acceptor_init(&g->acceptor, s, io_now(r->reactor));
     catchup_init(g);
     copy_init(g);
+    g->state_since_ns = io_now(r->reactor);
     list_push_back(&r->groups, &g->link);
     return g;
 }

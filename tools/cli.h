@@ -34,6 +34,7 @@ MUST_USE int file_remove_tree(const char *path);
 MUST_USE int file_sync_dir(const char *path);
 
 int command_local(int argc, char **argv);
+int command_metrics(int argc, char **argv);
 int command_scrub(int argc, char **argv);
 int command_status(int argc, char **argv);
 int command_volume(int argc, char **argv);

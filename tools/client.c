@@ -7,6 +7,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <netdb.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -16,14 +17,21 @@
 
 #define CLIENT_ARENA_BYTES (8u << 20)
 
-static void set_timeouts(int fd, unsigned timeout_ms)
+static unsigned left_ms(uint64_t until_ms)
 {
-    struct timeval t = {.tv_sec = timeout_ms / 1000, .tv_usec = (timeout_ms % 1000) * 1000};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t); /* bounds connect() too */
+    uint64_t now = now_ms();
+    return now < until_ms ? (unsigned)(until_ms - now) : 0;
 }
 
-static int connect_unix(const char *path, unsigned timeout_ms, struct why *why)
+/* A limit of 0 would be none. */
+static void limit_connect(int fd, uint64_t until_ms)
+{
+    unsigned ms = left_ms(until_ms);
+    struct timeval t = {.tv_sec = ms / 1000, .tv_usec = ms ? (ms % 1000) * 1000 : 1000};
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
+}
+
+static int connect_unix(const char *path, uint64_t until_ms, struct why *why)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof a.sun_path)
@@ -32,7 +40,7 @@ static int connect_unix(const char *path, unsigned timeout_ms, struct why *why)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return because(why, "cannot make a socket: %s", strerror(errno));
-    set_timeouts(fd, timeout_ms);
+    limit_connect(fd, until_ms);
     if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0) {
         because(why, "cannot connect to %s: %s", path, strerror(errno));
         close(fd);
@@ -41,7 +49,7 @@ static int connect_unix(const char *path, unsigned timeout_ms, struct why *why)
     return fd;
 }
 
-static int connect_tcp(const char *address, unsigned timeout_ms, struct why *why)
+static int connect_tcp(const char *address, uint64_t until_ms, struct why *why)
 {
     char host[256];
     const char *colon = strrchr(address, ':');
@@ -66,7 +74,7 @@ static int connect_tcp(const char *address, unsigned timeout_ms, struct why *why
             last = errno;
             continue;
         }
-        set_timeouts(fd, timeout_ms);
+        limit_connect(fd, until_ms);
         if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
             last = errno;
             close(fd);
@@ -79,34 +87,49 @@ static int connect_tcp(const char *address, unsigned timeout_ms, struct why *why
                : because(why, "cannot connect to %s: %s", address, strerror(last == EINPROGRESS ? ETIMEDOUT : last));
 }
 
-static int connect_to(const char *address, unsigned timeout_ms, struct why *why)
+static int connect_to(const char *address, uint64_t until_ms, struct why *why)
 {
-    return strncmp(address, "unix:", 5) == 0 ? connect_unix(address + 5, timeout_ms, why)
-                                             : connect_tcp(address, timeout_ms, why);
+    return strncmp(address, "unix:", 5) == 0 ? connect_unix(address + 5, until_ms, why)
+                                             : connect_tcp(address, until_ms, why);
 }
 
-static int send_all(int fd, const void *p, size_t n, struct why *why)
+/* Until the socket is ready, or the time is over (false). */
+static bool wait_ready(int fd, short events, uint64_t until_ms)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    int n = -1;
+    errno = EINTR;
+    for (unsigned ms = left_ms(until_ms); ms && n < 0 && errno == EINTR; ms = left_ms(until_ms))
+        n = poll(&p, 1, (int)ms);
+    return n > 0; /* the time is over even if more is there: it may come for ever */
+}
+
+static int send_all(int fd, const void *p, size_t n, uint64_t until_ms, struct why *why)
 {
     for (const char *c = p; n;) {
-        ssize_t w = send(fd, c, n, MSG_NOSIGNAL);
-        if (w < 0 && errno == EINTR)
+        if (!wait_ready(fd, POLLOUT, until_ms))
+            return because(why, "cannot send: %s", strerror(ETIMEDOUT));
+        ssize_t w = send(fd, c, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (w < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
         if (w < 0)
-            return because(why, "cannot send: %s", strerror(errno == EAGAIN ? ETIMEDOUT : errno));
+            return because(why, "cannot send: %s", strerror(errno));
         c += w;
         n -= (size_t)w;
     }
     return 0;
 }
 
-static int recv_all(int fd, void *p, size_t n, struct why *why)
+static int recv_all(int fd, void *p, size_t n, uint64_t until_ms, struct why *why)
 {
     for (char *c = p; n;) {
-        ssize_t r = recv(fd, c, n, 0);
-        if (r < 0 && errno == EINTR)
+        if (!wait_ready(fd, POLLIN, until_ms))
+            return because(why, "cannot receive: no answer in time");
+        ssize_t r = recv(fd, c, n, MSG_DONTWAIT);
+        if (r < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
         if (r < 0)
-            return because(why, "cannot receive: %s", errno == EAGAIN ? "no answer in time" : strerror(errno));
+            return because(why, "cannot receive: %s", strerror(errno));
         if (r == 0)
             return because(why, "the daemon closed the connection");
         c += r;
@@ -121,7 +144,7 @@ static int client_send(struct client *c, const struct msg *m, struct why *why)
     if (!frame)
         return because(why, "out of memory");
     size_t len = wire_encode(m, 0, frame);
-    int err = send_all(c->fd, frame, len, why);
+    int err = send_all(c->fd, frame, len, c->until_ms, why);
     free(frame);
     return err;
 }
@@ -130,14 +153,14 @@ static int client_send(struct client *c, const struct msg *m, struct why *why)
 static int client_recv(struct client *c, struct msg *ret, struct why *why)
 {
     struct wire_header h;
-    if (recv_all(c->fd, &h, sizeof h, why) < 0)
+    if (recv_all(c->fd, &h, sizeof h, c->until_ms, why) < 0)
         return -1;
     const char *wrong = wire_check_header(&h);
     if (!wrong && h.payload_len)
         wrong = "a payload where none belongs";
     if (wrong)
         return because(why, "not understood: %s", wrong);
-    if (recv_all(c->fd, c->body, h.body_len, why) < 0)
+    if (recv_all(c->fd, c->body, h.body_len, c->until_ms, why) < 0)
         return -1;
     wrong = wire_decode(c->arena, &h, c->body, ret);
     if (wrong)
@@ -150,7 +173,8 @@ static int client_recv(struct client *c, struct msg *ret, struct why *why)
 int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target,
                 unsigned timeout_ms, struct why *why)
 {
-    *c = (struct client){.fd = connect_to(address, timeout_ms, why), .target = *target};
+    *c = (struct client){.target = *target, .timeout_ms = timeout_ms, .until_ms = now_ms() + timeout_ms};
+    c->fd = connect_to(address, c->until_ms, why);
     if (c->fd < 0)
         return -1;
     c->arena = arena_new(CLIENT_ARENA_BYTES);
@@ -173,7 +197,8 @@ int client_open(struct client *c, const char *address, const struct uuid *cluste
     return err;
 }
 
-int client_call(struct client *c, const struct msg *m, enum msg_type answer, struct msg *ret, struct why *why)
+/* Within what is left of the time. */
+static int call(struct client *c, const struct msg *m, enum msg_type answer, struct msg *ret, struct why *why)
 {
     if (client_send(c, m, why) < 0)
         return -1;
@@ -182,6 +207,12 @@ int client_call(struct client *c, const struct msg *m, enum msg_type answer, str
             return -1;
     } while (ret->type != answer || ret->cookie != m->cookie);
     return 0;
+}
+
+int client_call(struct client *c, const struct msg *m, enum msg_type answer, struct msg *ret, struct why *why)
+{
+    c->until_ms = now_ms() + c->timeout_ms;
+    return call(c, m, answer, ret, why);
 }
 
 void client_close(struct client *c)
@@ -200,7 +231,7 @@ json_t *client_status(const char *address, const struct uuid *cluster, const str
         return NULL;
     struct msg m = {.type = MSG_STATUS, .cookie = 1, .target = *target}, answer;
     json_t *status = NULL;
-    if (client_call(&c, &m, MSG_STATUS_REPLY, &answer, why) == 0) {
+    if (call(&c, &m, MSG_STATUS_REPLY, &answer, why) == 0) {
         json_error_t e;
         status = json_loadb(answer.u.status_reply.json, answer.u.status_reply.len, 0, &e);
         if (!json_is_object(status)) {
@@ -228,13 +259,13 @@ struct nbd_reply {
     uint32_t option, type, len;
 } __attribute__((packed));
 
-static int nbd_go(int fd, const char *export, struct why *why)
+static int nbd_go(int fd, const char *export, uint64_t until_ms, struct why *why)
 {
     struct {
         uint64_t magic, option_magic;
         uint16_t flags;
     } __attribute__((packed)) greeting;
-    if (recv_all(fd, &greeting, sizeof greeting, why) < 0)
+    if (recv_all(fd, &greeting, sizeof greeting, until_ms, why) < 0)
         return -1;
     if (be64toh(greeting.magic) != NBD_MAGIC || be64toh(greeting.option_magic) != NBD_OPT_MAGIC ||
         !(be16toh(greeting.flags) & NBD_FLAG_FIXED_NEWSTYLE))
@@ -250,17 +281,17 @@ static int nbd_go(int fd, const char *export, struct why *why)
     p = mempcpy(p, &be_name_len, 4);
     p = mempcpy(p, export, name_len);
     p = mempcpy(p, "\0", 2); /* no information requests */
-    if (send_all(fd, go, (size_t)(p - go), why) < 0)
+    if (send_all(fd, go, (size_t)(p - go), until_ms, why) < 0)
         return -1;
     for (;;) {
         struct nbd_reply r;
         char text[4097];
-        if (recv_all(fd, &r, sizeof r, why) < 0)
+        if (recv_all(fd, &r, sizeof r, until_ms, why) < 0)
             return -1;
         uint32_t type = be32toh(r.type), len = be32toh(r.len);
         if (be64toh(r.magic) != NBD_REPLY_MAGIC || len >= sizeof text)
             return because(why, "the NBD server's answer is malformed");
-        if (recv_all(fd, text, len, why) < 0)
+        if (recv_all(fd, text, len, until_ms, why) < 0)
             return -1;
         text[len] = '\0';
         if (type == NBD_REP_ACK)
@@ -275,10 +306,11 @@ static int nbd_go(int fd, const char *export, struct why *why)
 int nbd_probe(const char *address, const char *export, unsigned timeout_ms, struct why *why)
 {
     assert(strlen(export) < NAME_MAX_BYTES);
-    int fd = connect_to(address, timeout_ms, why);
+    uint64_t until_ms = now_ms() + timeout_ms;
+    int fd = connect_to(address, until_ms, why);
     if (fd < 0)
         return -1;
-    int err = nbd_go(fd, export, why);
+    int err = nbd_go(fd, export, until_ms, why);
     if (!err) {
         /* NBD_CMD_DISC, so that the server need not wonder. */
         struct {
@@ -288,7 +320,7 @@ int nbd_probe(const char *address, const char *export, unsigned timeout_ms, stru
             uint32_t len;
         } __attribute__((packed)) disc = {.magic = htobe32(0x25609513), .type = htobe16(2)};
         struct why ignored;
-        if (send_all(fd, &disc, sizeof disc, &ignored) < 0)
+        if (send_all(fd, &disc, sizeof disc, until_ms, &ignored) < 0)
             err = 0; /* GO succeeded, that is what was asked */
     }
     close(fd);
@@ -337,10 +369,10 @@ int nbd_choose_port(char *address, size_t cap, struct why *why)
     socklen_t len = sizeof sa;
     char port[8];
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int err = fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) < 0 ||
-                      getsockname(fd, (struct sockaddr *)&sa, &len) < 0
-                  ? because(why, "cannot listen on %s: %s", address, strerror(errno))
-                  : 0;
+    int err =
+        fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) < 0 || getsockname(fd, (struct sockaddr *)&sa, &len) < 0
+            ? because(why, "cannot listen on %s: %s", address, strerror(errno))
+            : 0;
     if (!err && getnameinfo((struct sockaddr *)&sa, len, NULL, 0, port, sizeof port, NI_NUMERICSERV) != 0)
         err = because(why, "cannot choose a port for %s", address);
     if (fd >= 0)

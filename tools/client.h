@@ -14,21 +14,25 @@ struct client {
     struct arena *arena;
     uint8_t *body; /* of the last answer: what its pointers point into */
     struct uuid target;
+    unsigned timeout_ms;
+    uint64_t until_ms; /* when what is under way is given up: a daemon that sends a byte now and then gets no longer */
 };
 
-/* Connects and exchanges HELLOs. target: the replica's identity, zero for a front end. 0 or -1. */
+/* Connects and exchanges HELLOs, within timeout_ms altogether. target: the replica's identity, zero for a front end. 0
+ * or -1. */
 MUST_USE int client_open(struct client *c, const char *address, const struct uuid *cluster, const struct uuid *target,
                          unsigned timeout_ms, struct why *why);
-/* Sends m and waits for its answer. 0 or -1. */
+/* Sends m and waits for its answer, for the client's timeout_ms altogether. 0 or -1. */
 MUST_USE int client_call(struct client *c, const struct msg *m, enum msg_type answer, struct msg *ret, struct why *why);
 void client_close(struct client *c);
 
-/* STATUS of the daemon at address, or NULL. The caller's reference. */
+/* STATUS of the daemon at address, or NULL, within timeout_ms altogether (beside what the resolver of names takes). The
+ * caller's reference. */
 json_t *client_status(const char *address, const struct uuid *cluster, const struct uuid *target, unsigned timeout_ms,
                       struct why *why);
 
-/* Goes through a real NBD handshake up to a successful GO, then leaves. 0 or -1 with the server's own words where it
- * has any. */
+/* Goes through a real NBD handshake up to a successful GO, then leaves; within timeout_ms altogether. 0 or -1 with the
+ * server's own words where it has any. */
 MUST_USE int nbd_probe(const char *address, const char *export, unsigned timeout_ms, struct why *why);
 /* The URI of an export at an address as --listen takes it. */
 void nbd_uri(const char *address, const char *export, char *buf, size_t cap);

@@ -6,6 +6,7 @@ Every test starts what it needs under a directory of its own, and ends what it s
   QBD_SCALE     stretches time limits (sanitizer builds)         QBD_SEED      of what is random
 """
 import json
+import mmap
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ TORTURE = os.environ.get("QBD_TORTURE", os.path.join(BIN, "torture"))
 SCALE = float(os.environ.get("QBD_SCALE", "1"))
 SEED = int(os.environ.get("QBD_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
 MIB = 1 << 20
+BLOCK = 4096
 SKIPPED = 77
 
 
@@ -196,6 +198,33 @@ def verify(uri, model, timeout=120.0):
     report = json.loads(r.stdout)
     say(f"verified {report['verified_bytes'] // MIB} MiB after {report['acked_writes']} acknowledged writes")
     return report
+
+
+def extents(c, name):
+    folder = os.path.join(c.dir, "data", name, "extents")
+    return [os.path.join(folder, f) for f in sorted(os.listdir(folder))]
+
+
+def find(c, name, want):
+    """Where it is in the extents of a replica's disk, or None."""
+    for path in extents(c, name):
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:
+            at = m.find(want)
+            if at >= 0:
+                return path, at
+    return None
+
+
+def rot(c, name, data, block):
+    """Flips a bit of the block of the data, on one replica's disk."""
+    path, at = find(c, name, data[block * BLOCK:(block + 1) * BLOCK])
+    with open(path, "r+b") as f:
+        f.seek(at + 77)
+        old = f.read(1)
+        f.seek(at + 77)
+        f.write(bytes([old[0] ^ 4]))
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def socket_path(uri):

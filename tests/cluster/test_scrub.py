@@ -1,41 +1,14 @@
 #!/usr/bin/python3
 """Blocks rot on disks while the volume is written to. qbd scrub finds all of them, by address; what another replica has comes back, what none has is an error of reads of that block alone until it is written again; replicas that scrub by
 themselves find the same."""
-import mmap
 import os
 import socket
 import struct
 
-from qbdtest import BIN, MIB, main, require, run, say, socket_path, verify, wait_until
+from qbdtest import BIN, BLOCK, MIB, find, main, require, rot, run, say, socket_path, verify, wait_until
 
-BLOCK = 4096
 SIZE = 24 * MIB
 NOWHERE = 4000  # rots on every replica
-
-
-def extents(c, name):
-    folder = os.path.join(c.dir, "data", name, "extents")
-    return [os.path.join(folder, f) for f in sorted(os.listdir(folder))]
-
-
-def find(c, name, want):
-    for path in extents(c, name):
-        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:
-            at = m.find(want)
-            if at >= 0:
-                return path, at
-    return None
-
-
-def rot(c, name, data, block):
-    path, at = find(c, name, data[block * BLOCK:(block + 1) * BLOCK])
-    with open(path, "r+b") as f:
-        f.seek(at + 77)
-        old = f.read(1)
-        f.seek(at + 77)
-        f.write(bytes([old[0] ^ 4]))
-        f.flush()
-        os.fsync(f.fileno())
 
 
 def take(s, count):
