@@ -151,6 +151,7 @@ struct ck_open {
     uint32_t conn; /* of who answers */
     struct ballot b;
     struct log_pos at;
+    bool answered;
 };
 
 struct checks {

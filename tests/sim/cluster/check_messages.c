@@ -169,6 +169,15 @@ static const struct replica_group *acceptor_of(const struct ck_view *v)
     return v->node->reactor && r ? replica_find_group(v->node->replica, SIM_GROUP) : NULL;
 }
 
+/* A connection of which an OPEN of the ballot was never heard to be answered: it may have come late, taken the stream over, and died before the answer was durable. */
+static bool may_have_moved(const struct checks *ck, uint32_t conn, const struct ballot *b)
+{
+    bool found = false;
+    for (unsigned i = 0; i < CK_STREAMS && !found; i++)
+        found = ck->open[i].conn && ck->open[i].conn != conn && !ck->open[i].answered && ballot_equal(&ck->open[i].b, b);
+    return found;
+}
+
 /* Wrong 17: an entry that has its slot is never refused for lack of space. What follows the match in an open stream is refused only when catch-up
  * has changed the log under the stream, or one of the acceptor's tables is full. */
 static void on_nack(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
@@ -185,7 +194,7 @@ static void on_nack(struct ck_view *v, uint32_t conn, const struct wire_header *
     struct log_pos last = paxos_log_last(&g->acceptor.log);
     if (ballot_compare(&last.e, &b) > 0)
         return; /* caught up before it promised: ballots never fall along a log, and b's proposer cannot win any more */
-    if (g->acceptor.match_valid)
+    if (g->acceptor.match_valid || (g->acceptor.stream == ACCEPTOR_NO_LINK && may_have_moved(v->ck, conn, &b)))
         return; /* not the stream's connection any more: a late OPEN of an older one had moved it there, and that is gone */
     if (g->acceptor.n_pending + 1 < ACCEPTOR_PENDING_MAX && g->acceptor.log.n < RUNS_MAX)
         VIEW_FAIL(v, "space: it refuses an entry of ballot %llu that follows slot %llu in an open stream", LLU(b.round),
@@ -197,10 +206,11 @@ static void on_nack(struct ck_view *v, uint32_t conn, const struct wire_header *
 static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header *h, const uint8_t *body)
 {
     struct ballot b = ck_ballot_of(h);
-    const struct ck_open *o = &v->ck->open[conn % CK_STREAMS];
+    struct ck_open *o = &v->ck->open[conn % CK_STREAMS];
     if (h->body_len < sizeof(struct wire_opened) || !bound(v, &b, "OPENED") || o->conn != conn ||
         !ballot_equal(&o->b, &b))
         return;
+    o->answered = true;
     ck_says_complete(v, ((const struct wire_opened *)body)->needs_copy, "OPENED");
     v->opened = o->at;
     v->opened_ballot = b;

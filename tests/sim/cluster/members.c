@@ -366,7 +366,8 @@ static void disturb(struct fault_action *a)
 static bool renew_target(struct members *m)
 {
     struct node *n = m->target;
-    if (!n || !n->refused || n->formatting || votes(m, n))
+    bool again = m->job == JOB_REPLACE && m->joining[0] == 0; /* it votes by now, and is to be replaced once more under the same name */
+    if (!n || !n->refused || n->formatting || (votes(m, n) && !again))
         return false;
     MARK("operator: a refused disk of who joins is replaced");
     tell(m, "a disk is refused, and replaced, of", n);

@@ -220,7 +220,7 @@ mutation("repair-with-older-block", "wrong 16, ST3", "replica/store_repair.c",
     ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"), options=theme("repair"))
 mutation("repair-too-early", "ST3", "replica/store_repair.c", ("    if (g->applied < w->image_slot)\n        return -EAGAIN;", ""), options=theme("repair"))
 mutation("checksum-made-by-replica", "store.md §2: front end's CRCs", "replica/store_read.c",
-    ("        if (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i])\n            bit_set(r->bad, i);",
+    ("        if (!bit_get(r->zero, i) && (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i]))\n            bit_set(r->bad, i);",
      "        if (failed)\n            bit_set(r->bad, i);\n        else\n            r->crc[i] = crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE);"))
 
 # ---- the scrub ----
