@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define FILL_BYTES (1u << 20)
-#define FILL_PATIENT_BYTES (128u << 10) /* a piece, when breaks are long */
+#define FILL_PATIENT_BYTES (128u << 10) /* a piece, when breaks are made */
 
 struct job {
     struct list link; /* in uring.jobs, then in uring.jobs_done */
@@ -58,7 +58,7 @@ static int zero_fill(struct job *j, int fd, bool check)
             break;
         }
         unsigned patience = atomic_load_explicit(&j->op->patience, memory_order_relaxed);
-        uint64_t left = j->size_bytes - off, begin = monotonic_ns(), most = patience > 1 ? FILL_PATIENT_BYTES : FILL_BYTES;
+        uint64_t left = j->size_bytes - off, begin = monotonic_ns(), most = patience > 0 ? FILL_PATIENT_BYTES : FILL_BYTES;
         size_t len = left < most ? left : most;
         ssize_t n = check ? pread(fd, piece, len, (off_t)off) : pwrite(fd, piece, len, (off_t)off);
         if (n < 0 && errno == EINTR)

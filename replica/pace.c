@@ -27,7 +27,7 @@ void pace_observe(struct pace *p, uint64_t ns, uint64_t quiet_ns, uint64_t now_n
     if (ns == 0)
         return;
     p->gentle_until_ns = now_ns + CLIENTS_NS;
-    p->busy |= ns > quiet_ns + quiet_ns / 2;
+    p->busy |= ns > quiet_ns + quiet_ns / 4;
 }
 
 bool pace_is_gentle(const struct pace *p, uint64_t now_ns)
@@ -51,7 +51,7 @@ static void adjust(struct pace *p, uint64_t now_ns)
     if (p->busy)
         p->rate /= 2;
     else
-        p->rate += p->rate / 8 + 1;
+        p->rate += p->rate / 16 + 1;
     if (p->rate < p->floor)
         p->rate = p->floor;
     if (p->rate > p->ceiling)

@@ -373,7 +373,7 @@ void slabs_pace_growth(struct store *s)
     uint64_t taken = left < ahead ? ahead - left : 0;
     uint64_t due = s->sb.extent_bytes / ahead * taken / 5 * 6;
     uint64_t done = atomic_load_explicit(&s->create_op.done_bytes, memory_order_relaxed);
-    unsigned patience = !store_has_clients(s) || left == 0 ? 0 : done >= due ? 8 : due - done < s->sb.extent_bytes / 16 ? 1 : 0;
+    unsigned patience = !store_has_clients(s) || left == 0 ? 0 : done >= due ? 32 : due - done < s->sb.extent_bytes / 16 ? 4 : 0;
     atomic_store_explicit(&s->create_op.patience, patience, memory_order_relaxed);
 }
 

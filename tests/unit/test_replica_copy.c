@@ -659,11 +659,11 @@ static void the_pace_gives_way_and_comes_back(void **state)
     struct pace p;
     uint64_t now = NS_PER_S, floor = 4 << 20, ceiling = 256 << 20;
     pace_init(&p, floor, ceiling, now);
-    run_pace(&p, &now, 40 * NS_PER_S, 149000, 1 << 20); /* slower, and not by half */
+    run_pace(&p, &now, 40 * NS_PER_S, 124000, 1 << 20); /* slower, and not by a quarter */
     assert_int_equal(p.rate, ceiling);
-    uint64_t taken = run_pace(&p, &now, 10 * NS_PER_S, 149000, 1 << 20);
+    uint64_t taken = run_pace(&p, &now, 10 * NS_PER_S, 124000, 1 << 20);
     assert_in_range(taken, 10 * ceiling - (16 << 20), 10 * ceiling + (32 << 20));
-    run_pace(&p, &now, 3 * NS_PER_S, 151000, 1 << 20);
+    run_pace(&p, &now, 3 * NS_PER_S, 126000, 1 << 20);
     assert_int_equal(p.rate, floor); /* and no lower */
     taken = run_pace(&p, &now, 10 * NS_PER_S, 5000000, 1 << 20);
     assert_in_range(taken, 10 * floor - (2 << 20), 10 * floor + (2 << 20));
