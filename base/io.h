@@ -87,6 +87,7 @@ struct listener {
 struct dev_create_op {
     struct io_op op;
     struct dev *dev;
+    bool allocate_only; /* no zeroes are written first: the caller is about to write most of it */
     atomic_uint patience; /* the caller's, also while it is under way: beside the reactor's own use of its disks, a break this many times as long as each piece of work */
     atomic_ulong done_bytes; /* how far it is; 0 until it is known */
 };

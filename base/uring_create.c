@@ -27,6 +27,7 @@ struct job {
     int dir_fd; /* the data directory's; stays open as long as the struct dir, which outlives its jobs */
     char name[NAME_MAX_BYTES];
     uint64_t size_bytes;
+    bool allocate_only;
     int result; /* a descriptor, or -errno */
 };
 
@@ -116,7 +117,7 @@ static int fill(struct job *j, int fd)
         return -errno;
     if (fallocate(fd, 0, 0, (off_t)j->size_bytes) < 0 && errno != EOPNOTSUPP)
         return -errno;
-    int err = zero_fill(j, fd, false);
+    int err = j->allocate_only ? 0 : zero_fill(j, fd, false);
     if (err < 0)
         return err;
     return fsync(fd) < 0 ? -errno : 0;
@@ -305,6 +306,7 @@ void uring_dev_create(struct dir *d, const char *name, uint64_t size_bytes, stru
     j->op = op;
     j->dir_fd = ((struct uring_dir *)d)->fd;
     j->size_bytes = size_bytes;
+    j->allocate_only = op->allocate_only;
     strcpy(j->name, name);
     int err = job_start(u, j);
     if (err < 0) {

@@ -356,13 +356,18 @@ static void on_created(struct io_op *op)
     superblock_write(s->superblock_dev, &s->grown, on_superblock, s);
 }
 
-/* How far ahead of need: half an extent's credit. A copy takes it faster than another one is filled: a whole one. */
-static uint64_t lead(const struct store *s)
+static bool is_copied_to(const struct store *s)
 {
     for (unsigned i = 0; i < GROUPS_MAX; i++)
         if (s->groups[i] && s->groups[i]->n_unknown > 0)
-            return s->slabs_per_extent;
-    return (s->slabs_per_extent + 1) / 2;
+            return true;
+    return false;
+}
+
+/* How far ahead of need: half an extent's credit. A copy takes it faster than another one is filled: a whole one. */
+static uint64_t lead(const struct store *s)
+{
+    return is_copied_to(s) ? s->slabs_per_extent : (s->slabs_per_extent + 1) / 2;
 }
 
 /* An extent is filled with zeroes before it counts. Clients notice that, on the same disk, unless it is done patiently; but writes wait when it comes too late. So as with write-back: as large a
@@ -388,6 +393,8 @@ void slabs_maybe_grow(struct store *s)
     s->growing = true;
     atomic_store_explicit(&s->create_op.done_bytes, 0, memory_order_relaxed);
     slabs_pace_growth(s);
+    /* Nobody else writes, and the copy writes all of it in large pieces: zeroes before that would be a third of the disk's work. */
+    s->create_op.allocate_only = is_copied_to(s) && !store_has_clients(s);
     s->create_op.op.fn = on_created;
     dev_create(s->dir, name, s->sb.extent_bytes, &s->create_op);
 }

@@ -401,11 +401,16 @@ static void several_devices_are_made_at_once(void **state)
     for (unsigned i = 0; i < 4; i++) {
         ops[i].op.fn = on_created;
         snprintf(name, sizeof name, "set/%u", i);
+        ops[i].patience = i;
+        ops[i].allocate_only = i == 3;
         dev_create(dir, name, 2 << 20, &ops[i]);
     }
     run();
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(ops[i].done_bytes, i == 3 ? 0 : 2 << 20); /* how much was filled */
+        assert_int_equal(ops[i].dev->size_bytes, 2 << 20);
         uring_dev_close(ops[i].dev);
+    }
 }
 
 static void stop(struct timer *t)
