@@ -216,7 +216,7 @@ struct ck_view *ck_view_of(struct checks *ck, unsigned node);
 /* The newest membership that is chosen, and the one that ballot b's proposer holds above everything that is (or NULL). */
 const struct membership *ck_members(const struct checks *ck);
 const struct membership *ck_members_open(const struct checks *ck, const struct ck_ballot *b);
-/* Are the disks in `mask` a quorum under this ballot? */
+/* Are the disks in `mask` a quorum for this ballot's proposer? */
 bool ck_is_quorum(const struct checks *ck, const struct ck_ballot *b, uint32_t mask);
 /* The highest slot through which a quorum acknowledged. */
 uint64_t ck_quorum_acked(const struct checks *ck, const struct ck_ballot *b);
@@ -224,6 +224,8 @@ uint64_t ck_quorum_acked(const struct checks *ck, const struct ck_ballot *b);
 void ck_member_sent(struct checks *ck, struct ck_ballot *b, const struct ck_entry *e);
 void ck_member_proposed(struct checks *ck, const char *host, const struct ck_entry *e);
 void ck_member_chosen(struct checks *ck, uint64_t slot, const uint8_t *data, uint32_t bytes, uint32_t ballot);
+/* The root of a checkpoint knows who votes as of what it has applied (ST1), a jump included. */
+void ck_members_kept(struct ck_view *v, const struct group_page *g);
 /* Ballot b's session start is proposed: its proposer had the promises that it needs (P2). */
 void ck_session_proposed(struct checks *ck, const char *host, const struct ck_ballot *b);
 

@@ -42,10 +42,19 @@ static bool is_majority(const struct checks *ck, const struct membership *m, uin
     return n >= membership_majority(m);
 }
 
+/* The newest that was chosen under this ballot or a lower one: of what was chosen under a higher one its proposer need not know. */
+static const struct ck_members *members_as_of(const struct checks *ck, const struct ballot *b, bool below)
+{
+    unsigned k = ck->n_members - 1;
+    while (k > 0 && ballot_compare(&ck->ballot[ck->members[k].ballot]->b, b) > (below ? -1 : 0))
+        k--;
+    return &ck->members[k];
+}
+
 bool ck_is_quorum(const struct checks *ck, const struct ck_ballot *b, uint32_t mask)
 {
     const struct membership *open = ck_members_open(ck, b);
-    return is_majority(ck, ck_members(ck), mask) && (!open || is_majority(ck, open, mask));
+    return is_majority(ck, &members_as_of(ck, &b->b, false)->m, mask) && (!open || is_majority(ck, open, mask));
 }
 
 /* The highest that a majority of m's voters acknowledged. */
@@ -136,14 +145,27 @@ void ck_member_chosen(struct checks *ck, uint64_t slot, const uint8_t *data, uin
  * log holds above that. What was chosen under a higher ballot it need not know. */
 void ck_session_proposed(struct checks *ck, const char *host, const struct ck_ballot *b)
 {
-    unsigned k = ck->n_members - 1;
-    while (k > 0 && ballot_compare(&ck->ballot[ck->members[k].ballot]->b, &b->b) >= 0)
-        k--;
-    if (!is_majority(ck, &ck->members[k].m, b->promised))
+    const struct membership *m = &members_as_of(ck, &b->b, true)->m;
+    if (!is_majority(ck, m, b->promised))
         CK_FAIL(ck, "membership: %s begins a session of ballot %llu without promises of a majority of the voters of slot %llu", host, LLU(b->b.round),
-                LLU(ck->members[k].m.slot));
+                LLU(m->slot));
     const struct membership *open = ck_members_open(ck, b);
     if (open && !is_majority(ck, open, b->promised))
         CK_FAIL(ck, "membership: %s begins a session of ballot %llu without promises of a majority of the voters that its log proposes in slot %llu", host,
                 LLU(b->b.round), LLU(open->slot));
+}
+
+void ck_members_kept(struct ck_view *v, const struct group_page *g)
+{
+    const struct checks *ck = v->ck;
+    unsigned k = ck->n_members - 1;
+    while (k > 0 && ck->members[k].m.slot > g->applied.slot)
+        k--;
+    const struct membership *want = &ck->members[k].m, *is = &g->committed;
+    bool same = is->slot != want->slot || is->n_voters == want->n_voters;
+    for (unsigned i = 0; i < want->n_voters && same && is->slot == want->slot; i++)
+        same = membership_has_voter(is, &want->voter[i]);
+    if (is->slot < want->slot || !same)
+        CK_FAIL(v->ck, "%s: a checkpoint holds slots through %llu, and the voters of slot %llu, where those of slot %llu were chosen", v->node->host,
+                LLU(g->applied.slot), LLU(is->slot), LLU(want->slot));
 }

@@ -385,6 +385,7 @@ static void root_check(struct ck_view *v, const struct root *r)
             VIEW_FAIL(v, "checkpoint %llu has no page for the group", LLU(r->checkpoint));
         return;
     }
+    ck_members_kept(v, g);
     if (v->promised_lsn < r->tail_lsn && ballot_compare(&g->promised, &v->promised) < 0)
         VIEW_FAIL(v, "checkpoint %llu forgets the promise of round %llu", LLU(r->checkpoint), LLU(v->promised.round));
     if (v->promised_lsn < r->tail_lsn && g->max_lease_ns < v->max_lease_ns)

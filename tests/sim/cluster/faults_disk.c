@@ -380,6 +380,13 @@ static void end_slow(struct fault_action *a)
         set_speed(a->faults, &a->faults->run->cluster->node[a->a], 1, 0);
 }
 
+void faults_slow_disk(struct faults *f, struct node *n, uint64_t factor, uint64_t ns)
+{
+    f->disk->slow[n->index]++;
+    set_speed(f, n, factor, 0);
+    fault_later(f, ns, end_slow, n->index, 0, 0);
+}
+
 static void slow_disk(struct faults *f, struct fault_rng *g, enum fault kind)
 {
     struct node *n = any_node(f, g);

@@ -96,6 +96,8 @@ bool faults_scene(struct faults *f, enum fault kind, struct fault_rng *g);
 /* faults_disk.c: may this disk be given up for good? It is another one now. */
 bool faults_may_lose(struct faults *f, const struct node *n);
 void faults_new_disk(struct faults *f, const struct node *n);
+/* Its disks take `factor` times as long, for so long. */
+void faults_slow_disk(struct faults *f, struct node *n, uint64_t factor, uint64_t ns);
 
 /* faults_disk.c. The group was created; hooks and the atlas take effect now. */
 void faults_disk_start(struct faults *f, struct fault_rng *g);

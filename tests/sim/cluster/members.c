@@ -405,6 +405,11 @@ static void run_tool(struct fault_action *a)
                                       .add = m->job == JOB_ADD ? m->joining : NULL,
                                       .remove = m->job == JOB_REMOVE ? m->leaving : NULL,
                                       .live = m->live};
+    struct node *slow = m->target && !m->over && fault_chance(&m->g, 2) ? find_voter(m) : NULL;
+    if (slow && !slow->formatting) { /* a donor that hears of more commits than it has applied */
+        MARK("operator: a donor's disk is slow");
+        faults_slow_disk(m->run->faults, slow, fault_draw(&m->g, 20, 100), 2 * NS_PER_S);
+    }
     m->tool = rebuild_tool_start(m->run, &m->a, on_ended, m);
     fault_surely(m->run->faults, NS_PER_S, watch, 0, 0, m->attempts);
     if (!m->over && fault_chance(&m->g, 2))

@@ -282,13 +282,13 @@ mutation("lease-of-an-incomplete-one-counts", "docs/rebuild.md section 5", "cons
 mutation("counts-before-the-root", "ST4", "replica/copy.c",
     ("    store_copy_complete(g->replica->store, g->id, on_complete, g);",
      "    store_copy_complete(g->replica->store, g->id, on_complete, g);\n    struct acceptor_event ev = {.type = ACCEPTOR_COMPLETE};\n    replica_step(g, &ev);"), options=theme("copy"))
-hole("lists-at-the-commit", "a donor's commit is hardly ever above what it has applied when it is asked", "docs/rebuild.md section 3", "replica/donate.c",
+mutation("lists-at-the-commit", "docs/rebuild.md section 3", "replica/donate.c",
     ("    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else",
-     "    if (status == DONOR_OK)\n        at = acceptor_commit_pos(&g->acceptor);\n    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else"), options=theme("copy"))
+     "    if (status == DONOR_OK)\n        at = acceptor_commit_pos(&g->acceptor);\n    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else"), options=theme("members"))
 mutation("donates-while-incomplete", "ST4, docs/rebuild.md invariant V", "replica/donate.c",
     ("    if (g->acceptor.needs_copy) {\n        MARK(\"donate: asked", "    if (false) {\n        MARK(\"donate: asked"), options=theme("copy"))
 mutation("checkpoint-forgets-who-votes", "ST1", "replica/checkpoint.c", ("    p->committed = g->committed;\n", "    if (g->committed.slot == 0)\n        p->committed = g->committed;\n"), options=theme("members"))
-hole("jump-keeps-the-old-voters", "a target that missed a change of the voters is hardly ever asked about them before it has the next entry", "docs/rebuild.md section 3", "consensus/acceptor_log.c", ("    if (m->slot > a->committed.slot)\n        acceptor_set_committed(a, m);\n    if (a->has_unc", "    if (a->has_unc"), options=theme("members"))
+mutation("jump-keeps-the-old-voters", "docs/rebuild.md section 3", "consensus/acceptor_log.c", ("    if (m->slot > a->committed.slot)\n        acceptor_set_committed(a, m);\n    if (a->has_unc", "    if (a->has_unc"), options=theme("members"))
 
 # ---- the front end ----
 
