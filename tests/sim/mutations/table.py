@@ -264,7 +264,7 @@ mutation("uncommitted-voters-of-the-log-ignored", "P2", "consensus/proposer_choo
     ("    } else if (!p->has_uncommitted) {\n        proposer_set_membership(p, true, m);", "    } else if (!p->has_uncommitted) {\n        (void)m;"), options=theme("members"))
 mutation("lease-of-the-old-voters-alone", "wrong 13, P9", "consensus/proposer.c",
     ("    if (!proposer_is_quorum(p, mask))\n        return false;\n    *ret",
-     "    static struct proposer old;\n    old = *p;\n    old.has_uncommitted = false;\n    if (!proposer_is_quorum(&old, mask))\n        return false;\n    *ret"), options=theme("members"))
+     "    static struct proposer old;\n    old = *p;\n    old.has_uncommitted = false;\n    if (!proposer_is_quorum(&old, mask))\n        return false;\n    *ret"), seeds=(1, 600), options=theme("members"))
 mutation("voters-changed-before-all-is-chosen", "P9", "consensus/proposer_stream.c",
     ('    *why = "the entries under way are not chosen yet";\n    if (p->chosen != p->next - 1)\n        return -EAGAIN;\n', ""),
     ("p->replica[i].acked == p->next - 1;", "p->replica[i].acked + 8 >= p->next;"),
@@ -284,11 +284,11 @@ mutation("counts-before-the-root", "ST4", "replica/copy.c",
      "    store_copy_complete(g->replica->store, g->id, on_complete, g);\n    struct acceptor_event ev = {.type = ACCEPTOR_COMPLETE};\n    replica_step(g, &ev);"), options=theme("copy"))
 mutation("lists-at-the-commit", "docs/rebuild.md section 3", "replica/donate.c",
     ("    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else",
-     "    if (status == DONOR_OK)\n        at = acceptor_commit_pos(&g->acceptor);\n    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else"), options=theme("members"))
+     "    if (status == DONOR_OK)\n        at = acceptor_commit_pos(&g->acceptor);\n    if (status != DONOR_OK)\n        refuse_listing(s, g, m, status);\n    else"), seeds=(1, 1200), options=theme("members"))
 mutation("donates-while-incomplete", "ST4, docs/rebuild.md invariant V", "replica/donate.c",
     ("    if (g->acceptor.needs_copy) {\n        MARK(\"donate: asked", "    if (false) {\n        MARK(\"donate: asked"), options=theme("copy"))
 mutation("checkpoint-forgets-who-votes", "ST1", "replica/checkpoint.c", ("    p->committed = g->committed;\n", "    if (g->committed.slot == 0)\n        p->committed = g->committed;\n"), options=theme("members"))
-mutation("jump-keeps-the-old-voters", "docs/rebuild.md section 3", "consensus/acceptor_log.c", ("    if (m->slot > a->committed.slot)\n        acceptor_set_committed(a, m);\n    if (a->has_unc", "    if (a->has_unc"), options=theme("members"))
+mutation("jump-keeps-the-old-voters", "docs/rebuild.md section 3", "consensus/acceptor_log.c", ("    if (m->slot > a->committed.slot)\n        acceptor_set_committed(a, m);\n    if (a->has_unc", "    if (a->has_unc"), seeds=(1, 900), options=theme("members"))
 
 # ---- the front end ----
 
