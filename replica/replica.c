@@ -136,7 +136,7 @@ void replica_step(struct replica_group *g, struct acceptor_event *ev)
 }
 
 /* A WAL that is just too small would say it many times a second. */
-static void say_paused(struct replica *r)
+static void say_held(struct replica *r)
 {
     MARK("replica: streams held back, no room");
     struct store_stats st;
@@ -154,35 +154,42 @@ static void say_paused(struct replica *r)
         log_info("the log is full: streams are held back until a checkpoint makes room");
 }
 
-void replica_update_pause(struct replica *r)
+bool replica_has_room(const struct replica *r)
 {
-    bool was_paused = r->sessions_paused > 0;
     bool room = store_has_room(r->store);
     list_for_each(p, &r->groups)
     {
-        struct replica_group *g = container_of(p, struct replica_group, link);
-        room = room && acceptor_has_room(&g->acceptor);
+        room = room && acceptor_has_room(&container_of(p, struct replica_group, link)->acceptor);
     }
-    if (room) {
+    return room;
+}
+
+void replica_update_pause(struct replica *r)
+{
+    if (replica_has_room(r)) {
         list_for_each(p, &r->groups)
         {
             catchup_continue(container_of(p, struct replica_group, link));
         }
-        if (!r->sessions_paused)
-            return;
+        hold_release(r);
     }
+    r->no_room = !replica_has_room(r);
+    if (r->held_bytes > 0)
+        say_held(r);
+    bool full = r->no_room && hold_is_full(r);
+    MARK_IF(full, "replica: front ends are not read from, too much is held");
+    if (!full && !r->sessions_paused)
+        return;
     list_for_each_safe(p, &r->sessions)
     {
         struct session *s = container_of(p, struct session, link);
-        bool pause = !room && s->greeted && s->role == ROLE_FRONTEND;
+        bool pause = full && s->greeted && s->role == ROLE_FRONTEND;
         if (pause == s->paused || !s->peer.conn)
             continue;
         s->paused = pause;
         r->sessions_paused += pause ? 1 : -1u;
         wire_peer_pause(&s->peer, pause);
     }
-    if (r->sessions_paused > 0 && !was_paused)
-        say_paused(r);
 }
 
 /* ---- what the store reports ---- */

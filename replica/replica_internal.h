@@ -33,6 +33,7 @@ struct session {
     bool greeted;
     bool foreign; /* a tool of another cluster: it gets the status, nothing else */
     bool paused;
+    struct list held; /* ACCEPTs that there was no room for (hold.c) */
     bool catchup_busy;
     enum node_role role;
     struct uuid identity;
@@ -145,6 +146,8 @@ struct replica {
     struct list groups;
     uint32_t next_session;
     uint32_t sessions_paused;
+    bool no_room;        /* for entries, when it was last looked */
+    uint64_t held_bytes; /* by all sessions */
     uint64_t said_paused_ns, said_full_ns; /* in the log, the last time */
     uint64_t next_cookie;
     uint64_t started_ns;
@@ -186,6 +189,15 @@ void replica_create_group(struct session *s, const struct msg *m);
 void replica_recover_group(struct session *s, struct replica_group *g, const struct msg *m);
 /* Holds back or lets in the streams, as the acceptor's and the store's room demand. */
 void replica_update_pause(struct replica *r);
+
+/* Is there room for entries of all groups? */
+bool replica_has_room(const struct replica *r);
+
+/* hold.c: ACCEPTs that wait for room */
+bool hold_accept(struct session *s, const struct replica_group *g, const struct msg *m); /* true: it is kept */
+void hold_drop(struct session *s, const struct replica_group *g);                        /* NULL: of all groups */
+void hold_release(struct replica *r);                                                    /* as far as there is room */
+bool hold_is_full(const struct replica *r);
 
 /* session.c */
 void session_accept(struct listener *l, struct conn *c);

@@ -64,13 +64,25 @@ static void answer_data(struct session *s, struct pending_read *p)
         wire_send(s->peer.conn, &m, segs, n);
 }
 
+/* A read was checked against the ballot when it arrived. A higher ballot since then does no harm to the answer's freshness, but the image could hold a
+ * successor's entries that the asking front end's clients must not see mixed with older ones (A8 "Reads with a ballot < promised are refused"): they are sent back. A replica that
+ * promised the successor nothing may have those entries as well, from its peers. */
+static bool is_superseded(const struct pending_read *p)
+{
+    const struct acceptor *a = &p->group->acceptor;
+    struct log_pos last = paxos_log_last(&a->log);
+    return ballot_compare(&p->ballot, &a->promised) < 0 || ballot_compare(&p->ballot, &last.e) < 0;
+}
+
 static void on_read(struct store_read *r)
 {
     struct pending_read *p = container_of(r, struct pending_read, read);
     struct session *s = replica_find_session(p->group->replica, p->session);
     if (s) {
         MARK_IF(r->err || any_bit(r->bad) || any_bit(r->lost), "read: damaged here");
-        if (r->err || any_bit(r->bad) || any_bit(r->lost))
+        if (is_superseded(p))
+            answer_status(s, p, DATA_BEHIND);
+        else if (r->err || any_bit(r->bad) || any_bit(r->lost))
             answer_status(s, p, DATA_BAD);
         else
             answer_data(s, p);
@@ -144,13 +156,6 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
     MARK("read: waits until applied");
     list_push_back(&g->waiting_reads, &p->link);
     g->n_waiting_reads++;
-}
-
-/* A read that waited was checked against the ballot when it arrived. A higher ballot since then does no harm to the answer's freshness, but the image could hold a
- * successor's entries that the asking front end's clients must not see mixed with older ones (A8 "Reads with a ballot < promised are refused"): they are sent back. */
-static bool is_superseded(const struct pending_read *p)
-{
-    return ballot_compare(&p->ballot, &p->group->acceptor.promised) < 0;
 }
 
 void serve_waiting_reads(struct replica_group *g)

@@ -16,6 +16,7 @@ static void session_free(struct session *s)
     uint32_t id = s->id;
     if (s->paused)
         r->sessions_paused--;
+    hold_drop(s, NULL);
     list_remove(&s->link);
     free(s);
     if (r->closing)
@@ -146,6 +147,12 @@ static void on_consensus(struct session *s, struct replica_group *g, const struc
         return;
     if (copy_holds(s, g, m))
         return;
+    if (m->type == MSG_OPEN)
+        hold_drop(s, g);
+    if (m->type == MSG_ACCEPT && hold_accept(s, g, m)) {
+        replica_update_pause(s->replica);
+        return;
+    }
     struct acceptor_event ev = {.type = ACCEPTOR_MSG, .link = s->id, .msg = m};
     replica_step(g, &ev);
     if (m->type == MSG_ACCEPT)
@@ -281,6 +288,7 @@ void session_accept(struct listener *l, struct conn *c)
     s->replica = r;
     s->id = r->next_session++;
     s->peer.verify_payload = true;
+    list_init(&s->held);
     list_push_back(&r->sessions, &s->link);
     wire_peer_accept(&s->peer, c, &handler, s);
 }

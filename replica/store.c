@@ -377,12 +377,29 @@ void store_value(struct store *s, uint64_t group, uint64_t slot, void (*fn)(void
 
 /* ---- room, credits, the end of a turn ---- */
 
-static bool has_room(const struct store *s)
+/* Of the log, kept for what must go on without data: promises, commits, session starts. */
+static uint64_t wal_margin(const struct store *s)
 {
     uint64_t margin = s->wal_dev->size_bytes / 32;
-    if (margin > (32u << 20))
-        margin = 32u << 20;
-    if (s->dead || !s->ready || wal_room(s->wal) < margin || slabs_are_out(s))
+    return margin < (32u << 20) ? margin : 32u << 20;
+}
+
+static bool has_slots(const struct store *s)
+{
+    for (unsigned i = 0; i < GROUPS_MAX; i++)
+        if (s->groups[i] && s->groups[i]->last - s->groups[i]->log.base.slot >= STORE_SLOTS_MAX)
+            return false;
+    return true;
+}
+
+bool store_has_reserve(const struct store *s)
+{
+    return s->ready && !s->dead && wal_room(s->wal) >= wal_margin(s) / 2 && has_slots(s);
+}
+
+static bool has_room(const struct store *s)
+{
+    if (s->dead || !s->ready || wal_room(s->wal) < wal_margin(s) || slabs_are_out(s))
         return false;
     uint64_t overlay = s->overlay_bytes[0] + s->overlay_bytes[1];
     if (overlay > s->options.overlay_bytes)
@@ -390,10 +407,7 @@ static bool has_room(const struct store *s)
     const struct arena *a = s->reactor->arena;
     if (overlay > 0 && arena_used_bytes(a) > arena_limit_bytes(a) / 8 * 7)
         return false;
-    for (unsigned i = 0; i < GROUPS_MAX; i++)
-        if (s->groups[i] && s->groups[i]->last - s->groups[i]->log.base.slot >= STORE_SLOTS_MAX)
-            return false;
-    return true;
+    return has_slots(s);
 }
 
 bool store_has_room(const struct store *s)

@@ -98,7 +98,9 @@ void store_needs_copy(struct store *s, uint64_t group, bool on, void (*fn)(void 
 void store_commit(struct store *s, uint64_t group, uint64_t slot);
 /* False: WAL, overlay or extents are so full that appends must wait (the caller pauses its streams until on_credits). */
 bool store_has_room(const struct store *s);
-/* ... because of the extents: only growing or a trim helps, no checkpoint does. */
+/* ... but a few entries without data may still come. */
+bool store_has_reserve(const struct store *s);
+/* No room, because of the extents: only growing or a trim helps, no checkpoint does. */
 bool store_is_full(const struct store *s);
 
 /* How many of the entries, from the first on, write-back will find slabs for: a piece of catch-up comes without anybody

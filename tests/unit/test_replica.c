@@ -380,6 +380,83 @@ static void reads_wait_for_what_was_chosen_or_are_sent_elsewhere(void **state)
     rr_free(rr);
 }
 
+/* No checkpoint ends, so the log fills: what is held back are entries, not what else comes on their connection, nor a take-over. */
+static void a_full_log_holds_back_entries_alone(void **state)
+{
+    struct rr *rr = rr_new(16);
+    rr->wal_bytes = 4u << 20;
+    rr_start_ok(rr);
+    struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
+    rr_create(rr, p);
+    rr_prepare(p, 3, NS_PER_S);
+    rr_open(p, 3, (struct log_pos){0});
+    sim_disk_timing(rr->meta)->write_ns = (struct sim_range){1000 * NS_PER_S, 1000 * NS_PER_S};
+    uint64_t slot = 0;
+    while (rr->replica->held_bytes < 256u << 10) {
+        slot++;
+        rr_accept(p, 3, rr_entry(rr, slot, 3, slot % 8 * 64, 4, (uint8_t)slot), slot - 1);
+        rr_beat(p, 3, slot - 1);
+        rr_run(rr, 10 * NS_PER_MS);
+        assert_true(slot < 1000);
+    }
+    assert_true(rr->replica->no_room && rr->replica->sessions_paused == 0);
+    uint64_t applied = store_applied(rr->replica->store, RR_GROUP), held = rr_group(rr)->acceptor.match + 1;
+    assert_true(applied > 4 && held < slot);
+    say_read(p, 3, 70, applied % 8 * 64, 1, applied);
+    assert_int_equal(take_data(p, 70, DATA_OK)->data[0], (uint8_t)applied);
+
+    /* Another one takes over: what the first one's connection brought is of no use any more. */
+    rr_run(rr, 2 * NS_PER_S);
+    struct rr_probe *q = rr_greet(rr, ROLE_FRONTEND);
+    rr_prepare(q, 5, NS_PER_S);
+    rr_open(q, 5, (struct log_pos){.slot = held - 1, .e = rr_ballot(3)});
+    struct entry *e = entry_new(sim_reactor_io(rr->others)->arena, ENTRY_SESSION, 0, 0, NULL, 0);
+    e->group = RR_GROUP;
+    e->slot = held;
+    e->e = rr_ballot(5);
+    rr_accept(q, 5, e, held - 1);
+    while (rr_take(q, MSG_ACCEPTED)->m.u.accepted.through < held)
+        ;
+    assert_true(rr->replica->no_room);
+    for (slot = held + 1; slot < held + 6; slot++)
+        rr_accept(q, 5, rr_entry(rr, slot, 5, slot % 8 * 64, 4, (uint8_t)(100 + slot)), slot - 1);
+    rr_run(rr, NS_PER_S);
+    assert_int_equal(rr_group(rr)->acceptor.match, held);
+    rr_crash(rr, SIM_KILL); /* the disk would keep it for too long */
+    rr_free(rr);
+}
+
+static void what_was_held_comes_in_order_when_there_is_room(void **state)
+{
+    struct rr *rr = rr_new(17);
+    rr->wal_bytes = 4u << 20;
+    rr_start_ok(rr);
+    struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
+    rr_create(rr, p);
+    rr_prepare(p, 3, NS_PER_S);
+    rr_open(p, 3, (struct log_pos){0});
+    sim_disk_timing(rr->meta)->write_ns = (struct sim_range){3 * NS_PER_S, 3 * NS_PER_S};
+    uint64_t slot = 0;
+    for (bool held = false; !held || slot % 20; held |= rr->replica->held_bytes > 0) {
+        slot++;
+        rr_accept(p, 3, rr_entry(rr, slot, 3, slot % 8 * 64, 64, (uint8_t)slot), slot - 1);
+        rr_run(rr, 10 * NS_PER_MS);
+        assert_true(slot < 100);
+    }
+    rr_beat(p, 3, slot);
+    for (unsigned i = 0; i < 100 && rr->replica->held_bytes > 0; i++) {
+        rr_run(rr, NS_PER_S);
+        rr_beat(p, 3, slot);
+    }
+    assert_int_equal(rr->replica->held_bytes, 0);
+    rr_applied(rr, slot);
+    for (uint64_t k = slot - 7; k <= slot; k++) {
+        say_read(p, 3, 100 + k, k % 8 * 64, 1, slot);
+        assert_int_equal(take_data(p, 100 + k, DATA_OK)->data[0], (uint8_t)k);
+    }
+    rr_free(rr);
+}
+
 /* Reads whose connection or replica goes before they are answered leave nothing behind (rr_free looks). */
 static void unanswered_reads_are_forgotten(void **state)
 {
@@ -510,6 +587,8 @@ int main(void)
         cmocka_unit_test(reads_give_the_image_with_its_checksums),
         cmocka_unit_test(images_are_given_to_other_replicas),
         cmocka_unit_test(reads_wait_for_what_was_chosen_or_are_sent_elsewhere),
+        cmocka_unit_test(a_full_log_holds_back_entries_alone),
+        cmocka_unit_test(what_was_held_comes_in_order_when_there_is_room),
         cmocka_unit_test(unanswered_reads_are_forgotten),
         cmocka_unit_test(fetch_gives_the_entry_that_was_named_only),
         cmocka_unit_test(one_that_cannot_serve_says_why),
