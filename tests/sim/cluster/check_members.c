@@ -105,6 +105,8 @@ void ck_member_proposed(struct checks *ck, const char *host, const struct ck_ent
     take_membership(e, &m);
     if (ck->cluster->on_voters_proposed)
         ck->cluster->on_voters_proposed(ck->cluster->user, host);
+    if (e->f.slot <= ck->chosen_through && ballot_compare(&ck->serving, &e->e) > 0)
+        return; /* deposed, and has not heard of it */
     if (e->f.slot != ck->chosen_through + 1) {
         CK_FAIL(ck, "membership: %s proposes new voters in slot %llu, and %llu are chosen", host, LLU(e->f.slot), LLU(ck->chosen_through));
         return;
