@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """A 4 TiB thin volume with scattered data behind it: attach, restart after kill -9 under load with a 1 GiB log, memory. (Aims: attach < 1 s, restart < 5 s, RSS <= 128 MiB + caches.)
 
-One replica, because three would need three times the disk: what is measured is a replica's own. Its extent files are made sparse beforehand, so that a map of hundreds
-of GiB fits on a smaller disk; each 4 KiB write takes a slab of 64 KiB, so QBD_WRITES=8000000 gives the map of 488 GiB (and takes about 50 GiB of disk). Default: 500000 (30 GiB).
+One replica, because three would need three times the disk: what is measured is a replica's own. Its extent files are made sparse beforehand; each 4 KiB write takes a slab of 64 KiB, so QBD_WRITES=8000000
+gives the map of 488 GiB. That fits on 60 GiB of disk where the file system cannot preallocate (ext3, say on a loop device); elsewhere extents are preallocated as they are taken into use. Default: 500000 (30 GiB).
 Prints the figures and a JSON line."""
 import json
 import os
