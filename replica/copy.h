@@ -18,6 +18,7 @@
 #define COPY_GENTLE_BLOCKS 16u
 #define COPY_TICK_NS (50 * NS_PER_MS)
 #define COPY_ANSWER_NS (5 * NS_PER_S) /* who does not answer for so long is not waited for */
+#define COPY_AHEAD_NS (10 * NS_PER_S) /* how long an image from further ahead than the own log reaches is kept */
 #define COPY_BEHIND_NS (200 * NS_PER_MS) /* a donor that can't help now is left alone for so long */
 #define COPY_INCOMPLETE_NS (2 * NS_PER_S)
 #define COPY_REFUSED_NS (30 * NS_PER_S) /* before a jump that does not fit is tried again */
