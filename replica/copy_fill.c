@@ -311,13 +311,14 @@ void copy_fill_tick(struct replica_group *g)
             MARK("copy: a donor did not answer in time");
             copy_image_failed(rq, COPY_INCOMPLETE_NS);
         }
-        if (rq->state == COPY_TO_ASK)
-            copy_image_ask(rq);
         /* Who gave it may be gone, and nobody else may know that the log is committed that far before this replica counts again: then what the others have must do. The walk finds the blocks again. */
         if (rq->state == COPY_INSTALLING && rq->c.image_slot > store_applied(r->store, g->id) && now - rq->asked_ns >= COPY_AHEAD_NS) {
             MARK("copy: an image from too far ahead is given up");
             copy_image_abandon(rq);
+            continue;
         }
+        if (rq->state == COPY_TO_ASK)
+            copy_image_ask(rq); /* may be the end of it */
     }
     if (c->verdict.state == VERDICT_ASKED && now - c->verdict.asked_ns >= COPY_ANSWER_NS)
         verdict_failed(g, COPY_INCOMPLETE_NS);
