@@ -380,17 +380,25 @@ static void reads_wait_for_what_was_chosen_or_are_sent_elsewhere(void **state)
     rr_free(rr);
 }
 
+/* A log that is soon full, an open stream, and checkpoints that take so long. */
+static struct rr *with_slow_checkpoints(uint64_t seed, uint64_t ns, struct rr_probe **ret_p)
+{
+    struct rr *rr = rr_new(seed);
+    rr->wal_bytes = 4u << 20;
+    rr_start_ok(rr);
+    *ret_p = rr_greet(rr, ROLE_FRONTEND);
+    rr_create(rr, *ret_p);
+    rr_prepare(*ret_p, 3, NS_PER_S);
+    rr_open(*ret_p, 3, (struct log_pos){0});
+    sim_disk_timing(rr->meta)->write_ns = (struct sim_range){ns, ns};
+    return rr;
+}
+
 /* No checkpoint ends, so the log fills: what is held back are entries, not what else comes on their connection, nor a take-over. */
 static void a_full_log_holds_back_entries_alone(void **state)
 {
-    struct rr *rr = rr_new(16);
-    rr->wal_bytes = 4u << 20;
-    rr_start_ok(rr);
-    struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
-    rr_create(rr, p);
-    rr_prepare(p, 3, NS_PER_S);
-    rr_open(p, 3, (struct log_pos){0});
-    sim_disk_timing(rr->meta)->write_ns = (struct sim_range){1000 * NS_PER_S, 1000 * NS_PER_S};
+    struct rr_probe *p;
+    struct rr *rr = with_slow_checkpoints(16, 1000 * NS_PER_S, &p);
     uint64_t slot = 0;
     while (rr->replica->held_bytes < 256u << 10) {
         slot++;
@@ -428,14 +436,8 @@ static void a_full_log_holds_back_entries_alone(void **state)
 
 static void what_was_held_comes_in_order_when_there_is_room(void **state)
 {
-    struct rr *rr = rr_new(17);
-    rr->wal_bytes = 4u << 20;
-    rr_start_ok(rr);
-    struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
-    rr_create(rr, p);
-    rr_prepare(p, 3, NS_PER_S);
-    rr_open(p, 3, (struct log_pos){0});
-    sim_disk_timing(rr->meta)->write_ns = (struct sim_range){3 * NS_PER_S, 3 * NS_PER_S};
+    struct rr_probe *p;
+    struct rr *rr = with_slow_checkpoints(17, 3 * NS_PER_S, &p);
     uint64_t slot = 0;
     for (bool held = false; !held || slot % 20; held |= rr->replica->held_bytes > 0) {
         slot++;
