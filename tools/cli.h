@@ -33,6 +33,7 @@ MUST_USE int file_remove_tree(const char *path);
 /* fsync of a directory, so that what was created or renamed in it stays. 0 or -errno. */
 MUST_USE int file_sync_dir(const char *path);
 
+int command_bench(int argc, char **argv);
 int command_local(int argc, char **argv);
 int command_metrics(int argc, char **argv);
 int command_scrub(int argc, char **argv);

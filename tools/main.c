@@ -17,6 +17,7 @@ static const struct subcommand subcommands[] = {
     {"scrub", command_scrub, "have all replicas read back and compare what they hold, and repair it"},
     {"volume", command_volume, "create a volume that the configuration describes"},
     {"metrics", command_metrics, "the cluster's metrics for Prometheus, over HTTP or printed once"},
+    {"bench", command_bench, "a load on a volume: what it bears, how long requests take, and whether every acknowledged write is there"},
     {"recover", command_recover, "the last resort when a majority of a volume's disks is lost: what one survivor holds"},
     {"rebuild", command_rebuild, "replace a lost replica, add one, take one out, while the volumes serve"},
 };
