@@ -234,4 +234,17 @@ static bool holds(const struct rig *r, uint64_t slot, struct ballot e)
     return paxos_log_holds(&r->a.log, &p);
 }
 
+/* Begins with slots 1..last of one ballot on disk, of which `lost` has lost its value. */
+static void begin_with_lost(struct rig *r, uint64_t last, uint64_t lost, uint64_t commit)
+{
+    static struct paxos_log log;
+    memset(&log, 0, sizeof log);
+    for (uint64_t s = 1; s <= last; s++) {
+        struct ballot e = A(1);
+        assert_true(paxos_log_append(&log, s, &e));
+    }
+    begin(r, &(struct acceptor_state){
+                 .promised = A(1), .log = &log, .n_lost = 1, .lost = &lost, .commit = commit, .restarted = true});
+}
+
 #endif

@@ -99,7 +99,7 @@ void expect_reply(struct client *c, bool structured, uint16_t type, uint64_t coo
 
 /* ---- payloads: group fixtures; buffer is for what comes back, pattern is random bytes ---- */
 #define BUFFER_BYTES ((32u << 20) + 8192)
-#define MIB (1u << 20)
+#define MIB (UINT64_C(1) << 20)
 extern uint8_t *buffer, *pattern;
 int harness_buffers_make(void **state);
 int harness_buffers_free(void **state);

@@ -1,4 +1,5 @@
-/* The acceptor at the edges of its rules: late and malformed messages, full tables, and what a restart or a lost value leaves half known. Rule by rule: test_acceptor.c. */
+/* The acceptor at the edges of its rules: late and malformed messages, full tables, and what a restart or a lost value
+ * leaves half known. Rule by rule: the other test_acceptor_*.c. */
 #include "tests/unit/acceptor_rig.h"
 
 /* ---- messages that come too late, too early or from nowhere ---- */

@@ -4,7 +4,7 @@
  * end serves, every replica has what is chosen.
  *
  *   test_explore [FIRST_SEED N_SEEDS [trace]]     default: some hundred seeds, for the unit test run */
-#include "px_cluster.h"
+#include "tests/unit/px_cluster.h"
 
 #include <inttypes.h>
 #include <stdio.h>

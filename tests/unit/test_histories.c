@@ -3,7 +3,7 @@
  * rules make of it. px_cluster.c checks agreement all along; tests/unit/check_mutations plants the wrong rules and
  * demands that these (or others) fail.
  *
- * Rules 11, 16 and 18 belong to the store, 15 to the volume session; 17 is in test_acceptor.c. */
+ * Rules 11, 16 and 18 belong to the store, 15 to the volume session; 17 is in test_acceptor_copy.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +13,7 @@
 #include <cmocka.h>
 #include <errno.h>
 
-#include "px_cluster.h"
+#include "tests/unit/px_cluster.h"
 
 #define NODE(n) (1u << (n))
 #define ALL 7u

@@ -1,4 +1,5 @@
-/* The proposer at the edges of its rules: answers that nobody asked for or that can't be, memberships known in part, tails that can't be held. Rule by rule: test_proposer.c. */
+/* The proposer at the edges of its rules: answers that nobody asked for or that can't be, memberships known in part,
+ * tails that can't be held. Rule by rule: the other test_proposer_*.c. */
 #include "tests/unit/proposer_rig.h"
 
 /* ---- links and messages ---- */

@@ -126,6 +126,14 @@ void rig_attach(struct rig *rig, unsigned i)
         fail_msg("not attached: %s", rig->frontend[i].export->state);
 }
 
+struct rig *rig_attached(uint64_t seed)
+{
+    struct rig *rig = rig_new(seed);
+    rig_start_frontend(rig, 0, 0);
+    rig_attach(rig, 0);
+    return rig;
+}
+
 /* ---- clients ---- */
 
 static void take_read(struct request *q)
@@ -259,4 +267,16 @@ void heal(struct rig *rig, unsigned frontend, unsigned replica)
     host(a, "frontend", frontend);
     host(b, "replica", replica);
     sim_heal(rig->world, a, b);
+}
+
+void compare_replicas(struct rig *rig)
+{
+    for (unsigned i = 0; i < REPLICAS; i++)
+        heal(rig, 0, i);
+    sim_run_for(rig->world, 10 * NS_PER_S);
+    for (unsigned i = 1; i < REPLICAS; i++) {
+        assert_int_equal(rig->replica[i].applied, rig->replica[0].applied);
+        assert_memory_equal(rig->replica[i].block, rig->replica[0].block, VOLUME_BYTES);
+        assert_memory_equal(rig->replica[i].crc, rig->replica[0].crc, sizeof rig->replica[i].crc);
+    }
 }

@@ -1,4 +1,5 @@
-/* What tests of the volume session share: a world of three fake replicas and up to two front ends, and clients that submit requests and keep what came of them. */
+/* What tests of the volume session share: a world of three fake replicas and up to two front ends, and clients that
+ * submit requests and keep what came of them. */
 #ifndef QBD_TESTS_VOLUME_HARNESS_H
 #define QBD_TESTS_VOLUME_HARNESS_H
 
@@ -9,6 +10,8 @@
 #define FRONTENDS 2
 #define VOLUME_BYTES ((uint64_t)FAKE_BLOCKS * BLOCK_SIZE)
 #define GROUP 7
+#define MIB (UINT64_C(1) << 20)
+#define EDGE MIB /* a boundary of entries */
 
 struct rig;
 
@@ -53,6 +56,8 @@ void rig_start_frontend(struct rig *rig, unsigned i, uint64_t fail_after_ns);
 void rig_stop_frontend(struct rig *rig, unsigned i);
 /* Runs until it is attached; fails the test after 20 s. */
 void rig_attach(struct rig *rig, unsigned i);
+/* A rig whose first front end is attached. */
+struct rig *rig_attached(uint64_t seed);
 
 /* data: the bytes of a WRITE (copied), NULL: length times value. */
 struct request *submit(struct rig_frontend *f, enum export_op op, uint64_t offset, uint32_t length, const uint8_t *data, uint8_t value, uint32_t flags);
@@ -62,6 +67,9 @@ void await_all(struct rig *rig);
 
 void write_value(struct rig *rig, uint64_t offset, uint32_t length, uint8_t value);
 void check_value(struct rig *rig, uint64_t offset, uint32_t length, uint8_t value);
+
+/* Once all is quiet and every replica is there, they hold the same bytes. */
+void compare_replicas(struct rig *rig);
 
 /* The network between a front end and a replica; both directions. */
 void cut(struct rig *rig, unsigned frontend, unsigned replica);
