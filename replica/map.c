@@ -108,9 +108,8 @@ struct dev *leaf_place(const struct store *s, const struct region *r, unsigned l
 static struct cached_leaf *cache_new(struct store *s, struct region *r, unsigned l)
 {
     struct cached_leaf *c = store_calloc(1, sizeof *c);
-    c->page = aligned_alloc(BLOCK_SIZE, BLOCK_SIZE);
-    if (!c->page)
-        abort();
+    c->buf = buf_alloc_must(s->leaf_pages, BLOCK_SIZE);
+    c->page = (struct leaf *)c->buf->data;
     c->store = s;
     c->region = r;
     c->number = l;
@@ -126,7 +125,7 @@ static void cache_free(struct store *s, struct cached_leaf *c)
     list_remove(&c->lru);
     c->region->cached[c->number] = NULL;
     s->n_leaves--;
-    free(c->page);
+    buf_unref(c->buf);
     free(c);
 }
 
@@ -275,11 +274,13 @@ void map_free(struct store *s)
                 overlay_drop_leaf(s, r, 1, l);
                 if (r->cached[l])
                     cache_free(s, r->cached[l]);
-                free(r->bad[l]);
+                free(bad_leaf(r, l));
             }
+            free(r->bad);
             free(r);
         }
     }
     free(s->region_hash);
     free(s->regions);
+    arena_free(s->leaf_pages);
 }

@@ -36,6 +36,11 @@ void pool_drain(struct pool *p)
 
 static struct oleaf *leaf_for_change(struct store *s, struct region *r, unsigned l)
 {
+    if (!r->overlay[s->gen]) {
+        r->overlay[s->gen] = pool_get(&s->oleaf_array_pool);
+        memset(r->overlay[s->gen], 0, REGION_LEAVES * sizeof *r->overlay[0]);
+        s->overlay_bytes[s->gen] += REGION_LEAVES * sizeof *r->overlay[0];
+    }
     struct oleaf **o = &r->overlay[s->gen][l];
     if (!*o) {
         *o = pool_get(&s->oleaf_pool);
@@ -176,7 +181,7 @@ static void apply_zero(struct store *s, struct oleaf *o, unsigned first, unsigne
  * has anything else there. One that is unknown is another matter: after this entry its blocks are known to be zero. */
 static bool leaf_is_nowhere(const struct region *r, unsigned l)
 {
-    return !leaf_present(r, l) && !r->overlay[0][l] && !r->overlay[1][l] && !r->cached[l] && !leaf_unknown(r, l);
+    return !leaf_present(r, l) && !overlay_leaf(r, 0, l) && !overlay_leaf(r, 1, l) && !r->cached[l] && !leaf_unknown(r, l);
 }
 
 void overlay_apply(struct store *s, struct group *g, const struct entry *e)
@@ -217,7 +222,7 @@ enum overlay_state overlay_find(const struct store *s, const struct region *r, u
 {
     unsigned i = block % LEAF_BLOCKS, l = block % REGION_BLOCKS / LEAF_BLOCKS;
     for (unsigned k = 0; k < 2; k++) {
-        const struct oleaf *o = r->overlay[s->gen ^ k][l];
+        const struct oleaf *o = overlay_leaf(r, s->gen ^ k, l);
         if (!o)
             continue;
         if (has_page(o, i)) {
@@ -234,7 +239,7 @@ enum overlay_state overlay_find(const struct store *s, const struct region *r, u
 
 void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l)
 {
-    struct oleaf *o = r->overlay[gen][l];
+    struct oleaf *o = overlay_leaf(r, gen, l);
     if (!o)
         return;
     for (unsigned i = 0; o->slab && i < LEAF_SLABS; i++)
@@ -249,8 +254,12 @@ void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned
     pool_put(&s->oleaf_pool, o);
     s->overlay_bytes[gen] -= sizeof *o;
     r->overlay[gen][l] = NULL;
-    if (--r->n_overlay[gen] == 0)
+    if (--r->n_overlay[gen] == 0) {
         list_remove(&r->overlay_link[gen]);
+        pool_put(&s->oleaf_array_pool, r->overlay[gen]);
+        r->overlay[gen] = NULL;
+        s->overlay_bytes[gen] -= REGION_LEAVES * sizeof *r->overlay[0];
+    }
 }
 
 bool overlay_is_empty(const struct store *s, unsigned gen)

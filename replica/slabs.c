@@ -197,7 +197,7 @@ static void reserve_overlay(struct store *s)
     {
         struct region *r = container_of(n, struct region, overlay_link[s->gen]);
         for (unsigned l = 0; l < REGION_LEAVES; l++) {
-            const struct oleaf *o = r->overlay[s->gen][l];
+            const struct oleaf *o = overlay_leaf(r, s->gen, l);
             for (unsigned i = 0; o && o->slab && i < LEAF_SLABS; i++)
                 if (o->slab[i])
                     reserve_slab(s, r, l, i);

@@ -568,13 +568,17 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
         s->options.write_back_depth = 16;
     if (s->options.write_back_depth > WRITE_BACK_DEPTH_MAX)
         s->options.write_back_depth = WRITE_BACK_DEPTH_MAX;
-    s->leaves_max = s->options.leaf_cache_bytes / BLOCK_SIZE;
+    s->leaf_pages = arena_new(UINT64_MAX);
+    if (!s->leaf_pages)
+        abort();
+    s->leaves_max = s->options.leaf_cache_bytes / CACHED_LEAF_BYTES;
     s->extents = store_calloc(sb->n_extents, sizeof *s->extents);
     for (uint32_t i = 0; i < sb->n_extents; i++)
         s->extents[i].dev = d->extents[i];
     s->oleaf_pool.size = sizeof(struct oleaf);
     s->oslab_pool.size = sizeof(struct oslab);
     s->slab_array_pool.size = LEAF_SLABS * sizeof(struct oslab *);
+    s->oleaf_array_pool.size = REGION_LEAVES * sizeof(struct oleaf *);
     list_init(&s->leaf_lru);
     list_init(&s->repairs);
     list_init(&s->copies);
@@ -630,6 +634,7 @@ void store_free(struct store *s)
     pool_drain(&s->oleaf_pool);
     pool_drain(&s->oslab_pool);
     pool_drain(&s->slab_array_pool);
+    pool_drain(&s->oleaf_array_pool);
     slabs_free_memory(s);
     free(s->fifo);
     free(s->root);
@@ -646,7 +651,7 @@ void store_get_stats(const struct store *s, struct store_stats *ret)
         .slabs_reserved = s->slabs_reserved,
         .slabs_pending_free = s->n_pending,
         .overlay_bytes = s->overlay_bytes[0] + s->overlay_bytes[1],
-        .leaf_cache_bytes = s->n_leaves * BLOCK_SIZE,
+        .leaf_cache_bytes = s->n_leaves * CACHED_LEAF_BYTES,
         .dirty_leaves = s->cycle.n_leaves,
         .checkpoint = s->root ? s->root->checkpoint : 0,
         .checkpoints_done = s->checkpoints_done,

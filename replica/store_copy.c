@@ -89,7 +89,7 @@ static bool wanted(struct scan *sc, unsigned l, unsigned c, const struct leaf *p
 {
     struct store_unknown *u = sc->u;
     struct region *r = sc->region;
-    const struct bad_leaf *b = r->bad[l];
+    const struct bad_leaf *b = bad_leaf(r, l);
     bool any = false;
     u->block = leaf_number(r, l) * LEAF_BLOCKS + (uint64_t)c * CHUNK_BLOCKS;
     u->nblocks = chunk_blocks(r, l, c);
@@ -199,7 +199,7 @@ struct verdict {
 static bool may_take(const struct verdict *v, unsigned c, const struct leaf *p)
 {
     const struct region *r = v->region;
-    const struct bad_leaf *b = r->bad[v->leaf];
+    const struct bad_leaf *b = bad_leaf(r, v->leaf);
     if (!chunk_unknown(r, v->leaf, c, p))
         return false;
     for (unsigned i = c * CHUNK_BLOCKS; i < (c + 1) * CHUNK_BLOCKS; i++)
@@ -376,7 +376,7 @@ static void over(struct store *s, struct store_copy *c, int err)
 static bool is_new_enough(const struct group *g, const struct region *r, unsigned l, unsigned i, const struct leaf *p,
                           uint64_t image_slot)
 {
-    const struct bad_leaf *b = r->bad[l];
+    const struct bad_leaf *b = bad_leaf(r, l);
     if (b && bit_get(b->bits, i))
         return image_slot >= b->since;
     return chunk_unknown(r, l, i / CHUNK_BLOCKS, p) || image_slot >= g->image_floor;
@@ -387,8 +387,7 @@ static void put(struct store *s, struct region *r, struct store_copy *c, uint32_
     uint64_t block = c->block + k;
     unsigned l = leaf_of(block), i = block % LEAF_BLOCKS;
     bool nothing = bit_get(c->zero, k) || bit_get(c->lost, k);
-    if (r->bad[l])
-        bad_cleared(s, r, l, i, 1);
+    bad_cleared(s, r, l, i, 1);
     if (bit_get(c->lost, k)) {
         overlay_put_lost(s, r, block, c->changed_at);
     } else if (bit_get(c->zero, k)) {
@@ -419,7 +418,8 @@ static void install(struct store *s, struct region *r, struct store_copy *c, con
              data = !given_up && !bad && !bit_get(c->zero, k) && !bit_get(c->lost, k);
         uint32_t at = off;
         off += data ? BLOCK_SIZE : 0;
-        bool open = block_unknown(r, l, i, p) || (r->bad[l] && bit_get(r->bad[l]->bits, i));
+        const struct bad_leaf *b = bad_leaf(r, l);
+        bool open = block_unknown(r, l, i, p) || (b && bit_get(b->bits, i));
         if (!open || overlay_find(s, r, c->block + k, &page) != OVERLAY_NONE)
             continue; /* an entry or another image came first */
         if (given_up) {

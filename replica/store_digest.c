@@ -231,8 +231,8 @@ bool store_lose(struct store *s, uint64_t group, uint64_t block, uint64_t image_
     struct group *g = store_group(s, group);
     struct region *r = g ? region_find(s, g, block / REGION_BLOCKS) : NULL;
     unsigned l = block % REGION_BLOCKS / LEAF_BLOCKS, i = block % LEAF_BLOCKS;
-    if (!r || s->dead || g->held || g->needs_copy || !r->bad[l] || !bit_get(r->bad[l]->bits, i) ||
-        image_slot < r->bad[l]->since || image_slot < g->jump)
+    const struct bad_leaf *b = r ? bad_leaf(r, l) : NULL;
+    if (s->dead || g->held || g->needs_copy || !b || !bit_get(b->bits, i) || image_slot < b->since || image_slot < g->jump)
         return false;
     MARK("repair: no replica has the block");
     bad_cleared(s, r, l, i, 1);

@@ -22,7 +22,7 @@ static uint32_t leaves_here(const struct region *r)
 {
     uint32_t leaves = r->entry->present;
     for (unsigned l = 0; l < REGION_LEAVES; l++)
-        leaves |= (uint32_t)(r->overlay[0][l] || r->overlay[1][l] || r->cached[l]) << l;
+        leaves |= (uint32_t)(overlay_leaf(r, 0, l) || overlay_leaf(r, 1, l) || r->cached[l]) << l;
     return leaves;
 }
 
@@ -53,9 +53,11 @@ uint32_t store_list_regions(const struct store *s, uint64_t group, uint32_t from
 uint64_t chunk_changed_at(const struct region *r, unsigned l, unsigned c, const struct leaf *p)
 {
     uint64_t at = p ? p->changed_at[c] : 0;
-    for (unsigned gen = 0; gen < 2; gen++)
-        if (r->overlay[gen][l] && r->overlay[gen][l]->changed_at[c] > at)
-            at = r->overlay[gen][l]->changed_at[c];
+    for (unsigned gen = 0; gen < 2; gen++) {
+        const struct oleaf *o = overlay_leaf(r, gen, l);
+        if (o && o->changed_at[c] > at)
+            at = o->changed_at[c];
+    }
     bool unseen = !p && (at == 0 || leaf_present(r, l));
     return unseen ? r->entry->changed_at : at;
 }

@@ -185,7 +185,8 @@ enum overlay_state { OVERLAY_NONE, OVERLAY_PAGE, OVERLAY_ZERO, OVERLAY_LOST };
 /* ---- map ---- */
 
 struct cached_leaf {
-    struct leaf *page; /* 4 KiB-aligned */
+    struct buf *buf;   /* from store.leaf_pages */
+    struct leaf *page; /* its bytes */
     struct region *region;
     unsigned number; /* in the region */
     unsigned pins;
@@ -198,6 +199,9 @@ struct cached_leaf {
     struct io_op op;
     struct store *store;
 };
+
+/* What a cached leaf costs. */
+#define CACHED_LEAF_BYTES (BLOCK_SIZE + sizeof(struct cached_leaf) + sizeof(struct buf))
 
 struct leaf_wait {
     struct list link;
@@ -217,7 +221,7 @@ struct region {
     struct group *group;
     struct region *hash_next;
     struct region_entry *entry; /* in store.regions: its place in the table */
-    struct oleaf *overlay[2][REGION_LEAVES];
+    struct oleaf **overlay[2]; /* [gen][leaf]; NULL while that generation has no leaf here */
     struct list overlay_link[2]; /* in store.overlay_regions when overlay[gen] has a leaf */
     unsigned n_overlay[2];
     struct cached_leaf *cached[REGION_LEAVES];
@@ -225,10 +229,20 @@ struct region {
     bool reserved_leaf_slab[REGION_LEAVES / LEAVES_PER_SLAB];
     bool in_reserved;
     struct list reserved_link;
-    struct bad_leaf *bad[REGION_LEAVES];
+    struct bad_leaf **bad; /* [leaf]; NULL while no leaf has damage */
     unsigned n_bad;
     uint64_t unchanged; /* bit per chunk of an unknown leaf: a donor said that it did not change: it is known */
 };
+
+static inline struct oleaf *overlay_leaf(const struct region *r, unsigned gen, unsigned l)
+{
+    return r->overlay[gen] ? r->overlay[gen][l] : NULL;
+}
+
+static inline struct bad_leaf *bad_leaf(const struct region *r, unsigned l)
+{
+    return r->bad ? r->bad[l] : NULL;
+}
 
 struct extent {
     struct dev *dev;
@@ -380,6 +394,7 @@ struct store {
     uint64_t region_hash_size, n_regions;
     struct region *last_region;
     struct list leaf_lru;
+    struct arena *leaf_pages; /* apart from the reactor's: the cache has a bound of its own */
     uint64_t n_leaves, leaves_max;
     struct list reserved_regions;
 
@@ -388,7 +403,7 @@ struct store {
     struct list overlay_regions[2];
     uint64_t overlay_bytes[2];
     bool trimmed; /* the active generation has a TRIM: its checkpoint may free slabs */
-    struct pool oleaf_pool, oslab_pool, slab_array_pool;
+    struct pool oleaf_pool, oslab_pool, slab_array_pool, oleaf_array_pool;
 
     /* reads */
     uint64_t read_epoch;
@@ -591,7 +606,8 @@ void repairs_free(struct store *s);
 /* Is the block's content not what the majority of the replicas has? */
 static inline bool block_disowned(const struct region *r, unsigned l, unsigned i)
 {
-    return r->bad[l] && bit_get(r->bad[l]->disowned, i);
+    const struct bad_leaf *b = bad_leaf(r, l);
+    return b && bit_get(b->disowned, i);
 }
 
 /* store_donor.c */

@@ -127,7 +127,7 @@ static void mark(struct store *s, struct group *g, const struct store_jump *j)
         struct region *r = region_find(s, g, s->regions[i].region);
         r->unchanged = 0;
         for (unsigned l = 0; l < REGION_LEAVES; l++)
-            if (r->bad[l])
+            if (bad_leaf(r, l))
                 r->bad[l]->since = j->to.slot; /* an image from before shows another state */
         if (is_listed(j, r->entry->region))
             continue;

@@ -209,7 +209,7 @@ static void take_from_leaf(struct reading *rd, const struct part *pt, const stru
     struct store_read *r = rd->r;
     unsigned b = (r->block + i) % LEAF_BLOCKS;
     uint32_t slab = leaf->slab[b / SLAB_BLOCKS];
-    const struct bad_leaf *found = pt->region->bad[pt->leaf];
+    const struct bad_leaf *found = bad_leaf(pt->region, pt->leaf);
     bool copied = leaf_unknown(pt->region, pt->leaf) && !(found && bit_get(found->bits, b));
     if (chunk_unknown(pt->region, pt->leaf, b / CHUNK_BLOCKS, leaf) || (copied && bit_get(leaf->bad, b))) {
         take_unknown(rd, i);

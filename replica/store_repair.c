@@ -27,6 +27,8 @@ static void tell(struct store *s, struct region *r, unsigned l, const uint64_t b
 
 struct bad_leaf *bad_leaf_make(struct region *r, unsigned l)
 {
+    if (!r->bad)
+        r->bad = store_calloc(REGION_LEAVES, sizeof *r->bad);
     if (!r->bad[l]) {
         r->bad[l] = store_calloc(1, sizeof *r->bad[l]);
         r->n_bad++;
@@ -46,12 +48,12 @@ void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bit
             continue;
         bit_set(told, i);
         any = true;
-        bad_leaf_make(r, l);
-        if (bit_get(r->bad[l]->bits, i))
+        struct bad_leaf *b = bad_leaf_make(r, l);
+        if (bit_get(b->bits, i))
             continue;
-        bit_set(r->bad[l]->bits, i);
-        r->bad[l]->n++;
-        r->bad[l]->since = r->group->applied;
+        bit_set(b->bits, i);
+        b->n++;
+        b->since = r->group->applied;
         MARK("repair: damage found");
         s->bad_blocks++;
     }
@@ -61,7 +63,7 @@ void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bit
 
 void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, unsigned n)
 {
-    struct bad_leaf *b = r->bad[l];
+    struct bad_leaf *b = bad_leaf(r, l);
     if (!b)
         return;
     for (unsigned i = first; i < first + n; i++) {
@@ -75,7 +77,10 @@ void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, 
     if (b->n == 0) {
         free(b);
         r->bad[l] = NULL;
-        r->n_bad--;
+        if (--r->n_bad == 0) {
+            free(r->bad);
+            r->bad = NULL;
+        }
     }
 }
 
@@ -101,9 +106,10 @@ static int try_install(struct store *s, struct repair_wait *w)
         return -EAGAIN;
     struct region *r = region_find(s, g, w->block / REGION_BLOCKS);
     unsigned l = w->block % REGION_BLOCKS / LEAF_BLOCKS, i = w->block % LEAF_BLOCKS;
-    if (!r || !r->bad[l] || !bit_get(r->bad[l]->bits, i))
+    const struct bad_leaf *b = r ? bad_leaf(r, l) : NULL;
+    if (!b || !bit_get(b->bits, i))
         return -ESTALE;
-    if (w->image_slot < r->bad[l]->since)
+    if (w->image_slot < b->since)
         return -ERANGE; /* ST3: an older block may not come back */
     if (g->applied < w->image_slot)
         return -EAGAIN;

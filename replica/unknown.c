@@ -76,7 +76,7 @@ void unknown_make_explicit(struct region *r, unsigned l, struct leaf *p, const s
 static bool waits_for_blocks(const struct region *r, unsigned l, unsigned c, const struct leaf *p)
 {
     uint32_t n = chunk_blocks(r, l, c);
-    const struct bad_leaf *b = r->bad[l];
+    const struct bad_leaf *b = bad_leaf(r, l);
     for (unsigned i = c * CHUNK_BLOCKS; i < c * CHUNK_BLOCKS + n; i++)
         if (bit_get(p->bad, i) && !(b && bit_get(b->given_up, i)))
             return true;

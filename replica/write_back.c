@@ -76,7 +76,7 @@ static void collect(struct store *s)
     for (; c->region < c->n_regions; c->region++, c->leaf = 0) {
         struct region *r = c->regions[c->region];
         for (; c->leaf < REGION_LEAVES; c->leaf++) {
-            const struct oleaf *o = r->overlay[frozen(s)][c->leaf];
+            const struct oleaf *o = overlay_leaf(r, frozen(s), c->leaf);
             if (!o)
                 continue;
             if (o->n_pages == 0 && !leaf_present(r, c->leaf) && !leaf_unknown(r, c->leaf)) { /* came and went within the overlay */
@@ -175,7 +175,7 @@ static bool prepare_leaf(struct store *s, uint32_t index)
 {
     struct batch_leaf *b = &s->cycle.leaves[index];
     struct region *r = b->region;
-    const struct oleaf *o = r->overlay[frozen(s)][b->number];
+    const struct oleaf *o = overlay_leaf(r, frozen(s), b->number);
     struct leaf *p = b->wait.leaf->page;
     for (unsigned c = 0; b->create && c < LEAF_CHUNKS; c++) {
         /* What came and went here in the overlay before left its slot in the region alone. What a jump made unknown is told
@@ -398,7 +398,7 @@ static void relocate_next(struct store *s)
     struct relocation *m = &s->cycle.relocation;
     const struct batch_leaf *b = &s->cycle.leaves[m->leaf];
     const struct leaf *p = b->wait.leaf->page;
-    const struct oleaf *o = b->region->overlay[frozen(s)][b->number];
+    const struct oleaf *o = overlay_leaf(b->region, frozen(s), b->number);
     const struct oslab *os = o->slab ? o->slab[m->slab] : NULL;
     for (; m->block < SLAB_BLOCKS; m->block++) {
         unsigned i = m->slab * SLAB_BLOCKS + m->block;

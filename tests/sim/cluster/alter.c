@@ -26,9 +26,10 @@ static bool is_plain(struct store *s, struct region *r, const struct cached_leaf
 {
     const struct opage *page;
     const struct leaf *p = c->page;
+    const struct bad_leaf *b = bad_leaf(r, c->number);
     uint64_t block = r->entry->region * (uint64_t)REGION_BLOCKS + c->number * LEAF_BLOCKS + i;
     return p->slab[i / SLAB_BLOCKS] != SLAB_NONE && !bit_get(p->zero, i) && !bit_get(p->bad, i) && !bit_get(p->lost, i) &&
-           !(r->bad[c->number] && bit_get(r->bad[c->number]->bits, i)) && overlay_find(s, r, block, &page) == OVERLAY_NONE;
+           !(b && bit_get(b->bits, i)) && overlay_find(s, r, block, &page) == OVERLAY_NONE;
 }
 
 /* Another content, with its checksum where the replica keeps it in memory. */

@@ -209,7 +209,7 @@ mutation("write-back-under-reads", "store.md §3: one instant", "replica/checkpo
 mutation("leaf-written-in-place", "store.md §2 Map", "replica/write_back.c",
     ("        unsigned bit = !(b->region->entry->place >> b->number & 1);", "        unsigned bit = b->region->entry->place >> b->number & 1;"),
     ("    b->region->entry->place ^= UINT32_C(1) << b->number;\n", ""))
-mutation("frozen-before-active", "store.md §2 Apply", "replica/overlay.c", ("r->overlay[s->gen ^ k][l];", "r->overlay[s->gen ^ 1u ^ k][l];"))
+mutation("frozen-before-active", "store.md §2 Apply", "replica/overlay.c", ("overlay_leaf(r, s->gen ^ k, l);", "overlay_leaf(r, s->gen ^ 1u ^ k, l);"))
 mutation("zero-bit-survives-write", "store.md §2 Map", "replica/write_back.c",
     ("    uint16_t zero = (uint16_t)((slab_bits(p->zero, i) & ~pages) | zeros);", "    uint16_t zero = (uint16_t)(slab_bits(p->zero, i) | zeros);"))
 mutation("trim-forgets-overlay-page", "store.md §2 Apply", "replica/overlay.c",
@@ -217,7 +217,7 @@ mutation("trim-forgets-overlay-page", "store.md §2 Apply", "replica/overlay.c",
 mutation("slab-freed-while-half-full", "store.md §2 Space", "replica/write_back.c",
     ("zero == 0xffff && trims && !bad && !lost)", "(zero & 0xff) == 0xff && trims && !bad && !lost)"))
 mutation("repair-with-older-block", "wrong 16, ST3", "replica/store_repair.c",
-    ("    if (w->image_slot < r->bad[l]->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"), options=theme("repair"))
+    ("    if (w->image_slot < b->since)\n        return -ERANGE;", "    if (false)\n        return -ERANGE;"), options=theme("repair"))
 mutation("repair-too-early", "ST3", "replica/store_repair.c", ("    if (g->applied < w->image_slot)\n        return -EAGAIN;", ""), options=theme("repair"))
 mutation("checksum-made-by-replica", "store.md §2: front end's CRCs", "replica/store_read.c",
     ("        if (!bit_get(r->zero, i) && (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i]))\n            bit_set(r->bad, i);",
