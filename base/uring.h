@@ -25,4 +25,13 @@ void uring_dir_close(struct dir *d);
 MUST_USE int uring_dev_open(struct dir *d, const char *name, unsigned lock_wait_ms, struct dev **ret);
 void uring_dev_close(struct dev *dev);
 
+/* For tests: from now on the answer to each write that begins while `on` is held back until it took at least delay_ns, and factor times as long as the device did. *s stays the caller's, who may
+ * switch it on and off; NULL: no more. */
+struct dev_slowness {
+    bool on;
+    uint64_t delay_ns;
+    unsigned factor;
+};
+void uring_dev_slow(struct dev *d, const struct dev_slowness *s);
+
 #endif

@@ -84,6 +84,8 @@ void uring_dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t
 
 void uring_dev_write(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op)
 {
+    if (udev_of(d)->slowness && udev_of(d)->slowness->on)
+        op = uring_slow_write(d, op);
     begin_rw(d, flags & IO_DURABLE ? OP_WRITE_DURABLE : OP_WRITE, iov, n, off, op);
 }
 

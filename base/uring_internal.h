@@ -84,6 +84,9 @@ void uring_dev_flush(struct dev *d, struct io_op *op);
 void uring_dev_discard(struct dev *d, uint64_t off, uint64_t len, struct io_op *op);
 void uring_dev_done(struct io_op *op, int res);
 
+/* uring_slow.c: the operation to begin in place of the user's, which it completes later. */
+struct io_op *uring_slow_write(struct dev *d, struct io_op *user);
+
 /* uring_create.c */
 void uring_dev_create(struct dir *d, const char *name, uint64_t size_bytes, struct dev_create_op *op);
 void uring_jobs_drain(struct uring *u);
@@ -97,6 +100,7 @@ struct uring_dev {
     struct dev dev; /* first */
     int fd;
     bool is_block_device;
+    const struct dev_slowness *slowness; /* or NULL */
 };
 
 /* Wraps an open, locked descriptor, which is adopted. NULL when out of memory. */

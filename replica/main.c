@@ -24,10 +24,11 @@ struct arguments {
     bool have_cluster, have_identity;
     struct datadir_geometry geometry;
     uint64_t memory_bytes, overlay_bytes, leaf_cache_bytes, scrub_bytes_per_s;
+    struct dev_slowness wal_slowness; /* for tests */
     enum log_level log_level;
 };
 
-enum { OPT_CLUSTER = 256, OPT_IDENTITY, OPT_WAL, OPT_EXTENT, OPT_CAPACITY, OPT_LOG, OPT_MEMORY, OPT_OVERLAY, OPT_LEAVES, OPT_SCRUB };
+enum { OPT_CLUSTER = 256, OPT_IDENTITY, OPT_WAL, OPT_EXTENT, OPT_CAPACITY, OPT_LOG, OPT_MEMORY, OPT_OVERLAY, OPT_LEAVES, OPT_SCRUB, OPT_INJECT };
 
 static const struct argp_option options[] = {
     {"dir", 'd', "DIR", 0, "The data directory", 0},
@@ -38,6 +39,8 @@ static const struct argp_option options[] = {
     {"overlay", OPT_OVERLAY, "SIZE", 0, "Applied blocks kept in memory before they are written back (default 256M)", 0},
     {"leaf-cache", OPT_LEAVES, "SIZE", 0, "Cache of the map's leaves (default 512M)", 0},
     {"scrub-rate", OPT_SCRUB, "SIZE", 0, "Bytes a second that are read back in the background (default 8M, more where a week would not do; 0: none)", 0},
+    {"inject", OPT_INJECT, "FAULT", 0,
+     "For tests: wal-delay=TIME (50ms, 200us): each write of the log is answered no earlier than that; wal-slow=N: it takes N times as long. SIGUSR1 switches it off and on", 0},
     {"memory", OPT_MEMORY, "SIZE", 0, "Bound of all buffers (default 2G, at least 256M)", 0},
     {"cluster", OPT_CLUSTER, "UUID", 0, "The cluster's id (format)", 1},
     {"identity", OPT_IDENTITY, "UUID", 0, "The new disk's identity (format; default: random)", 1},
@@ -51,6 +54,28 @@ static void parse_size(struct argp_state *state, const char *name, const char *a
 {
     if (config_parse_size(arg, ret) < 0)
         argp_error(state, "%s: '%s' is not a size (use 64M, 1G, ...)", name, arg);
+}
+
+static void parse_fault(struct argp_state *state, const char *arg, struct dev_slowness *ret)
+{
+    static const struct {
+        const char *unit;
+        uint64_t ns;
+    } units[] = {{"us", 1000}, {"ms", NS_PER_MS}, {"s", NS_PER_S}};
+    const char *value = strchr(arg, '=');
+    char *unit = NULL;
+    errno = 0;
+    unsigned long n = value && value[1] >= '0' && value[1] <= '9' ? strtoul(value + 1, &unit, 10) : 0;
+    if (n > 0 && n <= 1000000 && !errno && strncmp(arg, "wal-slow=", 9) == 0 && !*unit) {
+        *ret = (struct dev_slowness){.on = true, .factor = (unsigned)n};
+        return;
+    }
+    for (size_t i = 0; n > 0 && n <= 1000000 && !errno && i < ARRAY_LEN(units); i++)
+        if (strncmp(arg, "wal-delay=", 10) == 0 && strcmp(unit, units[i].unit) == 0) {
+            *ret = (struct dev_slowness){.on = true, .delay_ns = n * units[i].ns};
+            return;
+        }
+    argp_error(state, "--inject: '%s' is none of wal-delay=TIME (50ms, 200us), wal-slow=N", arg);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -106,6 +131,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SCRUB:
         parse_size(state, "--scrub-rate", arg, &a->scrub_bytes_per_s);
+        return 0;
+    case OPT_INJECT:
+        parse_fault(state, arg, &a->wal_slowness);
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0 || strcmp(arg, "format") != 0)
@@ -225,6 +253,25 @@ static void on_signal(int signo, void *user)
     replica_close(d->replica, on_closed, d);
 }
 
+static void on_switch(int signo, void *user)
+{
+    struct dev_slowness *s = user;
+    s->on = !s->on;
+    log_warning("--inject: the log's writes are %s", s->on ? "slow from now on" : "no longer slow");
+}
+
+/* Fault injection (docs/testing.md). */
+static int make_slow(struct daemon *d, struct dev *wal)
+{
+    static const int signals[] = {SIGUSR1};
+    struct dev_slowness *s = &d->arguments->wal_slowness;
+    if (!s->on)
+        return 0;
+    log_warning("--inject: the log's writes are slow on purpose");
+    uring_dev_slow(wal, s);
+    return uring_on_signals(d->reactor, signals, ARRAY_LEN(signals), on_switch, s);
+}
+
 static int run_daemon(struct daemon *d)
 {
     struct arguments *a = d->arguments;
@@ -250,7 +297,11 @@ static int run_daemon(struct daemon *d)
     if (self && !uuid_equal(&self->identity, &data.superblock.identity))
         log_warning("this disk's identity is not the one that the configuration gives %s: it is a new disk and holds no group until a rebuild", a->name);
     char *failed = failed_too_often(a);
-    int err;
+    int err = make_slow(d, data.devices.wal);
+    if (err) {
+        log_error("can't take signals: %s", strerror(-err));
+        return 1;
+    }
     if (failed) {
         log_error("failed %d times within %d minutes (%s): staying up only to say so; look at the disk, then remove %s/failures", FAILURES_MAX,
                   FAILURES_WINDOW_S / 60, failed, a->dir);

@@ -352,6 +352,44 @@ static void a_locked_device_is_refused_then_waited_for(void **state)
     uring_dev_close(d);
 }
 
+/* The answer is late, the result and the contents are what they were; reads are as fast as ever, and it can be switched off. */
+static void slow_writes_are_answered_late(void **state)
+{
+    struct dev_slowness s = {.on = true, .delay_ns = 30 * NS_PER_MS};
+    struct dev *d = create("slow", 8 * 4096);
+    uint8_t *a = aligned_alloc(4096, 8 * 4096), *b = aligned_alloc(4096, 8 * 4096);
+    pattern(a, 8 * 4096, 1);
+    uring_dev_slow(d, &s);
+    uint64_t begun = io_now(reactor);
+    assert_int_equal(rw(d, true, a, 4 * 4096, 0, IO_DURABLE), 4 * 4096);
+    assert_true(io_now(reactor) - begun >= 30 * NS_PER_MS);
+    s.delay_ns = 0;
+    s.factor = 300;
+    begun = io_now(reactor);
+    assert_int_equal(rw(d, true, a + 4 * 4096, 2 * 4096, 4 * 4096, IO_DURABLE), 2 * 4096);
+    assert_true(io_now(reactor) - begun >= NS_PER_MS); /* no device is durable within 3 us */
+    /* One that began while it was on keeps its lateness. */
+    s.factor = 0;
+    s.delay_ns = 30 * NS_PER_MS;
+    struct io_op op = {.fn = on_op};
+    struct iovec iov = {a + 6 * 4096, 4096};
+    begun = io_now(reactor);
+    dev_write(d, &iov, 1, 6 * 4096, IO_DURABLE, &op);
+    s.on = false;
+    assert_int_equal(finish(&op), 4096);
+    assert_true(io_now(reactor) - begun >= 30 * NS_PER_MS);
+    s.delay_ns = 3600 * NS_PER_S; /* the watchdog would see it */
+    assert_int_equal(rw(d, true, a + 7 * 4096, 4096, 7 * 4096, IO_DURABLE), 4096);
+    s.on = true;
+    assert_int_equal(rw(d, false, b, 8 * 4096, 0, 0), 8 * 4096);
+    assert_memory_equal(a, b, 8 * 4096);
+    uring_dev_slow(d, NULL);
+    assert_int_equal(rw(d, true, a, 4096, 0, IO_DURABLE), 4096);
+    uring_dev_close(d);
+    free(a);
+    free(b);
+}
+
 static unsigned n_done;
 
 static void on_one_of_many(struct io_op *op)
@@ -552,6 +590,7 @@ int main(void)
         TEST(bad_devices_are_refused),
         TEST(a_blank_device_that_was_left_is_taken),
         TEST(a_locked_device_is_refused_then_waited_for),
+        TEST(slow_writes_are_answered_late),
         TEST(any_number_of_operations_may_be_in_flight),
         TEST(several_devices_are_made_at_once),
         TEST(devices_are_made_beside_other_work),
