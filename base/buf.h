@@ -33,6 +33,8 @@ struct segment {
 
 /* limit_bytes: the sum of capacities in use above which buf_alloc fails. NULL when out of memory. */
 struct arena *arena_new(uint64_t limit_bytes);
+/* Memory comes in pieces of 2 MiB that the system is asked to back with large pages. Before the first buffer. */
+void arena_use_huge_pages(struct arena *a);
 void arena_free(struct arena *a); /* asserts that no buffer is in use */
 /* Frees the arena and every buffer of it, in use or not: what a crash does to a process. For simulated processes. */
 void arena_drop(struct arena *a);

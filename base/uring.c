@@ -384,6 +384,7 @@ int uring_reactor_new(const struct uring_options *opt, struct reactor **ret, con
         free(u);
         return -ENOMEM;
     }
+    arena_use_huge_pages(u->reactor.arena);
     u->spin_ns = (uint64_t)opt->spin_us * 1000;
     u->jobs_event = -1;
     pthread_mutex_init(&u->jobs_lock, NULL);

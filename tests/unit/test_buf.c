@@ -78,9 +78,11 @@ static void test_limit_counts_capacity(void **state)
 }
 
 /* Random traffic over all classes against a model: no two buffers in use share a byte, and the sum is right. */
-static void test_traffic(void **state)
+static void traffic(bool huge_pages)
 {
     struct arena *a = arena_new(32 * MIB);
+    if (huge_pages)
+        arena_use_huge_pages(a);
     struct buf *live[512] = {0};
     uint32_t stamp[512] = {0};
     uint64_t used = 0;
@@ -114,6 +116,49 @@ static void test_traffic(void **state)
     }
     for (size_t i = 0; i < ARRAY_LEN(live); i++)
         buf_unref(live[i]);
+    arena_free(a);
+}
+
+static void test_traffic(void **state)
+{
+    traffic(false);
+}
+
+static void test_traffic_in_huge_pages(void **state)
+{
+    traffic(true);
+}
+
+/* Four times 512 KiB for buffers of one size, with one of them still in use; then of others: what is free of a chunk is used again, whatever it was cut into. */
+static void test_chunks_are_cut_anew(void **state)
+{
+    struct arena *a = arena_new(64 * MIB);
+    arena_use_huge_pages(a);
+    static struct buf *b[512];
+    for (size_t i = 0; i < ARRAY_LEN(b); i++)
+        b[i] = buf_alloc(a, 4096);
+    uint8_t *first = b[0]->data, *end = first + 2 * MIB;
+    assert_int_equal((uintptr_t)first % (2 * MIB), 0);
+    for (size_t i = 0; i < ARRAY_LEN(b); i++) {
+        assert_true(b[i]->data >= first && b[i]->data < end);
+        if (i != 7)
+            buf_unref(b[i]);
+    }
+    struct buf *large = buf_alloc(a, MIB), *half = buf_alloc(a, MIB / 2), *whole = buf_alloc(a, 2 * MIB);
+    assert_true(large->data > first && large->data < end && half->data > first && half->data < end);
+    assert_true(whole->data + 2 * MIB <= first || whole->data >= end);
+    assert_int_equal((uintptr_t)whole->data % (2 * MIB), 0);
+    memset(large->data, 1, MIB);
+    memset(half->data, 2, MIB / 2);
+    memset(b[7]->data, 3, 4096);
+    for (size_t i = 0; i < MIB; i++)
+        assert_int_equal(large->data[i], 1);
+    for (size_t i = 0; i < MIB / 2; i++)
+        assert_int_equal(half->data[i], 2);
+    buf_unref(b[7]);
+    buf_unref(large);
+    buf_unref(half);
+    buf_unref(whole);
     arena_free(a);
 }
 
@@ -170,6 +215,8 @@ int main(void)
         cmocka_unit_test(test_references),
         cmocka_unit_test(test_limit_counts_capacity),
         cmocka_unit_test(test_traffic),
+        cmocka_unit_test(test_traffic_in_huge_pages),
+        cmocka_unit_test(test_chunks_are_cut_anew),
         cmocka_unit_test(test_memory_comes_back),
         cmocka_unit_test(test_drop),
     };
