@@ -209,6 +209,7 @@ static int enter(struct uring *u)
 
 static void run_turn(struct uring *u)
 {
+    u->reactor.turn_ns = uring_now(&u->reactor);
     uring_conns_ready(u);
     handle_completions(u);
     if (u->timers.n)

@@ -540,12 +540,13 @@ static const char *decode_read(const struct body *b, struct msg *m)
 /* Bytes of payload: the blocks that the zero map does not name. UINT32_MAX when the map names blocks outside the range or one with a CRC that zeroes don't have. */
 static uint32_t data_payload_bytes(const uint64_t zero[WIRE_ZERO_WORDS], const uint32_t *crc, uint32_t nblocks)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < ENTRY_MAX_BLOCKS; i++) {
-        bool is_zero = zero[i / 64] >> (i % 64) & 1;
-        if (is_zero && (i >= nblocks || crc[i] != CRC32C_ZERO_BLOCK))
-            return UINT32_MAX;
-        n += !is_zero && i < nblocks;
+    uint32_t n = nblocks;
+    for (uint32_t w = 0; w < WIRE_ZERO_WORDS; w++) {
+        for (uint64_t left = zero[w]; left; left &= left - 1, n--) {
+            uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(left);
+            if (i >= nblocks || crc[i] != CRC32C_ZERO_BLOCK)
+                return UINT32_MAX;
+        }
     }
     return n * BLOCK_SIZE;
 }

@@ -97,7 +97,7 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
         link_problem(l, "refused: %.*s", (int)sizeof m->u.refused.reason - 1, m->u.refused.reason);
         link_close(l);
     } else if (l->state == LINK_UP) {
-        l->heard_ns = io_now(l->reactor);
+        l->heard_ns = io_turn_now(l->reactor);
         l->handler->msg(l, m, payload);
     } else if (l->state == LINK_HELLO) {
         if (!link_check_hello(l, m)) {

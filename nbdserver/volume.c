@@ -80,7 +80,7 @@ void volume_group_step(struct volume_group *g, struct proposer_event ev)
 
 int group_propose(struct volume_group *g, struct entry *e)
 {
-    return proposer_submit(g->proposer, io_now(g->volume->reactor), e, &g->sink);
+    return proposer_submit(g->proposer, io_turn_now(g->volume->reactor), e, &g->sink);
 }
 
 static void group_give_session_entry(struct volume_group *g)
@@ -110,7 +110,7 @@ static void volume_submit(struct export *x, struct export_request *r)
     r->error = 0;
     r->pending = 1; /* not done before all of it is cut */
     list_init(&s->ops);
-    s->submitted_ns = io_now(v->reactor);
+    s->submitted_ns = io_turn_now(v->reactor);
     list_push_back(&v->requests, &r->link);
     v->n_requests++;
     if (v->fencing || v->closing)

@@ -131,7 +131,7 @@ static uint32_t range_nblocks(const struct volume_read *r)
 
 static void read_timer_at(struct volume_group *g, uint64_t at)
 {
-    uint64_t soonest = io_now(g->volume->reactor) + READ_TIMER_GRAIN_NS;
+    uint64_t soonest = io_turn_now(g->volume->reactor) + READ_TIMER_GRAIN_NS;
     at = max_u64(at, soonest);
     if (g->read_timer_ns != 0 && g->read_timer_ns <= at)
         return;

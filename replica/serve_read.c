@@ -102,9 +102,10 @@ static void start(struct pending_read *p)
 
 static struct pending_read *pending_new(struct session *s, struct replica_group *g, const struct msg *m)
 {
-    struct pending_read *p = calloc(1, sizeof *p);
+    struct pending_read *p = malloc(sizeof *p);
     if (!p)
         return NULL;
+    memset(p, 0, offsetof(struct pending_read, read.crc)); /* what follows is the store's to fill */
     p->group = g;
     p->session = s->id;
     p->cookie = m->cookie;

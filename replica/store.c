@@ -55,6 +55,8 @@ struct group *store_group_new(struct store *s, const struct wal_group *wg, unsig
         abort();
     memset(g->image, 0, sizeof *g->image);
     s->groups[page] = g;
+    if (s->groups_end <= page)
+        s->groups_end = page + 1;
     s->group_ids[page] = g->id;
     return g;
 }
@@ -120,7 +122,7 @@ void store_wal_durable(void *user, uint64_t token)
         changed[i]->durable_reported = false;
     for (unsigned i = 0; i < n && !s->dead; i++)
         s->cb.on_durable(s->cb.user, changed[i]->id, changed[i]->durable_seq);
-    for (unsigned i = 0; i < GROUPS_MAX && !s->dead; i++)
+    for (unsigned i = 0; i < s->groups_end && !s->dead; i++)
         if (s->groups[i])
             needs_copy_durable(s->groups[i], token);
     if (s->cycle.state == CYCLE_COMMIT)
@@ -386,7 +388,7 @@ static uint64_t wal_margin(const struct store *s)
 
 static bool has_slots(const struct store *s)
 {
-    for (unsigned i = 0; i < GROUPS_MAX; i++)
+    for (unsigned i = 0; i < s->groups_end; i++)
         if (s->groups[i] && s->groups[i]->last - s->groups[i]->log.base.slot >= STORE_SLOTS_MAX)
             return false;
     return true;
@@ -441,7 +443,7 @@ void store_publish(struct store *s)
         s->credits.growing = growing;
         s->credits_published = true;
     }
-    for (unsigned i = 0; i < GROUPS_MAX && s->cb.on_credits; i++) {
+    for (unsigned i = 0; i < s->groups_end && s->cb.on_credits; i++) {
         struct group *g = s->groups[i];
         if (!g)
             continue;
@@ -533,12 +535,12 @@ void store_checkpoint(struct store *s)
 
 void store_note_client(struct store *s)
 {
-    s->clients_until_ns = io_now(s->reactor) + CLIENTS_NS;
+    s->clients_until_ns = io_turn_now(s->reactor) + CLIENTS_NS;
 }
 
 bool store_has_clients(const struct store *s)
 {
-    return io_now(s->reactor) < s->clients_until_ns;
+    return io_turn_now(s->reactor) < s->clients_until_ns;
 }
 
 /* ---- life ---- */
@@ -578,6 +580,7 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
     s->oleaf_pool.size = sizeof(struct oleaf);
     s->oslab_pool.size = sizeof(struct oslab);
     s->slab_array_pool.size = LEAF_SLABS * sizeof(struct oslab *);
+    s->reading_pool.size = reading_bytes();
     s->oleaf_array_pool.size = REGION_LEAVES * sizeof(struct oleaf *);
     list_init(&s->leaf_lru);
     list_init(&s->repairs);
@@ -634,6 +637,7 @@ void store_free(struct store *s)
     pool_drain(&s->oleaf_pool);
     pool_drain(&s->oslab_pool);
     pool_drain(&s->slab_array_pool);
+    pool_drain(&s->reading_pool);
     pool_drain(&s->oleaf_array_pool);
     slabs_free_memory(s);
     free(s->fifo);

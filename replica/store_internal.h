@@ -365,6 +365,7 @@ struct store {
     uint64_t clients_until_ns; /* a client's request was here less than CLIENTS_NS before */
 
     struct group *groups[GROUPS_MAX]; /* by logical page; NULL: free */
+    unsigned groups_end;              /* pages from here on are free */
     uint64_t group_ids[GROUPS_MAX];   /* 0: free */
 
     uint64_t token, durable_token;
@@ -403,7 +404,7 @@ struct store {
     struct list overlay_regions[2];
     uint64_t overlay_bytes[2];
     bool trimmed; /* the active generation has a TRIM: its checkpoint may free slabs */
-    struct pool oleaf_pool, oslab_pool, slab_array_pool, oleaf_array_pool;
+    struct pool oleaf_pool, oslab_pool, slab_array_pool, oleaf_array_pool, reading_pool;
 
     /* reads */
     uint64_t read_epoch;
@@ -590,6 +591,7 @@ bool store_dirty(const struct store *s);
 uint64_t store_wal_keep(const struct store *s); /* old log behind redo, for peers that catch up */
 
 /* store_read.c: the epoch that a read of the disk belongs to; a checkpoint writes nothing before all reads from before it are over */
+size_t reading_bytes(void);
 uint64_t reads_begin(struct store *s);
 void reads_over(struct store *s, uint64_t epoch);
 

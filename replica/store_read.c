@@ -46,10 +46,15 @@ struct reading {
     uint32_t n_fragments;
     struct fragment *fragment;
     struct fragment one;
-    uint64_t place[ENTRY_MAX_BLOCKS]; /* on disk, also of a zero block that has room there; UINT64_MAX: not read from there */
     uint64_t unknown[ENTRY_MAX_BLOCKS / 64]; /* bad because of a jump: the copy fetches them, nobody else need be told */
+    uint64_t place[ENTRY_MAX_BLOCKS]; /* on disk, also of a zero block that has room there; UINT64_MAX: not read from there. Not zeroed, and last */
 };
 static_assert(ENTRY_MAX_BLOCKS <= LEAF_BLOCKS, "a read touches at most two leaves");
+
+size_t reading_bytes(void)
+{
+    return sizeof(struct reading);
+}
 
 uint64_t reads_begin(struct store *s)
 {
@@ -88,7 +93,7 @@ static void finish(struct reading *rd)
     r->err = bad ? -EBADMSG : lost ? -EIO : 0;
     if (rd->fragment != &rd->one)
         free(rd->fragment);
-    free(rd);
+    pool_put(&s->reading_pool, rd);
     r->fn(r);
 }
 
@@ -330,7 +335,8 @@ void store_read(struct store *s, struct store_read *r)
         r->fn(r);
         return;
     }
-    struct reading *rd = store_calloc(1, sizeof *rd);
+    struct reading *rd = pool_get(&s->reading_pool);
+    memset(rd, 0, offsetof(struct reading, place));
     rd->store = s;
     rd->group = g;
     rd->r = r;

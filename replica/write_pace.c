@@ -52,7 +52,7 @@ static bool is_short_of_room(const struct store *s)
     if (s->told_full || wal_room(s->wal) < s->wal_dev->size_bytes / 8 || overlay > s->options.overlay_bytes / 4 * 3 ||
         arena_used_bytes(a) > arena_limit_bytes(a) / 4 * 3 || slabs_are_short(s))
         return true;
-    for (unsigned i = 0; i < GROUPS_MAX; i++) {
+    for (unsigned i = 0; i < s->groups_end; i++) {
         const struct group *g = s->groups[i];
         if (g && g->last - g->log.base.slot > STORE_SLOTS_MAX / 4 * 3)
             return true;
@@ -63,7 +63,7 @@ static bool is_short_of_room(const struct store *s)
 /* Peers keep their logs for a jump only so long. */
 static bool is_jumping(const struct store *s)
 {
-    for (unsigned i = 0; i < GROUPS_MAX; i++)
+    for (unsigned i = 0; i < s->groups_end; i++)
         if (s->groups[i] && (s->groups[i]->drain_fn || s->groups[i]->jumping != JUMP_NONE))
             return true;
     return false;

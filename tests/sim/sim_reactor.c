@@ -135,6 +135,7 @@ static void turn(struct sim_event *e)
     sim_note(r->world, r, 3, 0, "turn");
     r->in_turn = true;
     r->wake = false;
+    r->r.turn_ns = reactor_now(&r->r);
     /* What becomes ready from here on is the next turn's. */
     assert(list_empty(&r->batch));
     if (!list_empty(&r->ready)) {
