@@ -6,15 +6,28 @@
 
 #include <isa-l/crc.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #define CHUNK_MAX (1u << 30) /* crc32_iscsi() takes an int */
 
-/* ISA-L's AVX-512 version returns without VZEROUPPER. With the upper halves of vector registers in use every SSE instruction has to merge with them, so
- * that code which has nothing to do with checksums is slower from then on, all of it. */
+/* ISA-L's AVX-512 version returns without VZEROUPPER. With the upper halves of vector registers in use every SSE
+ * instruction has to merge with them, so that code which has nothing to do with checksums is slower from then on, all of
+ * it. A function of its own: only there may the compiler use AVX, and its callers know of no vector register that
+ * outlives a call. */
+#if defined(__x86_64__)
+__attribute__((target("avx"), noinline)) static void clear_upper_halves(void)
+{
+    _mm256_zeroupper();
+}
+#endif
+
 static void forget_upper_halves(void)
 {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx"))
-        __asm__ volatile("vzeroupper"); /* of registers that are the caller's to save, after a call: nothing is in them */
+        clear_upper_halves();
 #endif
 }
 
