@@ -118,7 +118,8 @@ static void window_read(struct io_op *op)
     r->resume(r);
 }
 
-/* Reads on from lsn; resume(r) follows. */
+/* Reads on from lsn; resume(r) follows. Near the limit that goes over it, to the tail's pages, so that a batch which should not reach there is read whole: see
+ * reaches_beyond. Only what begins before the limit is looked at. */
 static void window_load(struct wal_recovery *r, uint64_t lsn, void (*resume)(struct wal_recovery *r))
 {
     struct wal *w = r->w;
@@ -488,6 +489,12 @@ static void survey_begin(struct wal_recovery *r)
     survey(r);
 }
 
+/* The writer never went over the tail of the root in force. */
+static bool reaches_beyond(const struct wal_recovery *r, const struct wal_batch *b)
+{
+    return b->lsn + wal_batch_bytes(b) > r->limit_lsn;
+}
+
 static void walk(struct wal_recovery *r)
 {
     for (;;) {
@@ -501,6 +508,10 @@ static void walk(struct wal_recovery *r)
         bool ok = c == WAL_CHECK_OK && chained(r, b);
         if (c == WAL_CHECK_MORE || (ok && !(b->flags & WAL_PAD) && wal_batch_bytes(b) > len)) {
             window_load(r, r->next.lsn, walk);
+            return;
+        }
+        if (ok && reaches_beyond(r, b)) {
+            refuse_stale_root(r, b->lsn);
             return;
         }
         bool good = ok && (b->flags & WAL_PAD || batch_payload_is_good(b));
@@ -586,6 +597,10 @@ static void survey(struct wal_recovery *r)
         enum wal_check c = window_check(r, r->survey_lsn, &b, &len);
         if (c == WAL_CHECK_MORE) {
             window_load(r, r->survey_lsn, survey);
+            return;
+        }
+        if (c == WAL_CHECK_OK && reaches_beyond(r, b)) {
+            refuse_stale_root(r, b->lsn);
             return;
         }
         if (c == WAL_CHECK_OK && r->survey_lsn > r->next.lsn)

@@ -96,6 +96,48 @@ static void the_last_lap_is_over(void **state)
     t_free(&t);
 }
 
+/* Appends small batches until fewer than `rest` bytes are left up to lsn. */
+static void fill_up_to(struct wal_test *t, uint64_t lsn, uint64_t rest)
+{
+    while (wal_head_lsn(t->wal) + rest < lsn) {
+        t_entry(t, 1, 1);
+        t_settle(t);
+        uint32_t cut = t_cut_position(t);
+        if (wal_room(t->wal) < 80 * BLOCK_SIZE)
+            t_trim(t, cut);
+    }
+}
+
+/* The root that was found is not the newest (that one has rotted): a lap from its tail on, the log goes over what the
+ * newer one freed. Of the batch that was
+ * written last only the payload lies there: its header is before. */
+static void a_batch_that_reaches_beyond_the_lap_tells_of_a_newer_root(void **state)
+{
+    for (unsigned blocks = 6; blocks <= 12; blocks++) {
+        struct wal_test t;
+        t_init(&t, 20 + blocks, RING);
+        t_start_ok(&t);
+        fill_up_to(&t, RING / 3, 0);
+        t_trim(&t, t_cut_position(&t));
+        struct root old = t.root;
+        uint64_t limit = old.tail_lsn + RING;
+        fill_up_to(&t, limit, 5 * BLOCK_SIZE);
+        assert_true(t.root.tail_lsn > old.tail_lsn);
+        t_entry(&t, 1, blocks);
+        t_settle(&t);
+        assert_true(wal_head_lsn(t.wal) > limit);
+        t_crash(&t, SIM_POWER);
+        struct root newest = t.root;
+        t.root = old;
+        assert_int_equal(t_start(&t), -EIO);
+        assert_non_null(strstr(t.why, "root"));
+        t_crash(&t, SIM_POWER);
+        t.root = newest;
+        t_start_ok(&t);
+        t_free(&t);
+    }
+}
+
 /* ---- forged batches ---- */
 
 /* A client writes blocks that look like batches of exactly the places where they come to stand, vouching for everything, and
@@ -219,6 +261,7 @@ int main(void)
         cmocka_unit_test(what_was_cut_stays_cut),
         cmocka_unit_test(a_stale_batch_is_no_witness),
         cmocka_unit_test(the_last_lap_is_over),
+        cmocka_unit_test(a_batch_that_reaches_beyond_the_lap_tells_of_a_newer_root),
         cmocka_unit_test(forged_batches_are_only_data),
         cmocka_unit_test(a_batch_counts_in_its_place_only),
         cmocka_unit_test(garbage_is_survived),
