@@ -5,10 +5,13 @@
  *  - a leaf that is being changed is pinned; one that is not pinned equals what stands at its place in force.
  *  - `place` in memory names the newest complete copy; the region table on disk follows with the next root.
  *  - an unreadable leaf is never a hole: it reads as 512 bad blocks until they are overwritten or repaired. What its
- * slabs were is unknown: they stay in use until a scrub finds them. */
+ * slabs were is unknown: they stay in use for as long as this disk is a replica's, 2 MiB for such a leaf at most. One
+ * that can be read again before it was written anew is what it was. */
 #include "replica/store_internal.h"
 
 #include <stdlib.h>
+
+#include "base/mark.h"
 
 /* ---- regions ---- */
 
@@ -199,15 +202,25 @@ static void make_rotten(struct store *s, struct cached_leaf *c)
         p->version[i] = r->group->jump;
     r->unchanged &= ~(UINT64_C(3) << (c->number * LEAF_CHUNKS));
     c->rotten = true;
-    for (unsigned i = 0; i < LEAF_SLABS; i++) {
-        if (!bit_get(r->entry->mapped, c->number * LEAF_SLABS + i))
-            continue;
+    for (unsigned i = 0; i < LEAF_SLABS; i++)
         bit_clear(r->entry->mapped, c->number * LEAF_SLABS + i);
-        s->leaked_slabs++;
-    }
     uint64_t all[LEAF_BLOCKS / 64];
     memset(all, 0xff, sizeof all);
     bad_found(s, r, c->number, all);
+}
+
+/* Its region knows what it maps, unless it could not be read before, perhaps by an earlier process (make_rotten). */
+static void note_mapped(struct store *s, const struct cached_leaf *c)
+{
+    struct region *r = c->region;
+    for (unsigned i = 0; i < LEAF_SLABS; i++) {
+        size_t at = c->number * LEAF_SLABS + i;
+        if (c->page->slab[i] == SLAB_NONE || bit_get(r->entry->mapped, at))
+            continue;
+        MARK("map: a leaf can be read again");
+        bit_set(r->entry->mapped, at);
+        region_dirty(s, r);
+    }
 }
 
 static void load(struct cached_leaf *c)
@@ -228,7 +241,9 @@ static void on_loaded(struct io_op *op)
         load(c);
         return;
     }
-    if (!ok)
+    if (ok)
+        note_mapped(s, c);
+    else
         make_rotten(s, c);
     c->loading = false;
     c->pins++; /* our own, while waiters run */

@@ -430,7 +430,7 @@ struct store {
     struct opening *opening;
     uint64_t replay_unknown; /* a group that the WAL has entries of and nobody knows */
 
-    uint64_t checkpoints_done, write_back_bytes, bad_blocks, repaired_blocks, dirty_leaves, leaked_slabs;
+    uint64_t checkpoints_done, write_back_bytes, bad_blocks, repaired_blocks, dirty_leaves;
 };
 
 /* store.c */

@@ -345,7 +345,6 @@ static void on_relocated(struct io_op *op)
     b->wait.leaf->page->slab[m->slab] = m->target; /* the old one stays in use, with nobody in it */
     b->failed_slabs &= ~(UINT32_C(1) << m->slab);
     MARK("write-back: slab relocated");
-    s->leaked_slabs++;
     s->write_back_bytes += SLAB_BYTES;
     buf_unref(m->buf);
     m->buf = NULL;

@@ -708,6 +708,48 @@ static void test_rotten_leaf(void **state)
     }
 }
 
+/* A leaf that could not be read, and was left alone, is what it was once it can be read again: what it maps is mapped,
+ * for the scrub too, and no slab is lost. */
+static void test_unreadable_leaf_comes_back(void **state)
+{
+    for (unsigned restart = 0; restart < 2; restart++) {
+        struct store_test t;
+        with_data(&t, 13);
+        struct t_audit before, after;
+        t_audit(&t, &before);
+        uint64_t off;
+        uint8_t page[BLOCK_SIZE];
+        struct sim_disk *d = t_find_leaf(&t, 0, 100, &off);
+        sim_disk_peek(d, off, page, sizeof page);
+        sim_disk_poke(d, off, (uint8_t[BLOCK_SIZE]){0}, BLOCK_SIZE); /* as good as unreadable, and can be undone */
+        assert_int_equal(t_start(&t), 0);
+        uint64_t mapped = store_mapped_bytes(t.store, 1);
+        struct store_read r;
+        t_read_now(&t, 0, 90, 20, &r);
+        assert_int_equal(r.err, -EBADMSG);
+        buf_unref(r.buf);
+        assert_true(store_mapped_bytes(t.store, 1) < mapped);
+        if (restart) { /* the checkpoint has its region's entry, for another leaf's sake */
+            t_append(&t, 0, ENTRY_WRITE, 1000, 1);
+            t_commit_all(&t);
+            t_checkpoint(&t);
+        }
+        t_stop(&t);
+        sim_disk_poke(d, off, page, sizeof page);
+        t_start_ok(&t);
+        t_check_image(&t, 0);
+        assert_int_equal(store_mapped_bytes(t.store, 1), mapped);
+        t_append(&t, 0, ENTRY_WRITE, 1000, 1);
+        t_commit_all(&t);
+        t_checkpoint(&t);
+        t_stop(&t);
+        t_audit(&t, &after);
+        assert_int_equal(after.used - after.reachable, before.used - before.reachable);
+        assert_int_equal(after.mapped, before.mapped);
+        t_free(&t);
+    }
+}
+
 /* A whole page that went to the wrong place is valid in itself, and is not believed. */
 static void test_misdirected_leaf(void **state)
 {
@@ -926,6 +968,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_repair_waits_and_yields),
         cmocka_unit_test(test_unreadable_block),
         cmocka_unit_test(test_rotten_leaf),
+        cmocka_unit_test(test_unreadable_leaf_comes_back),
         cmocka_unit_test(test_misdirected_leaf),
         cmocka_unit_test(test_stale_leaf),
         cmocka_unit_test(test_stale_meta_is_refused),
