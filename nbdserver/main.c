@@ -56,13 +56,6 @@ static uint64_t parse_number(struct argp_state *state, const char *option, const
     return n;
 }
 
-static void parse_name(struct argp_state *state, const char *option, const char *arg)
-{
-    if (!config_name_is_valid(arg))
-        argp_error(state, "%s: '%s' is no name: 1 to %d letters, digits, '-', '_' and '.', not beginning with '-' or '.'", option, arg,
-                   NAME_MAX_BYTES - 1);
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct arguments *a = state->input;
@@ -71,14 +64,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->config = arg;
         return 0;
     case 'v':
-        parse_name(state, "--volume", arg);
         if (a->n_volumes == ARRAY_LEN(a->volume))
             argp_error(state, "--volume: at most %zu", ARRAY_LEN(a->volume));
-        a->volume[a->n_volumes++] = arg;
+        daemon_take_name(state, "--volume", arg, &a->volume[a->n_volumes++]);
         return 0;
     case 'n':
-        parse_name(state, "--name", arg);
-        a->name = arg;
+        daemon_take_name(state, "--name", arg, &a->name);
         return 0;
     case 'l':
         if (a->n_listen == SERVICE_LISTENERS_MAX)
@@ -89,8 +80,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->status = arg;
         return 0;
     case OPT_LOG:
-        if (daemon_parse_log_level(arg, &a->log_level) < 0)
-            argp_error(state, "--log-level: '%s' is none of error, warning, info, debug", arg);
+        daemon_take_log_level(state, arg, &a->log_level);
         return 0;
     case OPT_SPIN:
         a->spin_us = (unsigned)parse_number(state, "--spin-us", arg, 100000);
@@ -228,9 +218,7 @@ int main(int argc, char **argv)
 {
     static char host[NAME_MAX_BYTES];
     struct arguments a = { .log_level = LOG_INFO, .payload_limit = PAYLOAD_LIMIT_DEFAULT };
-    argp_err_exit_status = 1;
-    argp_program_version = "qbd-nbdserver " QBD_VERSION;
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    daemon_arguments(&argp, "qbd-nbdserver " QBD_VERSION, argc, argv, &a);
     if (!a.name) {
         if (gethostname(host, sizeof host - 1) < 0 || !config_name_is_valid(host))
             strcpy(host, "nbdserver");

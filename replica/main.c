@@ -86,10 +86,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->dir = arg;
         return 0;
     case 'n':
-        if (!config_name_is_valid(arg))
-            argp_error(state, "--name: '%s' is no name: 1 to %d letters, digits, '-', '_' and '.', not beginning with '-' or '.'", arg,
-                       NAME_MAX_BYTES - 1);
-        a->name = arg;
+        daemon_take_name(state, "--name", arg, &a->name);
         return 0;
     case 'c':
         a->config = arg;
@@ -98,8 +95,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->listen = arg;
         return 0;
     case OPT_LOG:
-        if (daemon_parse_log_level(arg, &a->log_level) < 0)
-            argp_error(state, "--log-level: '%s' is none of error, warning, info, debug", arg);
+        daemon_take_log_level(state, arg, &a->log_level);
         return 0;
     case OPT_CLUSTER:
     case OPT_IDENTITY: {
@@ -356,9 +352,7 @@ int main(int argc, char **argv)
         .leaf_cache_bytes = 512ull << 20,
         .scrub_bytes_per_s = 8ull << 20,
     };
-    argp_err_exit_status = 1;
-    argp_program_version = "qbd-replica " QBD_VERSION;
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    daemon_arguments(&argp, "qbd-replica " QBD_VERSION, argc, argv, &a);
     log_open(a.name, a.log_level);
     struct daemon d = {.arguments = &a};
     const char *why;
