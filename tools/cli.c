@@ -47,6 +47,13 @@ void usage_error(const struct argp_state *state, const char *fmt, ...)
     exit(1);
 }
 
+int command_end(const char *name, int err, const struct why *why)
+{
+    if (err)
+        fprintf(stderr, "%s: %s\n", name, why->text);
+    return err ? 1 : 0;
+}
+
 void random_uuid(struct uuid *ret)
 {
     size_t got = 0;

@@ -22,6 +22,9 @@ void parse_arguments(const struct argp *argp, int argc, char **argv, void *input
 void arguments_quiet(struct argp_state *state);
 void usage_error(const struct argp_state *state, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
 
+/* The end of a command: its exit status, and when it failed (err is not 0) its one line. */
+int command_end(const char *name, int err, const struct why *why);
+
 uint64_t now_ms(void); /* CLOCK_MONOTONIC */
 void sleep_ms(unsigned ms);
 void random_uuid(struct uuid *ret);

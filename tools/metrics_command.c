@@ -30,10 +30,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct metrics_arguments *a = state->input;
     struct why why;
     switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        state->child_inputs[0] = &a->which;
-        return 0;
     case OPTION_LISTEN:
         a->listen = arg;
         return 0;
@@ -44,14 +40,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (metrics_add_frontend(a->source, arg, &why) < 0)
             usage_error(state, "%s", why.text);
         return 0;
-    case ARGP_KEY_ARG:
-        usage_error(state, "unexpected argument '%s'", arg);
     case ARGP_KEY_END:
         if (a->once && a->listen)
             usage_error(state, "--once serves nothing: leave out --listen");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return which_cluster_parse(key, arg, state, &a->which);
     }
 }
 
@@ -85,7 +79,5 @@ int command_metrics(int argc, char **argv)
     int err = metrics_source_open(&source, &why);
     if (!err)
         err = a.once ? print_once(&source, &why) : metrics_serve(&source, a.listen ? a.listen : LISTEN_DEFAULT, &why);
-    if (err)
-        fprintf(stderr, "qbd metrics: %s\n", why.text);
-    return err ? 1 : 0;
+    return command_end("qbd metrics", err, &why);
 }

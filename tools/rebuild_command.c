@@ -30,10 +30,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct rebuild_arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        state->child_inputs[0] = &a->which;
-        return 0;
     case 'q':
         a->quiet = true;
         return 0;
@@ -60,13 +56,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             usage_error(state, "--frontend: at most %d", FRONTENDS_MAX);
         a->frontend[a->n_frontends++] = arg;
         return 0;
-    case ARGP_KEY_ARG:
-        usage_error(state, "unexpected argument '%s'", arg);
     case ARGP_KEY_END:
         check_arguments(a, state);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return which_cluster_parse(key, arg, state, &a->which);
     }
 }
 
@@ -92,7 +86,7 @@ int command_rebuild(int argc, char **argv)
     rebuild_catch_signals();
     if (!err)
         err = rebuild_run(&b, &a, &why);
-    if (err)
-        fprintf(stderr, "%sqbd rebuild: %s\n", b.bar_shown ? "\n" : "", why.text);
-    return err ? 1 : 0;
+    if (err && b.bar_shown)
+        fputc('\n', stderr);
+    return command_end("qbd rebuild", err, &why);
 }

@@ -31,10 +31,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct recover_arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        state->child_inputs[0] = &a->which;
-        return 0;
     case OPT_FROM:
         a->from = arg;
         return 0;
@@ -44,14 +40,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_ACCEPT:
         a->accepted = true;
         return 0;
-    case ARGP_KEY_ARG:
-        usage_error(state, "unexpected argument '%s'", arg);
     case ARGP_KEY_END:
         if (!a->from)
             usage_error(state, "say --from REPLICA: the survivor");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return which_cluster_parse(key, arg, state, &a->which);
     }
 }
 
@@ -150,7 +144,5 @@ int command_recover(int argc, char **argv)
         err = recover(&b, &a, &why);
     for (uint32_t i = 0; i < b.conf.n_replicas; i++)
         replica_view_drop(&b.view[i]);
-    if (err)
-        fprintf(stderr, "qbd recover: %s\n", why.text);
-    return err ? 1 : 0;
+    return command_end("qbd recover", err, &why);
 }

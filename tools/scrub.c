@@ -264,12 +264,6 @@ static error_t parse_scrub(int key, char *arg, struct argp_state *state)
 {
     struct scrub_args *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        state->child_inputs[0] = &a->which;
-        return 0;
-    case ARGP_KEY_ARG:
-        usage_error(state, "what is \"%s\" for?", arg);
     case OPTION_VOLUME:
         a->volume = arg;
         return 0;
@@ -277,7 +271,7 @@ static error_t parse_scrub(int key, char *arg, struct argp_state *state)
         a->now = true;
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return which_cluster_parse(key, arg, state, &a->which);
     }
 }
 
@@ -329,15 +323,12 @@ int command_scrub(int argc, char **argv)
     struct scrub_args a = {0};
     struct why why;
     parse_arguments(&argp, argc, argv, &a);
-    if (which_cluster_load(&a.which, &d, &why) < 0) {
-        fprintf(stderr, "qbd scrub: %s\n", why.text);
-        return 1;
-    }
-    const struct volume_config *v = a.volume ? config_find_volume(&d.conf, a.volume) : NULL;
-    if (a.volume && !v) {
-        fprintf(stderr, "qbd scrub: there is no volume %s\n", a.volume);
-        return 1;
-    }
+    int err = which_cluster_load(&a.which, &d, &why);
+    const struct volume_config *v = a.volume && !err ? config_find_volume(&d.conf, a.volume) : NULL;
+    if (!err && a.volume && !v)
+        err = because(&why, "there is no volume %s", a.volume);
+    if (err)
+        return command_end("qbd scrub", err, &why);
     uint32_t n = choose(&d.conf, v, t);
     for (uint32_t i = 0; i < n; i++)
         begin(&d.conf, &t[i], v ? v->group : 0, a.now);

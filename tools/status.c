@@ -207,17 +207,11 @@ static error_t parse_status(int key, char *arg, struct argp_state *state)
 {
     struct status_args *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        state->child_inputs[0] = &a->which;
-        return 0;
-    case ARGP_KEY_ARG:
-        usage_error(state, "what is \"%s\" for?", arg);
     case OPTION_JSON:
         a->json = true;
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return which_cluster_parse(key, arg, state, &a->which);
     }
 }
 
@@ -234,10 +228,9 @@ int command_status(int argc, char **argv)
     struct why why;
     parse_arguments(&argp, argc, argv, &a);
     s.cluster = a.which.file;
-    if (which_cluster_load(&a.which, &s.dir, &why) < 0) {
-        fprintf(stderr, "qbd: %s\n", why.text);
-        return 1;
-    }
+    int err = which_cluster_load(&a.which, &s.dir, &why);
+    if (err)
+        return command_end("qbd", err, &why);
     for (uint32_t i = 0; i < s.dir.conf.n_replicas; i++)
         replica_view_take(&s.replicas[i], &s.dir.conf, &s.dir.conf.replicas[i], s.cluster ? NULL : &s.dir, 0);
     if (a.json)

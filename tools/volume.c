@@ -22,10 +22,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT:
-        arguments_quiet(state);
-        state->child_inputs[0] = &a->which;
-        return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num == 0)
             a->verb = arg;
@@ -39,7 +35,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             usage_error(state, "say: qbd volume create (--dir DIR | --cluster FILE) NAME");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return which_cluster_parse(key, arg, state, &a->which);
     }
 }
 
@@ -109,43 +105,39 @@ static int create_on(const struct cluster_config *conf, const struct replica_con
     return err;
 }
 
-int command_volume(int argc, char **argv)
+static int create(const struct arguments *a, struct why *why)
 {
-    struct arguments a = {0};
-    parse_arguments(&argp, argc, argv, &a);
     static struct cluster_dir dir;
-    struct why why;
-    if (which_cluster_load(&a.which, &dir, &why) < 0) {
-        fprintf(stderr, "qbd volume: %s\n", why.text);
-        return 1;
-    }
-    const struct volume_config *v = config_find_volume(&dir.conf, a.name);
-    if (!v) {
-        fprintf(stderr, "qbd volume: %s has no volume %s\n", a.which.file ? a.which.file : a.which.dir, a.name);
-        return 1;
-    }
-    struct msg create = {.type = MSG_CREATE, .group = v->group, .u.create.size_blocks = v->size_bytes / BLOCK_SIZE};
-    create.u.create.membership.n_voters = (uint8_t)v->n_replicas;
+    struct why cause;
+    if (which_cluster_load(&a->which, &dir, why) < 0)
+        return -1;
+    const struct volume_config *v = config_find_volume(&dir.conf, a->name);
+    if (!v)
+        return because(why, "%s has no volume %s", a->which.file ? a->which.file : a->which.dir, a->name);
+    struct msg m = {.type = MSG_CREATE, .group = v->group, .u.create.size_blocks = v->size_bytes / BLOCK_SIZE};
+    m.u.create.membership.n_voters = (uint8_t)v->n_replicas;
     for (uint32_t i = 0; i < v->n_replicas; i++)
-        create.u.create.membership.voter[i] = dir.conf.replicas[v->replica[i]].identity;
+        m.u.create.membership.voter[i] = dir.conf.replicas[v->replica[i]].identity;
     for (uint32_t i = 0; i < v->n_replicas; i++) {
         const struct replica_config *r = &dir.conf.replicas[v->replica[i]];
-        if (check_on(&dir.conf, r, v, &why) < 0) {
-            fprintf(stderr, "qbd volume: %s cannot be created: %s: %s; nothing was changed\n", v->name, r->name,
-                    why.text);
-            return 1;
-        }
+        if (check_on(&dir.conf, r, v, &cause) < 0)
+            return because(why, "%s cannot be created: %s: %.300s; nothing was changed", v->name, r->name, cause.text);
     }
     for (uint32_t i = 0; i < v->n_replicas; i++) {
         const struct replica_config *r = &dir.conf.replicas[v->replica[i]];
-        if (create_on(&dir.conf, r, &create, &why) < 0) {
-            fprintf(stderr,
-                    "qbd volume: cannot create %s on %s: %s; nothing is lost, run it again when that is mended\n",
-                    v->name, r->name, why.text);
-            return 1;
-        }
+        if (create_on(&dir.conf, r, &m, &cause) < 0)
+            return because(why, "cannot create %s on %s: %.300s; nothing is lost, run it again when that is mended",
+                           v->name, r->name, cause.text);
     }
     printf("volume %s (group %llu, %llu bytes) exists on %u replicas\n", v->name, (unsigned long long)v->group,
            (unsigned long long)v->size_bytes, v->n_replicas);
     return 0;
+}
+
+int command_volume(int argc, char **argv)
+{
+    struct arguments a = {0};
+    struct why why;
+    parse_arguments(&argp, argc, argv, &a);
+    return command_end("qbd volume", create(&a, &why), &why);
 }

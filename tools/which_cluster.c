@@ -31,6 +31,20 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {.options = options, .parser = parse};
 const struct argp_child which_cluster_children[] = {{&argp, 0, NULL, 0}, {0}};
 
+error_t which_cluster_parse(int key, const char *arg, struct argp_state *state, struct which_cluster *which)
+{
+    switch (key) {
+    case ARGP_KEY_INIT:
+        arguments_quiet(state);
+        state->child_inputs[0] = which;
+        return 0;
+    case ARGP_KEY_ARG:
+        usage_error(state, "unexpected argument '%s'", arg);
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 int which_cluster_load(const struct which_cluster *w, struct cluster_dir *ret, struct why *why)
 {
     bool exists;

@@ -1,7 +1,7 @@
 /* Which cluster a command is about: --dir DIR (a local cluster) or --cluster FILE, for every command that works on one.
  *
- * A command names which_cluster_children as its argp's children and hands over its struct which_cluster at
- * ARGP_KEY_INIT: state->child_inputs[0] = &a->which; When the parser is through, exactly one of dir and file is set. */
+ * A command names which_cluster_children as its argp's children, and its parser ends with which_cluster_parse. When that
+ * is through, exactly one of dir and file is set. */
 #ifndef QBD_TOOLS_WHICH_CLUSTER_H
 #define QBD_TOOLS_WHICH_CLUSTER_H
 
@@ -12,6 +12,10 @@ struct which_cluster {
 };
 
 extern const struct argp_child which_cluster_children[];
+
+/* For the `default` of a command's parser: what all of them do alike at the beginning, and with a word that nobody asked
+ * for. */
+error_t which_cluster_parse(int key, const char *arg, struct argp_state *state, struct which_cluster *which);
 
 /* Its configuration into ret->conf; for a local cluster everything else of *ret as well, and a configuration file
  * leaves ret->dir empty. Changes nothing on disk. 0 or -1. */
