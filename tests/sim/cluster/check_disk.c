@@ -47,6 +47,21 @@ const struct group_page *ck_group_page(struct sim_disk *meta, const struct root 
     return NULL;
 }
 
+/* Is each page of the root's checkpoint the one that was written last for it? */
+bool ck_is_whole(struct sim_disk *meta, const struct root *r, bool durable)
+{
+    uint32_t n = r->regions_page0 + r->n_region_pages, *crc = calloc(n, sizeof *crc);
+    assert(crc);
+    for (uint32_t p = 0; p < n; p++) {
+        uint64_t bit = r->place[p / 8] >> (p % 8) & 1;
+        const struct meta_header *h = (const void *)sim_disk_page(meta, (2 + 2 * (uint64_t)p + bit) * BLOCK_SIZE, durable);
+        crc[p] = h->crc;
+    }
+    bool whole = crc32c(crc, n * sizeof *crc) == r->meta_crc;
+    free(crc);
+    return whole;
+}
+
 /* ---- writes ---- */
 
 static struct ck_owner *owner_of(struct ck_view *v, uint32_t slab)
@@ -352,22 +367,6 @@ static void audit_bitmap(struct audit *a)
     }
 }
 
-/* Is each page of the checkpoint the one that was written last? */
-static bool is_newest(struct ck_view *v, const struct root *r)
-{
-    uint32_t n = r->regions_page0 + r->n_region_pages, *crc = calloc(n, sizeof *crc);
-    assert(crc);
-    for (uint32_t p = 0; p < n; p++) {
-        uint64_t bit = r->place[p / 8] >> (p % 8) & 1;
-        const struct meta_header *h =
-            (const void *)sim_disk_page(v->meta, (2 + 2 * (uint64_t)p + bit) * BLOCK_SIZE, false);
-        crc[p] = h->crc;
-    }
-    bool newest = crc32c(crc, n * sizeof *crc) == r->meta_crc;
-    free(crc);
-    return newest;
-}
-
 void ck_audit_view(struct ck_view *v)
 {
     struct audit a = {.v = v, .root = ck_root(v->meta, false)};
@@ -377,7 +376,7 @@ void ck_audit_view(struct ck_view *v)
             VIEW_FAIL(v, "audit: %s", a.root ? "no checkpoint of the group" : "no valid root");
         return;
     }
-    if (!is_newest(v, a.root)) {
+    if (!ck_is_whole(v->meta, a.root, false)) {
         if (!v->damaged)
             VIEW_FAIL(v, "audit: %s", "a page of the checkpoint is not the one that was written last");
         return;

@@ -75,7 +75,8 @@ static void on_open(struct checks *ck, const char *host, uint32_t conn, const st
     const struct proposer *p = proposer_at(ck, host);
     if (h->body_len < sizeof(struct wire_open))
         return;
-    ck->open[(conn ^ 1) % CK_STREAMS] = (struct ck_open){.conn = conn ^ 1, .b = b, .at = ((const struct wire_open *)body)->at};
+    struct log_pos at = ((const struct wire_open *)body)->at;
+    ck->open[(conn ^ 1) % CK_STREAMS] = (struct ck_open){.conn = conn ^ 1, .b = b, .at = at, .sent_at = ck->stats.messages};
     if (p && ballot_equal(&p->ballot, &b))
         ck_ballot(ck, &b)->next_at_open = p->next;
 }

@@ -121,6 +121,7 @@ struct ck_view {
     struct ballot opened_ballot;
     uint32_t stream_conn; /* where its stream was opened, under that ballot; 0: none, or what becomes of it can't be told */
     uint64_t catchups, catchups_at_open;
+    uint64_t caught_up_at; /* as messages were counted when it last asked to catch up */
     /* the newest durable root, as last looked at */
     uint64_t root_checkpoint, root_tail_lsn;
     struct ck_owner *owner; /* by slab: what that root uses it for */
@@ -151,6 +152,7 @@ struct ck_open {
     uint32_t conn; /* of who answers */
     struct ballot b;
     struct log_pos at;
+    uint64_t sent_at; /* as messages are counted */
     bool answered;
 };
 
@@ -279,6 +281,8 @@ void ck_from_frontend(struct checks *ck, const char *host, uint32_t conn, const 
 uint32_t ck_page_crc(const uint8_t *page); /* with its crc field, which is at byte 12, taken as zero */
 const struct root *ck_root(struct sim_disk *meta, bool durable);
 const struct group_page *ck_group_page(struct sim_disk *meta, const struct root *r, bool durable);
+/* Is each page that the root refers to the one that was written for it? */
+bool ck_is_whole(struct sim_disk *meta, const struct root *r, bool durable);
 /* Notes what the new durable root uses every slab for: leaves, and data (a sample of it), are durable too. */
 void ck_owners_load(struct ck_view *v, const struct root *r, const struct group_page *g); /* g: NULL: none of the group yet */
 void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len);

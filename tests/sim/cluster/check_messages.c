@@ -217,7 +217,9 @@ static void on_opened(struct ck_view *v, uint32_t conn, const struct wire_header
     const struct replica_group *g = acceptor_of(v);
     v->stream_conn = g && g->catchup.state == CATCHUP_IDLE ? conn : 0;
     v->catchups_at_open = v->catchups;
-    if (o->at.slot < v->commit && !v->damaged)
+    /* It may have waited for its promise to become durable, and peers have told of more meanwhile: true when it was opened. */
+    bool may_be_of_before = v->caught_up_at > o->sent_at;
+    if (o->at.slot < v->commit && !v->damaged && !may_be_of_before)
         VIEW_FAIL(v, "its stream of ballot %llu is opened at slot %llu, and %llu are committed there", LLU(b.round),
                   LLU(o->at.slot), LLU(v->commit));
 }
@@ -376,6 +378,7 @@ static void from_replica(struct ck_view *v, uint32_t conn, const struct wire_hea
         break;
     case MSG_CATCHUP:
         v->catchups++;
+        v->caught_up_at = v->ck->stats.messages;
         break;
     case MSG_MISMATCH:
         v->stream_conn = 0;

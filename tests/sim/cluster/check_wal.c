@@ -373,6 +373,8 @@ static void root_check(struct ck_view *v, const struct root *r)
     v->root_tail_lsn = r->tail_lsn;
     v->ck->stats.roots++;
     ck_owners_load(v, r, g);
+    if (v->damaged && !ck_is_whole(v->meta, r, true))
+        return; /* a write of it went elsewhere, and an older page stands there: no restart would take this checkpoint either */
     if (g) {
         take_jump(v, g);
         v->root_incomplete = g->needs_copy;
