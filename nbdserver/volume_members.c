@@ -127,11 +127,23 @@ void members_begin(struct volume *v, struct volume_group *g)
                                                           .learner = v->learners >> i & 1 });
 }
 
+/* Where the address of this replica is kept, or is to be: when all places are taken, in that of one that neither votes nor has a link. */
+static uint32_t place_for_address(const struct volume *v, const struct uuid *identity)
+{
+    for (uint32_t i = 0; i < v->n_known; i++)
+        if (uuid_equal(&v->known[i].identity, identity))
+            return i;
+    if (v->n_known < ARRAY_LEN(v->known))
+        return v->n_known;
+    uint32_t i = 0;
+    while (i < v->n_known && (is_voter(v, &v->known[i].identity) || volume_find_link(v, &v->known[i].identity) < VOLUME_LINKS_MAX))
+        i++;
+    return i;
+}
+
 int volume_learn_address(struct volume *v, const struct uuid *identity, const char *name, const char *address)
 {
-    uint32_t i = 0;
-    while (i < v->n_known && !uuid_equal(&v->known[i].identity, identity))
-        i++;
+    uint32_t i = place_for_address(v, identity);
     if (i == ARRAY_LEN(v->known) || uuid_is_zero(identity) || strlen(address) >= CONFIG_ADDRESS_MAX)
         return -ENOSPC;
     struct replica_config *c = &v->known[i];
@@ -163,10 +175,24 @@ static void learners_vote(struct volume *v)
         }
 }
 
+/* Who was voted out and does not answer is not tried for ever: what has been replaced often would fill all places. One that answers stays, and hears of what became of it. */
+static void forget_gone(struct volume *v)
+{
+    for (uint32_t i = v->n_configured; i < v->n_links; i++) {
+        bool here = v->link[i].replica && !(v->removing >> i & 1);
+        if (!here || (v->learners >> i & 1) || replica_link_is_up(&v->link[i]) || is_voter(v, &v->link[i].replica->identity))
+            continue;
+        MARK("volume: a replica that was voted out and is gone is forgotten");
+        remove_link(v, i);
+    }
+}
+
 static void change_end(struct volume *v, int err, const char *text)
 {
-    if (err == 0)
+    if (err == 0) {
         learners_vote(v);
+        forget_gone(v);
+    }
     struct member_change *c = &v->change;
     assert(c->state != CHANGE_NONE && c->state != CHANGE_TELLING);
     c->state = CHANGE_TELLING; /* with the next turn of the pump: the one who asked may ask on */

@@ -257,6 +257,29 @@ static void learners_come_and_go(void **state)
     assert_int_equal(ask(t, MEMBERS_FORGET, &m), 0); /* and the front end ends while the link does */
 }
 
+/* One disk after the other fails in the same place while the front end lives: what is gone takes no room for ever. */
+static void a_disk_may_be_replaced_any_number_of_times(void **state)
+{
+    struct test *t = *state;
+    start(t);
+    for (unsigned k = 0; k < 2 * VOLUME_LINKS_MAX; k++) {
+        struct membership m = replacement(t);
+        take_learner(t);
+        complete(t);
+        assert_int_equal(ask(t, MEMBERS_CHANGE, &m), 0);
+        write_value(t->rig, 0, 4096, (uint8_t)(100 + k));
+        check_value(t->rig, 0, 4096, (uint8_t)(100 + k));
+        fake_replica_close(&t->spare);
+        t->spare_id = (struct uuid){{4, 4, 5, (uint8_t)k}};
+        fake_replica_open(&t->spare, t->rig->world, "replica-4", &t->rig->config.id, &t->spare_id, &m, GROUP, t->rig->replica, REPLICAS);
+        acceptor_set_needs_copy(t->spare.acceptor, true);
+    }
+    unsigned n = 0;
+    for (uint32_t i = 0; i < volume(t)->n_links; i++)
+        n += volume(t)->link[i].replica != NULL;
+    assert_int_equal(n, REPLICAS + 1); /* the one that voted last, and whose disk is gone */
+}
+
 static void impossible_requests_are_refused(void **state)
 {
     struct test *t = *state;
@@ -297,6 +320,7 @@ int main(void)
         T(a_missing_voter_may_be_pointed_out),
         T(a_change_that_does_not_come_off_holds_writes_back_for_a_moment),
         T(learners_come_and_go),
+        T(a_disk_may_be_replaced_any_number_of_times),
         T(impossible_requests_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
