@@ -293,6 +293,12 @@ void copy_resume(struct replica_group *g)
     copy_fill_begin(g);
 }
 
+void copy_has_room(struct replica_group *g)
+{
+    if (g->copy.phase == COPY_FILLING)
+        copy_fill_soon(g);
+}
+
 void copy_peer_changed(struct replica_group *g, struct peer *p)
 {
     if (g->copy.phase == COPY_LISTING)

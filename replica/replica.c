@@ -278,6 +278,13 @@ static void on_store_trimmed(void *user, uint64_t group, uint64_t floor)
     replica_update_pause(g->replica);
 }
 
+static void on_store_copy_room(void *user, uint64_t group)
+{
+    struct replica_group *g = replica_find_group(user, group);
+    if (g)
+        copy_has_room(g);
+}
+
 static void on_store_credits(void *user, uint64_t group, const struct credits *c)
 {
     struct replica_group *g = replica_find_group(user, group);
@@ -479,6 +486,7 @@ int replica_open(struct reactor *reactor, const struct replica_options *o, const
         .on_applied = on_store_applied,
         .on_trimmed = on_store_trimmed,
         .on_credits = on_store_credits,
+        .on_copy_room = on_store_copy_room,
         .on_bad = on_store_bad,
         .on_fatal = on_store_fatal,
         .user = r,

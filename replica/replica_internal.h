@@ -248,6 +248,7 @@ void catchup_release(struct replica_group *g, uint64_t in_ns);
 /* copy.c */
 void copy_init(struct replica_group *g);
 void copy_resume(struct replica_group *g); /* after recovery */
+void copy_has_room(struct replica_group *g); /* the store wrote back what it had */
 /* Catch-up found that nobody's log reaches back, ... */
 void copy_wanted(struct replica_group *g);
 /* ... or that this one's log meets those of peers. */

@@ -60,6 +60,7 @@ struct store_callbacks {
                        uint64_t slot); /* applied advanced (called in the turn of store_commit or later) */
     void (*on_trimmed)(void *user, uint64_t group, uint64_t floor); /* the log's floor rose (ACCEPTOR_TRIM) */
     void (*on_credits)(void *user, uint64_t group, const struct credits *c);
+    void (*on_copy_room)(void *user, uint64_t group); /* what a copy had brought is written back: there is room for more of it */
     /* A block is damaged: data (crc), leaf (unreadable). Repair it: fetch an image from a peer and store_repair it. Not called for what is unknown since a jump: the copy fetches that. */
     void (*on_bad)(void *user, uint64_t group, uint64_t block, uint32_t nblocks);
     void (*on_fatal)(void *user, int err, const char *what); /* WAL or flush error: exit */

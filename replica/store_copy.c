@@ -591,9 +591,11 @@ void copy_cancel_completion(struct group *g)
         g->complete_fn(g->complete_user, -ECANCELED);
 }
 
-/* A root is durable: was it the one that says so? */
+/* A root is durable: there is room again; and was it the one that says that the copy is complete? */
 void copy_on_root(struct store *s, struct group *g)
 {
+    if (g->needs_copy && s->cb.on_copy_room)
+        s->cb.on_copy_room(s->cb.user, g->id);
     if (g->completing == COMPLETE_WANTED)
         s->cycle.again = true; /* asked for while that cycle was under way */
     if (g->completing != COMPLETE_IN_IMAGE)

@@ -352,8 +352,8 @@ static void clients_are_not_disturbed(void **state)
     rr_run(rr, 2 * CLIENTS_NS);
     with_donors(rr);
     model.clients = true;
-    store_note_client(rr->replica->store);
     tell_target(rr);
+    store_note_client(rr->replica->store); /* as of the turn that was last: now */
     wait_complete(rr);
     check_content(rr);
     assert_int_equal(copied(rr).copied_bytes, 2 * CHUNK_BLOCKS * BLOCK_SIZE);
