@@ -558,15 +558,39 @@ static bool is_complete(const struct node *n)
     return takes_part(n) && !replica_find_group(n->replica, SIM_GROUP)->acceptor.needs_copy;
 }
 
+/* The best log that is left is what the next session goes on with (P2): the voters that it proposes have a say then, and they may be more than are left. */
+static const struct membership *proposed_voters(const struct cluster *c)
+{
+    const struct acceptor *best = NULL;
+    for (unsigned i = 0; i < c->n_nodes; i++) {
+        if (!takes_part(&c->node[i]))
+            continue;
+        const struct acceptor *a = &replica_find_group(c->node[i].replica, SIM_GROUP)->acceptor;
+        struct log_pos last = paxos_log_last(&a->log), best_last = best ? paxos_log_last(&best->log) : last;
+        if (!best || log_pos_compare(&last, &best_last) > 0)
+            best = a;
+    }
+    return best && best->has_uncommitted ? &best->uncommitted : NULL;
+}
+
+static bool has_majority(const struct cluster *c, const struct membership *m)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < c->n_nodes; i++) {
+        const struct node *x = &c->node[i];
+        n += x->ready && !x->refused && membership_has_voter(m, &x->identity) && replica_find_group(x->replica, SIM_GROUP);
+    }
+    return n >= membership_majority(m);
+}
+
 /* One that is complete is enough: the others copy from it. */
 bool cluster_can_recover(struct cluster *c)
 {
-    unsigned n = 0, complete = 0;
-    for (unsigned i = 0; i < c->n_nodes; i++) {
-        n += takes_part(&c->node[i]);
+    unsigned complete = 0;
+    for (unsigned i = 0; i < c->n_nodes; i++)
         complete += is_complete(&c->node[i]);
-    }
-    return n >= membership_majority(&c->members) && complete > 0;
+    const struct membership *proposed = proposed_voters(c);
+    return complete > 0 && has_majority(c, &c->members) && (!proposed || has_majority(c, proposed));
 }
 
 bool cluster_is_level(struct cluster *c)
