@@ -75,6 +75,11 @@ struct run {
 };
 static_assert(sizeof(struct run) == 40, "run has no padding");
 
+/* Front ends and replicas note when a write came and went if its slot is a multiple of this: the same ones at both ends. */
+#define TRACE_EVERY 64u
+#define TRACE_KEPT 64u /* such samples that a daemon keeps */
+#define TRACE_TOLD 8u  /* ... and tells of in its status, the newest ones */
+
 #define RUNS_MAX 1024u
 #define LOST_MAX 4096u /* LOST slots that an acceptor may hold; with more it does not vote */
 

@@ -440,12 +440,15 @@ static void link_msg(struct replica_link *l, const struct msg *m, struct buf *pa
         volume_group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
         wrong = read_answer(g, l->index, m, NULL);
         break;
+    case MSG_ACCEPTED:
+        trace_acked(g, l->index, m->u.accepted.through);
+        volume_group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
+        break;
     case MSG_QUERY_ACK:
     case MSG_PROMISE:
     case MSG_VALUE:
     case MSG_OPENED:
     case MSG_MISMATCH:
-    case MSG_ACCEPTED:
     case MSG_BEAT_ACK:
         volume_group_step(g, (struct proposer_event){ .type = PROPOSER_MSG, .link = l->index, .msg = m });
         break;
@@ -540,6 +543,7 @@ static void group_begin(struct volume_group *g)
     g->disconnect = 0;
     g->want_session = g->no_space = false;
     g->state_changed = true;
+    trace_forget(&g->trace);
     proposer_init(g->proposer, &p);
     members_begin(v, g);
     volume_group_step(g, (struct proposer_event){ .type = PROPOSER_ATTACH });

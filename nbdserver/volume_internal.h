@@ -127,6 +127,29 @@ static inline struct request_state *request_state(struct export_request *r)
     return (struct request_state *)r->scratch;
 }
 
+/* volume_trace.c: a sampled write. Times are 0 until they come. */
+struct write_sample {
+    uint64_t slot;
+    uint32_t nblocks;
+    uint64_t arrived_ns; /* at the volume, to within a loop turn */
+    uint64_t placed_ns;  /* it has its slot, and is queued to the replicas */
+    uint64_t chosen_ns, replied_ns;
+    uint64_t acked_ns[VOLUME_LINKS_MAX];
+};
+
+struct trace_part {
+    uint64_t n, ns; /* of all samples since the start */
+};
+
+struct write_trace {
+    struct write_sample sample[TRACE_KEPT]; /* a ring */
+    uint64_t n;                             /* samples ever */
+    uint64_t chosen, acked[VOLUME_LINKS_MAX]; /* those before these are chosen, acknowledged by that link */
+    uint32_t by; /* the link whose acknowledgement is being dealt with */
+    struct trace_part prepare, quorum, reply, ack[VOLUME_LINKS_MAX];
+    uint64_t decided[VOLUME_LINKS_MAX]; /* how often it was that link's acknowledgement that made the majority */
+};
+
 struct volume_group {
     struct volume *volume;
     uint64_t id;
@@ -156,6 +179,7 @@ struct volume_group {
     uint64_t read_timer_ns; /* 0: not set */
     uint32_t hedge_credit;  /* in READ_HEDGE_EVERYths of a hedge */
     uint64_t reads, hedges, read_retries, writes;
+    struct write_trace trace;
 };
 
 /* A change of the voters that somebody asked for. */
@@ -260,6 +284,16 @@ void write_unplaced(struct volume_group *g, struct entry *e);
 void request_refuse(struct volume *v, struct export_request *r, int error);
 /* Answers the request now; what has a slot goes on without it. */
 void request_fail(struct volume *v, struct export_request *r, int error);
+
+/* ---- volume_trace.c ---- */
+/* The op has its slot. */
+void trace_placed(struct volume_group *g, const struct volume_op *op);
+/* The link's replica has everything through that slot; what this makes chosen was decided by it. */
+void trace_acked(struct volume_group *g, uint32_t link, uint64_t through);
+/* Of a slot that is chosen: its sample if there is one, for trace_replied() when its request was answered. */
+struct write_sample *trace_chosen(struct volume_group *g, uint64_t slot);
+void trace_replied(struct volume_group *g, struct write_sample *s);
+void trace_forget(struct write_trace *t);
 
 /* ---- volume_read.c ---- */
 void read_init(struct volume_group *g);

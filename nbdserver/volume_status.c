@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#define TRACE_STATUS_ROOM (16u << 10) /* with less room samples are left out */
+
 /* Text grows in a buffer of fixed size; what does not fit makes `full`, and the whole is then replaced by an error, never cut. */
 struct json {
     char *buf;
@@ -103,6 +105,49 @@ static void put_membership(struct json *j, const struct volume *v, const struct 
         put_key_string(j, "change_waits_for", v->change.why);
 }
 
+static uint64_t us_between(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (to_ns - from_ns) / 1000 : 0;
+}
+
+static void put_acks(struct json *j, const struct write_trace *t, uint32_t link)
+{
+    put_u64(j, "traced_acks", t->ack[link].n);
+    put_u64(j, "traced_ack_us", t->ack[link].ns / 1000);
+    put_u64(j, "traced_decided", t->decided[link]);
+}
+
+/* Sums over all sampled writes, and the newest ones: [slot, blocks, prepare, quorum, reply, {replica: acknowledged after}], us; null: not yet. */
+static void put_trace(struct json *j, const struct volume *v)
+{
+    const struct write_trace *t = &v->group[0].trace;
+    put(j, "\"trace\":{\"every\":%u,", TRACE_EVERY);
+    put_u64(j, "writes", t->quorum.n);
+    put_u64(j, "prepare_us", t->prepare.ns / 1000);
+    put_u64(j, "quorum_us", t->quorum.ns / 1000);
+    put_u64(j, "reply_us", t->reply.ns / 1000);
+    put(j, "\"samples\":[");
+    uint64_t told = j->cap - j->len < TRACE_STATUS_ROOM ? 0 : t->n < TRACE_TOLD ? t->n : TRACE_TOLD;
+    for (uint64_t i = t->n - told; i < t->n; i++) {
+        const struct write_sample *s = &t->sample[i % TRACE_KEPT];
+        put(j, "%s[%llu,%u,%llu,", i > t->n - told ? "," : "", (unsigned long long)s->slot, s->nblocks,
+            (unsigned long long)us_between(s->arrived_ns, s->placed_ns));
+        if (s->replied_ns)
+            put(j, "%llu,%llu,{", (unsigned long long)us_between(s->placed_ns, s->chosen_ns), (unsigned long long)us_between(s->chosen_ns, s->replied_ns));
+        else
+            put(j, "null,null,{");
+        bool first = true;
+        for (uint32_t k = 0; k < v->n_links; k++) {
+            if (!v->link[k].replica || !s->acked_ns[k])
+                continue;
+            put(j, "%s\"%s\":%llu", first ? "" : ",", v->link[k].replica->name, (unsigned long long)us_between(s->placed_ns, s->acked_ns[k]));
+            first = false;
+        }
+        put(j, "}]");
+    }
+    put(j, "]},");
+}
+
 static void put_replica(struct json *j, const struct volume *v, uint32_t i)
 {
     const struct replica_link *l = &v->link[i];
@@ -135,6 +180,7 @@ static void put_replica(struct json *j, const struct volume *v, uint32_t i)
     put_u64(j, "reads_bad", rr->bad);
     put_u64(j, "reads_hedged", rr->hedged);
     put_u64(j, "read_us", rr->latency[0].mean_ns / 1000);
+    put_acks(j, &g->trace, i);
     end_object(j);
 }
 
@@ -170,6 +216,7 @@ size_t volume_status(const struct volume *v, char *buf, size_t cap)
     put_u64(&j, "read_retries", g->read_retries);
     put(&j, "\"no_space\":%s,", g->no_space ? "true" : "false");
     put_membership(&j, v, p);
+    put_trace(&j, v);
     put(&j, "\"replicas\":[");
     for (uint32_t i = 0, n = 0; i < v->n_links; i++) {
         if (!v->link[i].replica || (v->removing >> i & 1))

@@ -292,6 +292,7 @@ static bool op_place(struct volume_group *g, struct volume_op *op)
         assert(list_empty(&g->inflight) || container_of(g->inflight.prev, struct volume_op, link)->slot < op->slot);
         list_remove(&op->link);
         list_push_back(&g->inflight, &op->link);
+        trace_placed(g, op);
         g->writes++;
         g->no_space = false;
         return true;
@@ -333,7 +334,10 @@ void write_chosen(struct volume_group *g)
         struct volume_op *op = container_of(g->inflight.next, struct volume_op, link);
         if (op->slot > g->chosen)
             break;
+        struct write_sample *s = trace_chosen(g, op->slot);
         op_finish(g->volume, op, 0);
+        if (s)
+            trace_replied(g, s);
     }
 }
 

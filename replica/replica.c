@@ -252,11 +252,14 @@ static void on_store_durable(void *user, uint64_t group, uint64_t seq)
     struct replica_group *g = replica_find_group(r, group);
     if (!g)
         return;
+    uint64_t heard_ns = trace_waits(g) ? io_now(r->reactor) : 0;
     if (seq > g->acceptor.durable_seq) {
         struct acceptor_event ev = {.type = ACCEPTOR_DURABLE, .durable_seq = seq};
         replica_step(g, &ev);
     }
     release_deferred(g);
+    if (heard_ns)
+        trace_durable(g, heard_ns);
     replica_update_pause(r);
 }
 

@@ -111,6 +111,18 @@ struct repair {
     unsigned n_denials;
 };
 
+/* trace.c: an entry whose slot is sampled, from its arrival to its acknowledgement. */
+struct accept_sample {
+    uint64_t slot;
+    uint64_t received_ns, appended_ns, submitted_ns, durable_ns, answered_ns; /* the last three 0 until it is durable */
+};
+
+struct accept_trace {
+    struct accept_sample sample[TRACE_KEPT]; /* a ring */
+    uint64_t n, durable;                     /* samples ever; those before this one are durable */
+    uint64_t finished, receive_ns, wait_ns, disk_ns, answer_ns; /* those that went all the way, and their sums */
+};
+
 enum group_state { GROUP_UP_TO_DATE, GROUP_LEARNER_COMPLETE, GROUP_BEHIND, GROUP_NEEDS_COPY, GROUP_COPYING, GROUP_RETIRED };
 
 struct replica_group {
@@ -126,6 +138,7 @@ struct replica_group {
     struct copy copy;
     enum group_state state; /* as last looked at, for status */
     uint64_t state_since_ns;
+    struct accept_trace trace;
 };
 
 /* latency.c: of the own WAL. */
@@ -219,6 +232,15 @@ void donate_image(struct session *s, struct replica_group *g, const struct msg *
 uint64_t latency_now(struct replica *r);
 /* ... and 0 while no client is here. */
 uint64_t latency_of_clients(struct replica *r);
+
+/* trace.c. The entry of that slot was stepped: it is in the log, or was refused. */
+void trace_accept(struct replica_group *g, uint64_t slot);
+/* durable_ns: when that was heard; what it allows to be said is queued. */
+void trace_durable(struct replica_group *g, uint64_t durable_ns);
+static inline bool trace_waits(const struct replica_group *g)
+{
+    return g->trace.durable < g->trace.n;
+}
 
 /* peer.c */
 void peers_init(struct replica *r);

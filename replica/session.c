@@ -155,8 +155,11 @@ static void on_consensus(struct session *s, struct replica_group *g, const struc
     }
     struct acceptor_event ev = {.type = ACCEPTOR_MSG, .link = s->id, .msg = m};
     replica_step(g, &ev);
-    if (m->type == MSG_ACCEPT)
-        replica_update_pause(s->replica);
+    if (m->type != MSG_ACCEPT)
+        return;
+    if (m->u.accept.entry->slot % TRACE_EVERY == 0)
+        trace_accept(g, m->u.accept.entry->slot);
+    replica_update_pause(s->replica);
 }
 
 static void on_address(struct session *s, const struct msg *m)

@@ -75,6 +75,25 @@ static json_t *lease_json(const struct replica_group *g, uint64_t now)
                      (json_int_t)((a->lease_until_ns - now) / NS_PER_MS));
 }
 
+/* Sums over all sampled entries, and the newest ones: [slot, receive, wait, disk, answer], us; null: not durable yet. */
+static json_t *trace_json(const struct replica_group *g)
+{
+    const struct accept_trace *t = &g->trace;
+    uint64_t told = t->n < TRACE_TOLD ? t->n : TRACE_TOLD;
+    json_t *samples = json_array();
+    for (uint64_t i = t->n - told; i < t->n; i++) {
+        const struct accept_sample *s = &t->sample[i % TRACE_KEPT];
+        json_int_t slot = (json_int_t)s->slot, receive = (json_int_t)((s->appended_ns - s->received_ns) / 1000);
+        json_array_append_new(samples, !s->answered_ns ? json_pack("[I, I, n, n, n]", slot, receive)
+                                                       : json_pack("[I, I, I, I, I]", slot, receive, (json_int_t)((s->submitted_ns - s->appended_ns) / 1000),
+                                                                   (json_int_t)((s->durable_ns - s->submitted_ns) / 1000),
+                                                                   (json_int_t)((s->answered_ns - s->durable_ns) / 1000)));
+    }
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:o}", "every", (int)TRACE_EVERY, "writes", (json_int_t)t->finished, "receive_us",
+                     (json_int_t)(t->receive_ns / 1000), "wait_us", (json_int_t)(t->wait_ns / 1000), "disk_us", (json_int_t)(t->disk_ns / 1000),
+                     "answer_us", (json_int_t)(t->answer_ns / 1000), "samples", samples);
+}
+
 static json_t *group_json(struct replica_group *g, uint64_t now)
 {
     const struct acceptor *a = &g->acceptor;
@@ -94,6 +113,7 @@ static json_t *group_json(struct replica_group *g, uint64_t now)
     json_object_set_new(o, "voters", ids_json(a->committed.voter, a->committed.n_voters));
     if (a->has_uncommitted)
         json_object_set_new(o, "uncommitted_voters", ids_json(a->uncommitted.voter, a->uncommitted.n_voters));
+    json_object_set_new(o, "trace", trace_json(g));
     json_t *copy = copy_json(g, now);
     if (copy)
         json_object_set_new(o, "copy", copy);

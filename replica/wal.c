@@ -328,6 +328,7 @@ static void write_done(struct io_op *op)
         assert(b->seq == w->durable_seq + 1);
         w->durable_seq = b->seq;
         w->durable_lsn = b->lsn + b->bytes;
+        w->stats.durable_submitted_ns = b->submitted_ns;
         if (b->has_token) {
             token = b->token;
             has_token = true;

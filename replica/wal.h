@@ -55,6 +55,7 @@ struct wal_stats {
     uint64_t batches, bytes, records;
     uint64_t torn_batches, rotten_batches, lost_slots; /* by the last recovery */
     uint64_t write_ns_ewma; /* latency of a batch */
+    uint64_t durable_submitted_ns; /* when the write of the newest batch that is durable began */
     unsigned in_flight;
 };
 

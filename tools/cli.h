@@ -41,6 +41,7 @@ int command_local(int argc, char **argv);
 int command_metrics(int argc, char **argv);
 int command_scrub(int argc, char **argv);
 int command_status(int argc, char **argv);
+int command_trace(int argc, char **argv);
 int command_volume(int argc, char **argv);
 int command_rebuild(int argc, char **argv);
 int command_recover(int argc, char **argv);

@@ -16,6 +16,7 @@ static const struct subcommand subcommands[] = {
     {"status", command_status, "how a cluster is: redundancy, who holds each volume, where each replica stands"},
     {"scrub", command_scrub, "have all replicas read back and compare what they hold, and repair it"},
     {"volume", command_volume, "create a volume that the configuration describes"},
+    {"trace", command_trace, "where writes spend their time now: front end, each replica, its log; which member makes them slow"},
     {"metrics", command_metrics, "the cluster's metrics for Prometheus, over HTTP or printed once"},
     {"bench", command_bench, "a load on a volume: what it bears, how long requests take, and whether every acknowledged write is there"},
     {"recover", command_recover, "the last resort when a majority of a volume's disks is lost: what one survivor holds"},

@@ -22,6 +22,8 @@ static const char full_replica[] = "{\"name\":\"replica-2\",\"role\":\"replica\"
                                    "1500},\"state_ms\":2500,\"complete\":false,\"membership_slot\":3,"
                                    "\"voters\":[\"00000000-0000-0000-0000-000000000001\",\"00000000-0000-0000-0000-"
                                    "000000000002\",\"00000000-0000-0000-0000-000000000003\"],"
+                                   "\"trace\":{\"every\":64,\"writes\":10,\"receive_us\":100,\"wait_us\":20,\"disk_us\":1500,"
+                                   "\"answer_us\":8,\"samples\":[[64,10,2,150,1]]},"
                                    "\"copy\":{\"done_bytes\":4096,\"left_bytes\":8192,\"unchanged_bytes\":1048576,"
                                    "\"rate_bytes_per_s\":2048,\"eta_s\":4,\"donor_latency_us\":250,\"since_ms\":7000,"
                                    "\"refused\":\"nobody has "
@@ -54,11 +56,13 @@ static const char full_frontend[] =
     "{\"name\":\"vol "
     "\\\"0\\\"\",\"state\":\"attached\",\"requests\":3,\"requests_failed\":1,\"sessions\":2,\"entries\":50,\"reads\":"
     "60,\"read_hedges\":7,\"read_retries\":8,"
+    "\"trace\":{\"every\":64,\"writes\":9,\"prepare_us\":30,\"quorum_us\":1800,\"reply_us\":5,\"samples\":[]},"
     "\"no_space\":false,\"chosen\":1000,\"in_flight\":4,\"retained_bytes\":123,\"replicas\":["
     "{\"name\":\"replica-2\",\"link\":\"waiting\",\"stream\":\"down\",\"acked\":1,\"connects\":9},"
     "{\"name\":\"replica-2\",\"link\":\"up\",\"stream\":\"open\",\"acked\":999,\"applied\":998,\"lag\":1,\"free_"
     "slabs\":2,\"unsent_bytes\":3,\"connects\":4,\"reads\":5,"
-    "\"reads_outstanding\":6,\"reads_bad\":7,\"reads_hedged\":8,\"read_us\":900}]},{\"name\":\"vol "
+    "\"reads_outstanding\":6,\"reads_bad\":7,\"reads_hedged\":8,\"read_us\":900,"
+    "\"traced_acks\":9,\"traced_ack_us\":1700,\"traced_decided\":3}]},{\"name\":\"vol "
     "\\\"0\\\"\",\"state\":\"held\"}]}";
 
 /* ---- a page ---- */
@@ -266,6 +270,9 @@ static void says_what_the_statuses_say(void **state)
         {"qbd_frontend_peer_connects_total", "", "4"},
         {"qbd_frontend_peer_free_bytes", "", "131072"},
         {"qbd_frontend_peer_read_latency_seconds", "", "0.0009"},
+        {"qbd_replica_traced_disk_seconds_total", "replica=\"replica-2\"", "0.0015"},
+        {"qbd_frontend_volume_traced_quorum_seconds_total", "", "0.0018"},
+        {"qbd_frontend_peer_traced_decided_total", "peer=\"replica-2\"", "3"},
     };
     for (size_t i = 0; i < ARRAY_LEN(facts); i++)
         if (strcmp(value(&s, facts[i].name, facts[i].labels), facts[i].want) != 0)
