@@ -208,7 +208,7 @@ static void take_image(struct group *g)
     p->needs_copy = g->needs_copy;
     p->since = g->since;
     p->jump = g->jump;
-    p->scrub_next = g->scrub.next;
+    p->scrub_next = g->n_disowned > 0 ? 0 : g->scrub.next;
     p->scrub_passes = g->scrub.passes;
     p->scrub_done_at = g->scrub.done_at;
     if (g->completing == COMPLETE_WANTED && g->jumping == JUMP_NONE) {

@@ -219,6 +219,7 @@ bool store_disown(struct store *s, uint64_t group, uint64_t block)
         return false;
     unsigned l = block % REGION_BLOCKS / LEAF_BLOCKS, i = block % LEAF_BLOCKS;
     MARK("scrub: block disowned");
+    g->n_disowned += !block_disowned(r, l, i);
     bit_set(bad_leaf_make(r, l)->disowned, i);
     uint64_t bits[LEAF_BLOCKS / 64] = {0};
     bit_set(bits, i);

@@ -141,6 +141,7 @@ struct group {
     void (*complete_fn)(void *user, int err);
     void *needs_copy_user, *drain_user, *jump_user, *complete_user;
     struct store_scrub_place scrub;
+    uint64_t n_disowned; /* blocks, in memory alone: while there are any, a restart scrubs from the beginning and finds them again */
     /* the checkpoint under way */
     struct group_page *image;           /* as of the freeze; 4 KiB-aligned */
     uint64_t copied_first, copied_last; /* slots copied forward; 0: none */

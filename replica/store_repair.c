@@ -70,6 +70,7 @@ void bad_cleared(struct store *s, struct region *r, unsigned l, unsigned first, 
         if (bit_get(b->bits, i)) {
             bit_clear(b->bits, i);
             bit_clear(b->given_up, i);
+            r->group->n_disowned -= bit_get(b->disowned, i);
             bit_clear(b->disowned, i);
             b->n--;
         }

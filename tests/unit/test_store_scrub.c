@@ -582,6 +582,37 @@ static void what_the_majority_disowns_is_not_served(void **state)
     t_free(&t);
 }
 
+static uint32_t place_after_restart(struct store_test *t, uint32_t place)
+{
+    struct store_scrub_place p;
+    store_scrub_place(t->store, 1, &p);
+    p.next = place;
+    store_scrub_set_place(t->store, 1, &p, true);
+    t_checkpoint(t);
+    t_stop(t);
+    t_start_ok(t);
+    store_scrub_place(t->store, 1, &p);
+    return p.next;
+}
+
+/* That a block was disowned is in memory alone. Who restarts before it is repaired looks again. */
+static void what_was_disowned_is_found_again_after_a_restart(void **state)
+{
+    struct store_test t;
+    with_data(&t, 32);
+    t_start_ok(&t);
+    assert_int_equal(place_after_restart(&t, 3), 3);
+    assert_true(disown(&t, 102));
+    assert_true(disown(&t, 103));
+    assert_int_equal(place_after_restart(&t, 4), 0);
+    assert_true(disown(&t, 102));
+    assert_int_equal(repair(&t, 102), 0);
+    assert_int_equal(place_after_restart(&t, 4), 4); /* the repair is in the same checkpoint */
+    t_check_image(&t, 0);
+    t_stop(&t);
+    t_free(&t);
+}
+
 static void what_nobody_has_is_lost_alone(void **state)
 {
     int err;
@@ -648,6 +679,7 @@ int main(void)
         cmocka_unit_test(one_bit_under_a_good_checksum_is_seen),
         cmocka_unit_test(only_equal_slots_are_compared),
         cmocka_unit_test(what_the_majority_disowns_is_not_served),
+        cmocka_unit_test(what_was_disowned_is_found_again_after_a_restart),
         cmocka_unit_test(what_nobody_has_is_lost_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
