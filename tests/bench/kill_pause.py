@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cluster"))
 
-from qbdtest import SCALE, main, require, say, verify  # noqa: E402
+from qbdtest import REPLICAS, SCALE, main, require, say, verify  # noqa: E402
 
 STALL_MS = 2000
 WINDOW_S = 1.5
@@ -27,7 +27,7 @@ def scenario(t):
     load = t.load(uri, "--depth", 1, "--connections", 1, "--fixed-len", 4096, "--reads", 0, "--zeroes", 0, "--buckets")
     load.wait_progress(300)
     events = []
-    for name in ["replica-1", "replica-2", "replica-3"] * ROUNDS:
+    for name in REPLICAS * ROUNDS:
         quiet = time.time()
         time.sleep(WINDOW_S)  # what it is like when nothing happens
         killed = time.time()

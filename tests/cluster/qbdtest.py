@@ -25,6 +25,7 @@ SCALE = float(os.environ.get("QBD_SCALE", "1"))
 SEED = int(os.environ.get("QBD_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
 MIB = 1 << 20
 BLOCK = 4096
+REPLICAS = ("replica-1", "replica-2", "replica-3")  # of a cluster that is started as it comes
 SKIPPED = 77
 
 
@@ -69,6 +70,10 @@ class Cluster:
     def qbd(self, command, *args, check=True, timeout=120.0):
         return run([os.path.join(BIN, "qbd"), "local", command, "--dir", self.dir, *map(str, args)], check=check, timeout=timeout)
 
+    def tool(self, command, *args, check=True, timeout=120.0):
+        """Any other command of qbd, on this cluster."""
+        return run([os.path.join(BIN, "qbd"), command, "--dir", self.dir, *map(str, args)], check=check, timeout=timeout)
+
     def start(self, *args, timeout=90.0):
         r = self.qbd("start", *args, timeout=timeout)
         last = r.stdout.strip().splitlines()[-1]
@@ -94,8 +99,7 @@ class Cluster:
         return next(c for c in self.local_status()["components"] if c["name"] == name)
 
     def status(self):
-        r = run([os.path.join(BIN, "qbd"), "status", "--dir", self.dir, "--json"])
-        return json.loads(r.stdout)["volumes"][0]
+        return json.loads(self.tool("status", "--json").stdout)["volumes"][0]
 
     def replica(self, name):
         return next(r for r in self.status()["replicas"] if r["name"] == name)
@@ -278,6 +282,19 @@ class Test:
 
     def path(self, name):
         return os.path.join(self.dir, name)
+
+    def write_random(self, uri, name, mib):
+        """Random bytes at the volume's start, which compare() looks for."""
+        with open(self.path(name), "wb") as f:
+            for _ in range(mib):
+                f.write(os.urandom(MIB))
+        run(["nbdcopy", "--requests=8", self.path(name), uri])
+
+    def compare(self, uri, name):
+        """The volume begins with what the file holds."""
+        run(["nbdcopy", "--requests=8", uri, self.path("back")])
+        run(["cmp", f"--bytes={os.path.getsize(self.path(name))}", self.path(name), self.path("back")])
+        os.remove(self.path("back"))
 
     def popen(self, argv, **kw):
         # a session of its own: fio's jobs are processes of theirs, and end with it

@@ -1,8 +1,6 @@
 #!/usr/bin/python3
 """A replica that was down during 100 MiB of writes catches up from its peers, and then serves with another one down."""
-import os
-
-from qbdtest import MIB, main, require, run, say, verify
+from qbdtest import MIB, main, require, say, verify
 
 BULK = 100 * MIB
 
@@ -14,11 +12,7 @@ def scenario(t):
     load.wait_progress(200)
     c.kill("replica-3")
     say(f"writing {BULK // MIB} MiB without replica-3")
-    bulk = t.path("bulk")
-    with open(bulk, "wb") as f:
-        for _ in range(BULK // MIB):
-            f.write(os.urandom(MIB))
-    run(["nbdcopy", "--requests=8", bulk, uri])
+    t.write_random(uri, "bulk", BULK // MIB)
     behind = c.status()
     require(behind["up_to_date"] == 2, f"two replicas are up to date: {behind}")
     c.restart("replica-3")
@@ -27,8 +21,7 @@ def scenario(t):
     c.kill("replica-1")
     load.wait_progress(300)
     load.finish()
-    run(["nbdcopy", "--requests=8", uri, t.path("back")])
-    run(["cmp", "-n", str(BULK), bulk, t.path("back")])
+    t.compare(uri, "bulk")
     say(f"{BULK // MIB} MiB compare equal from replica-2 and replica-3")
     verify(uri, t.path("model"))
     c.kill("all")

@@ -2,7 +2,7 @@
 """fio over NBD with verification (4k random writes, crc32c) passes while every replica is killed and restarted in turn. QBD_FIO_SIZE: how much it writes (64M)."""
 import os
 
-from qbdtest import SCALE, Failure, main, require, say, wait_until
+from qbdtest import REPLICAS, SCALE, Failure, main, require, say, wait_until
 
 SIZE = os.environ.get("QBD_FIO_SIZE", "64M")
 RATE = os.environ.get("QBD_FIO_RATE", "1500")  # writes a second: long enough for every replica to die under it
@@ -16,7 +16,7 @@ def scenario(t):
                        "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--randrepeat=0", "--group_reporting"], stdout=out, stderr=out, cwd=t.dir)
         killed = 0
         while fio.poll() is None:
-            for name in ("replica-1", "replica-2", "replica-3"):
+            for name in REPLICAS:
                 c.kill(name)
                 at = c.status()["commit"]
                 wait_until("writes go on", lambda: fio.poll() is not None or c.status()["commit"] > at + 50, 30)

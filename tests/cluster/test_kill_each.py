@@ -2,7 +2,7 @@
 """Each daemon in turn, then all together, is killed with SIGKILL during a write load and restarted at once; every acknowledged byte is there.
 
 A replica's death must not be seen by the client at all: no connection lost, no error."""
-from qbdtest import main, require, say, verify
+from qbdtest import REPLICAS, main, require, say, verify
 
 
 def scenario(t):
@@ -10,7 +10,7 @@ def scenario(t):
     uri = c.small()
     load = t.load(uri, "--depth", 16, "--rate", 500)
     load.wait_progress(200)
-    for name in ("replica-1", "replica-2", "replica-3"):
+    for name in REPLICAS:
         before = load.connects()
         c.kill(name)
         load.wait_progress(200)

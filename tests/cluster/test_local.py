@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The contract of `qbd local` (design.md §11): exit statuses, one line of reason, files, processes."""
+"""The contract of `qbd local`: exit statuses, one line of reason, files, processes."""
 import json
 import os
 import signal
@@ -31,7 +31,7 @@ def start_and_look(c):
     table = c.qbd("status").stdout
     require("replica-2" in table and "nbdserver-1" in table, f"the table: {table}")
     say("\n" + table)
-    text = run([os.path.join(BIN, "qbd"), "status", "--dir", c.dir]).stdout
+    text = c.tool("status").stdout
     require("3 of 3 replicas up to date" in text and "nbdserver-1" in text, f"qbd status: {text}")
     say("\n" + text)
     return uri

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from qbdtest import BIN, BLOCK, MIB, SCALE, Failure, find, main, require, rot, run, say, wait_until
+from qbdtest import BIN, BLOCK, MIB, REPLICAS, SCALE, Failure, find, main, require, rot, run, say, wait_until
 
 QBD = os.path.join(BIN, "qbd")
 LIMIT = 2.0 + 1.5 * SCALE  # a page takes two seconds at most; and this machine its time
@@ -158,7 +158,7 @@ def all_is_well(c, e, load):
     require(page.get("qbd_volume_redundancy") == 1 and page.get("qbd_volume_quorum") == 1 and page.get("qbd_volume_voters") == 3, "redundancy")
     require(page.get("qbd_volume_size_bytes") == status["size_bytes"] and page.get("qbd_volume_holder", holder=status["holder"]) == 1, "size and holder")
     require(page.get("qbd_exporter_scrape_errors") == 0 and page.get("qbd_exporter_config_ok") == 1, "the exporter")
-    for name in ("replica-1", "replica-2", "replica-3"):
+    for name in REPLICAS:
         require(page.get("qbd_replica_up", replica=name) == 1 and page.state(name) == "up_to_date", name)
         require(page.get("qbd_replica_state_seconds", replica=name) <= page.get("qbd_replica_uptime_seconds", replica=name), "longer in a state than it runs")
         require(0 <= page.get("qbd_replica_wal_redo_bytes", replica=name) <= page.get("qbd_replica_wal_live_bytes", replica=name), "the log")
@@ -308,7 +308,7 @@ def rotten(c, e, data):
         require(got == n, f"{what}: {got}, not {n}")
     require(page.get("qbd_replica_bad_blocks_total", replica="replica-1") >= 1 and page.get("qbd_replica_repaired_blocks_total", replica="replica-1") >= 1, "ever")
     require(page.get("qbd_replica_scrub_last_bad_blocks", replica="replica-2") == 0, "the others")
-    for name in ("replica-1", "replica-2", "replica-3"):
+    for name in REPLICAS:
         require(page.get("qbd_replica_scrub_passes_total", replica=name) >= 1, "passes")
         require(abs(page.get("qbd_replica_scrub_last_completed_timestamp_seconds", replica=name) - time.time()) < 300, "when")
 

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """A replica that was away longer than its peers' logs reach back copies what changed from them by itself, while the volume serves; until it holds everything it counts for nothing. Then it stands in for a
 replica that dies. It transfers no more than twice what changed, counted in chunks of 1 MiB."""
-import os
 import time
 
 from qbdtest import MIB, main, require, run, say, verify, wait_until
@@ -16,17 +15,11 @@ def scenario(t):
     uri = c.start("--size", "512M", "--wal-size", "64M", "--extent-size", "128M")
     load = t.load(uri, "--depth", 8, "--rate", 200, "--first", 256 * MIB, "--span", 16 * MIB)
     load.wait_progress(100)
-    with open(t.path("bulk"), "wb") as f:
-        for _ in range(250):
-            f.write(os.urandom(MIB))
-    run(["nbdcopy", "--requests=8", t.path("bulk"), uri])
+    t.write_random(uri, "bulk", 250)
     c.wait_up_to_date()
     c.kill("replica-3")
     # 100 MiB of the 250 change, more than logs of 64 MiB reach back
-    with open(t.path("more"), "wb") as f:
-        for _ in range(100):
-            f.write(os.urandom(MIB))
-    run(["nbdcopy", "--requests=8", t.path("more"), uri])
+    t.write_random(uri, "more", 100)
     run(["dd", f"if={t.path('more')}", f"of={t.path('bulk')}", "bs=1M", "conv=notrunc"])
     c.restart("replica-3")
     wait_until("replica-3 copies", lambda: c.replica("replica-3")["state"] in ("needs copy", "copying"), 40, 0.05)
@@ -45,8 +38,7 @@ def scenario(t):
     require(100 * MIB <= copied(c, "replica-3") <= 2 * (100 + 16) * MIB, "more than twice what changed")
     c.kill("replica-2")
     load.wait_progress(100)
-    run(["nbdcopy", "--requests=8", uri, t.path("back")])
-    run(["cmp", f"--bytes={250 * MIB}", t.path("bulk"), t.path("back")])
+    t.compare(uri, "bulk")
     load.finish()
     verify(uri, t.path("model"))
 

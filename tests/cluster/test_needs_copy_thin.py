@@ -1,14 +1,12 @@
 #!/usr/bin/python3
 """A replica misses 100 MiB of random 4 KiB writes to a 100 GiB thin volume, some of them to chunks full of data. What it copies when it is back depends on what changed, not on the volume: at most twice what the changed
 chunks of 1 MiB hold. Afterwards it holds what its peers hold: the scrub compares them, and it stands in for one that dies."""
-import os
 import random
 
 import nbd
-from qbdtest import BIN, MIB, SEED, main, require, run, say, wait_until
+from qbdtest import BLOCK, MIB, SEED, main, require, say, wait_until
 
 SIZE = 100 << 30
-BLOCK = 4096
 WRITES = 100 * MIB // BLOCK
 FULL = 256  # MiB of data at the start of the volume
 IN_FULL = 200  # of the writes
@@ -81,7 +79,7 @@ def scenario(t):
     copied = c.component("replica-3")["status"]["counters"]["bytes_copied"]
     say(f"replica-3 is complete; it copied {copied / MIB:.1f} MiB")
     require(held // 2 <= copied <= 2 * held, "not what changed")
-    run([os.path.join(BIN, "qbd"), "scrub", "--dir", c.dir, "--now"], timeout=300)
+    c.tool("scrub", "--now", timeout=300)
     c.kill("replica-1")
     p = Pipe(uri)
     for b in changed:

@@ -4,7 +4,7 @@
 A stopped process is the worst case of a slow one: its sockets stay open and take what is sent until they are full."""
 import time
 
-from qbdtest import SCALE, main, require, say, verify
+from qbdtest import REPLICAS, SCALE, main, require, say, verify
 
 STALL_MS = 1500  # what would be a stall, and is not merely this machine being busy
 
@@ -12,7 +12,7 @@ STALL_MS = 1500  # what would be a stall, and is not merely this machine being b
 def scenario(t):
     c = t.cluster()
     uri = c.small()
-    for name in ("replica-1", "replica-2", "replica-3"):
+    for name in REPLICAS:
         load = t.load(uri, "--depth", 4, "--max-len", 32768)
         load.wait_progress(100)
         say(f"SIGSTOP {name}")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 
-from qbdtest import BIN, MIB, SCALE, Failure, main, require, run, say, verify, wait_until
+from qbdtest import BIN, MIB, REPLICAS, SCALE, Failure, main, require, say, verify
 
 ROUNDS = int(os.environ.get("QBD_ROUNDS", "2"))
 
@@ -69,11 +69,11 @@ def replace(t, c, lost, blows):
     t.load_now.wait_progress(50)
     c.restart(lost)
     require(c.replica(lost)["state"] == "not a member: needs rebuild", f"a fresh disk is no member: {c.replica(lost)}")
-    plan = run([os.path.join(BIN, "qbd"), "rebuild", "--dir", c.dir, "--lost", lost, "--dry-run"]).stdout
+    plan = c.tool("rebuild", "--lost", lost, "--dry-run").stdout
     require(old in plan and "voters afterwards" in plan, f"the plan names the lost identity: {plan}")
     require(c.replica(lost)["state"] == "not a member: needs rebuild", "a dry run changes nothing")
     rebuild = Rebuild(t, c, "--lost", lost)
-    others = [n for n in ("replica-1", "replica-2", "replica-3") if n != lost]
+    others = [n for n in REPLICAS if n != lost]
     for _ in range(blows):
         if rebuild.over() and rebuild.process.returncode == 0:
             break
@@ -89,22 +89,18 @@ def replace(t, c, lost, blows):
 def scenario(t):
     c = t.cluster()
     uri = c.start("--size", "512M", "--wal-size", "64M", "--extent-size", "128M")
-    with open(t.path("bulk"), "wb") as f:
-        for _ in range(192):
-            f.write(os.urandom(MIB))
-    run(["nbdcopy", "--requests=8", t.path("bulk"), uri])
+    t.write_random(uri, "bulk", 192)
     t.load_now = t.load(uri, "--depth", 8, "--rate", 300, "--first", 256 * MIB, "--span", 64 * MIB, seconds=600 + 60 * ROUNDS)
     fio = t.popen(["fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--offset=384M", "--size=64M",
                    f"--rate_iops={400 if ROUNDS <= 2 else 40}", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting"],
                   stdout=open(t.path("fio.out"), "w"), stderr=subprocess.STDOUT, cwd=t.dir) if ROUNDS <= 2 else None
     t.load_now.wait_progress(100)
-    names = ["replica-1", "replica-2", "replica-3"]
     for n in range(ROUNDS):
-        lost = names[n % 3]
+        lost = REPLICAS[n % 3]
         say(f"round {n + 1} of {ROUNDS}: {lost}")
         # fio does not connect again: the front end is left alone as long as it runs
         replace(t, c, lost, t.random.randrange(1, 4) if n and not fio else 0)
-        other = names[(n + 1) % 3]
+        other = REPLICAS[(n + 1) % 3]
         c.kill(other)
         t.load_now.wait_progress(50)
         if fio:
@@ -113,10 +109,7 @@ def scenario(t):
                 require(fio.returncode == 0, f"fio's verification failed: {f.read()[-2000:]}")
             say("fio verified what it wrote")
             fio = None
-        with open(t.path("back"), "wb"):
-            pass
-        run(["nbdcopy", "--requests=8", uri, t.path("back")])
-        run(["cmp", f"--bytes={192 * MIB}", t.path("bulk"), t.path("back")])
+        t.compare(uri, "bulk")
         c.restart(other)
         c.wait_up_to_date(3)
     t.load_now.finish()

@@ -5,7 +5,7 @@ A deep queue of large writes, once as it comes and once with all replicas stoppe
 import time
 
 import nbd
-from qbdtest import MIB, main, require, say, wait_until
+from qbdtest import MIB, REPLICAS, main, require, say, wait_until
 
 WRITES = 300
 GIVEN_UP = "no sign of life"
@@ -41,12 +41,12 @@ def scenario(t):
     say("a deep queue completes")
 
     def stop_all(poll):
-        for name in "replica-1", "replica-2", "replica-3":
+        for name in REPLICAS:
             c.qbd("pause", name)
         for _ in range(12):
             poll()
             time.sleep(0.1)  # how long they are stopped: less than a link may be silent
-        for name in "replica-1", "replica-2", "replica-3":
+        for name in REPLICAS:
             c.qbd("resume", name)
 
     burst(uri, stop_all)
