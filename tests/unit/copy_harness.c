@@ -572,3 +572,12 @@ void x_rot_data(struct copy_test *x, uint64_t block)
     assert_non_null(d);
     sim_disk_flip(d, off + 77, 3);
 }
+
+void x_begin_jumped(struct copy_test *x, uint64_t seed, uint64_t size_blocks)
+{
+    x_begin(x, seed, size_blocks);
+    x_common_past(x);
+    x_missed(x);
+    x_needs_copy(x);
+    x_jump(x, false);
+}

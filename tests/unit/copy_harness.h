@@ -78,6 +78,8 @@ void x_restart(struct copy_test *x); /* and checks */
 /* What both know, on disk: 6 slots; what the target then misses: 6 more. */
 void x_common_past(struct copy_test *x);
 void x_missed(struct copy_test *x);
+/* x_begin, the past, what was missed, and the jump: the target may copy. */
+void x_begin_jumped(struct copy_test *x, uint64_t seed, uint64_t size_blocks);
 /* To the end of the copy, from wherever a crash left it. Then: all is there after restarts, the old NEEDS_COPY record in the
  * WAL notwithstanding. */
 void x_finish(struct copy_test *x);

@@ -499,3 +499,19 @@ void rr_donor(struct rr *rr, unsigned i, void (*serve)(struct rr_probe *p, const
     if (!rr->donor[i])
         assert_int_equal(io_listen(sim_reactor_io(rr->others), rr->config.replicas[i].address, on_accept, rr, &rr->donor[i]), 0);
 }
+
+void rr_rot(struct rr *rr, uint8_t fill)
+{
+    struct sim_disk *extent = sim_dir_find(rr->dir, "extents/00000");
+    uint8_t page[BLOCK_SIZE], want[BLOCK_SIZE];
+    unsigned found = 0;
+    memset(want, fill, sizeof want);
+    for (uint64_t off = 0; off < sim_disk_size(extent); off += BLOCK_SIZE) {
+        sim_disk_peek(extent, off, page, sizeof page);
+        if (memcmp(page, want, sizeof want) != 0)
+            continue;
+        found++;
+        sim_disk_flip(extent, off + 77, 3);
+    }
+    assert_int_equal(found, 2);
+}

@@ -103,4 +103,7 @@ void rr_applied(struct rr *rr, uint64_t slot);
 /* A fake replica listens under that index of the configuration (1, 2). */
 void rr_donor(struct rr *rr, unsigned i, void (*serve)(struct rr_probe *p, const struct msg *m));
 
+/* On disk, the two blocks that are all `fill` rot. */
+void rr_rot(struct rr *rr, uint8_t fill);
+
 #endif

@@ -10,11 +10,7 @@
 static void test_lag_jump_copy(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 1, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 1, SIZE);
     struct store_copy_state st = x_state(&x);
     assert_true(st.needs_copy && st.copying && st.since == 6 && st.jump == 12);
     assert_int_equal(st.unknown_leaves, 4 + 2); /* of two regions: those that either side has */

@@ -9,11 +9,7 @@
 static void test_trim_of_an_unknown_leaf_that_is_nowhere(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 90, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 90, SIZE);
     x_both(&x, ENTRY_TRIM, 3010, 10);
     x_both(&x, ENTRY_ZERO, 3060, 2);
     for (unsigned life = 0; life < 2; life++) {
@@ -127,11 +123,7 @@ static void note_accepted(void *user, uint64_t accepted)
 static void test_verdicts_of_another_age(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 120, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 120, SIZE);
     struct store_chunks c;
     uint64_t since = x_state(&x).since, jump = x_state(&x).jump, taken;
     x_chunks(&x, 0, since, &c);
@@ -260,11 +252,7 @@ static void test_changed_at(void **state)
 static void test_images_of_before_a_jump(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 150, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 150, SIZE);
     assert_true(x_request(&x, 0, 0, 64));
     x_image(&x, 0);
     assert_true(x_request(&x, 1, 1024, 256));
@@ -297,11 +285,7 @@ static void test_images_of_before_a_jump(void **state)
 static void test_image_waits_and_yields(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 160, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 160, SIZE);
     x_donor(&x, ENTRY_WRITE, 8, 4); /* 13: in the image */
     x_donor(&x, ENTRY_SESSION, 0, 0);
     assert_true(x_request(&x, 0, 0, 64));
@@ -419,11 +403,7 @@ static void test_waiting_repair_is_dropped(void **state)
 static void test_leaf_rots_while_it_is_copied(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 180, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 180, SIZE);
     assert_true(x_request(&x, 0, 1024, 256));
     x_image(&x, 0);
     x_install(&x, 0);
@@ -461,11 +441,7 @@ static void test_old_image_after_rot_and_restart(void **state)
 {
     struct copy_test x;
     uint64_t off;
-    x_begin(&x, 185, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 185, SIZE);
     for (unsigned i = 0; i < 2; i++) {
         assert_true(i ? x_request(&x, 0, 300, 100) : x_request(&x, 0, 0, 256));
         x_image(&x, 0);
@@ -506,11 +482,7 @@ static void test_old_image_after_rot_and_restart(void **state)
 static void test_blocks_that_nobody_has(void **state)
 {
     struct copy_test x;
-    x_begin(&x, 190, SIZE);
-    x_common_past(&x);
-    x_missed(&x);
-    x_needs_copy(&x);
-    x_jump(&x, false);
+    x_begin_jumped(&x, 190, SIZE);
     x_verdict(&x, 0);
     x.asked = 1;
     for (unsigned i = 0; i < 2; i++) { /* the rest of the chunk */

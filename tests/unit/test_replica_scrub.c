@@ -154,23 +154,6 @@ static void alter(struct fake *f, unsigned block, uint8_t fill)
     f->fill = fill;
 }
 
-/* Rots what fill stands for on disk. */
-static void rot(struct rr *rr, uint8_t fill)
-{
-    struct sim_disk *extent = sim_dir_find(rr->dir, "extents/00000");
-    uint8_t page[BLOCK_SIZE], want[BLOCK_SIZE];
-    unsigned found = 0;
-    memset(want, fill, sizeof want);
-    for (uint64_t off = 0; off < sim_disk_size(extent); off += BLOCK_SIZE) {
-        sim_disk_peek(extent, off, page, sizeof page);
-        if (memcmp(page, want, sizeof want) != 0)
-            continue;
-        found++;
-        sim_disk_flip(extent, off + 77, 3);
-    }
-    assert_int_equal(found, 2);
-}
-
 static json_t *scrub_status(struct rr *rr)
 {
     char *text = rr_status(rr);
@@ -267,7 +250,7 @@ static void what_rotted_comes_back(void **state)
     rr_donor(rr, 1, serve);
     rr_donor(rr, 2, serve);
     fake[1].fill = fake[2].fill = fill_of(10);
-    rot(rr, fill_of(10));
+    rr_rot(rr, fill_of(10));
     json_t *last = scrub(rr, 1);
     assert_field(last, "bad_blocks", 2);
     assert_field(last, "repaired_blocks", 2);
@@ -320,7 +303,7 @@ static void however_much_rotted(void **state)
 static void what_cannot_be_repaired_is_named(void **state)
 {
     struct rr *rr = with_data(4);
-    rot(rr, fill_of(10));
+    rr_rot(rr, fill_of(10));
     json_t *last = scrub(rr, 1);
     assert_field(last, "unrepaired_blocks", 2);
     json_t *range = json_array_get(json_object_get(last, "unrepaired"), 0);
@@ -345,7 +328,7 @@ static void what_nobody_has_is_lost_alone(void **state)
         struct rr *rr = with_data(5);
         fake[1].bad = fake[2].bad = true;
         rr_donor(rr, 1, serve);
-        rot(rr, fill_of(10));
+        rr_rot(rr, fill_of(10));
         json_t *last = scrub(rr, 1);
         assert_field(last, "unrepaired_blocks", 2);
         assert_true(fake[1].images_asked > 1);

@@ -86,6 +86,8 @@ void faults_late(struct faults *f, unsigned a, unsigned b, uint64_t late_ns, uin
 /* faults_storm.c */
 /* False: there is one already. */
 bool faults_storm(struct faults *f, struct fault_rng *g);
+/* A front end that prepares or starts a session, or NULL. */
+struct frontend *faults_find_rival(struct faults *f);
 
 /* faults_theme.c: after the weights, which it may replace */
 void faults_draw_theme(struct faults *f);

@@ -156,17 +156,6 @@ static bool play_stale(struct faults *f)
 
 /* ---- answers ---- */
 
-static struct frontend *find_rival(struct faults *f)
-{
-    for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
-        struct frontend *fe = &f->run->cluster->frontend[i];
-        const struct proposer *p = fe->reactor && fe->volume ? fe->volume->group[0].proposer : NULL;
-        if (p && p->state >= PROPOSER_PREPARING && p->state <= PROPOSER_STARTING)
-            return fe;
-    }
-    return NULL;
-}
-
 static const struct proposer *proposer_of(const struct faults *f, unsigned frontend)
 {
     const struct frontend *fe = &f->run->cluster->frontend[frontend];
@@ -199,7 +188,7 @@ static void answers_watch_again(struct fault_action *a)
 static void answers_watch(struct fault_action *a)
 {
     struct faults *f = a->faults;
-    struct frontend *rival = find_rival(f);
+    struct frontend *rival = faults_find_rival(f);
     if (!f->scene.held)
         faults_hold(f, f->scene.victim, frontend_host(f->scene.frontend));
     f->scene.held = true;

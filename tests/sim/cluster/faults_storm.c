@@ -145,7 +145,7 @@ static uint64_t rival(struct faults *f, struct fault_rng *g, unsigned victim, ui
     return lease_ns / 2;
 }
 
-static struct frontend *find_rival(struct faults *f)
+struct frontend *faults_find_rival(struct faults *f)
 {
     for (unsigned i = 0; i < SIM_FRONTENDS; i++) {
         struct frontend *fe = &f->run->cluster->frontend[i];
@@ -185,8 +185,8 @@ static uint64_t take_step(struct faults *f, struct fault_rng *g, enum phase phas
     case PHASE_RIVAL:
         return rival(f, g, victim, lease_ns);
     case PHASE_RIVAL_DIES:
-        if (find_rival(f))
-            faults_crash_frontend(f, find_rival(f), fault_chance(g, 2) ? SIM_POWER : SIM_KILL, 5 * lease_ns);
+        if (faults_find_rival(f))
+            faults_crash_frontend(f, faults_find_rival(f), fault_chance(g, 2) ? SIM_POWER : SIM_KILL, 5 * lease_ns);
         return 3 * lease_ns;
     default:
         return random_step(f, g, most_ns);
@@ -207,7 +207,7 @@ static void step(struct fault_action *a)
     struct fault_rng g = {a->x};
     enum phase phase = a->b % PHASES;
     unsigned victim = a->b / PHASES;
-    if (phase == PHASE_RIVAL_DIES && !find_rival(f) && sim_now(f->run->world) < f->rival_until_ns) {
+    if (phase == PHASE_RIVAL_DIES && !faults_find_rival(f) && sim_now(f->run->world) < f->rival_until_ns) {
         fault_later(f, fault_draw(&g, 1, RIVAL_WATCH_NS), step, a->a, a->b, g.state);
         return;
     }
