@@ -1,7 +1,7 @@
 /* Frames: how messages travel (docs/formats.md "Wire").
  *
  * A frame is a fixed header, a body of header.body_len bytes, and a payload of header.payload_len bytes. Header and body carry a CRC32C each; payload consists of
- * whole blocks whose CRCs are in the body (design.md §9: checksums are computed once, by the front end). Untrusted until wire_* has validated it. */
+ * whole blocks whose CRCs are in the body (checksums are computed once, by the front end). Untrusted until wire_* has validated it. */
 #ifndef QBD_BASE_WIRE_H
 #define QBD_BASE_WIRE_H
 

@@ -1,4 +1,4 @@
-/* A volume session: the export of one volume, its proposer(s), its links to replicas (design.md §7).
+/* A volume session: the export of one volume, its proposer(s), its links to replicas.
  *
  * Writes become entries of whole blocks (sub-block ends are read, modified and written under a lock of their block), reads go to an up-to-date replica with a watermark and are verified here. */
 #ifndef QBD_NBDSERVER_VOLUME_H

@@ -244,7 +244,7 @@ json_t *client_status(const char *address, const struct uuid *cluster, const str
     return status;
 }
 
-/* NBD: the fixed newstyle handshake (nbd-facts.md; all integers big-endian). */
+/* NBD: the fixed newstyle handshake (all integers are big-endian). */
 #define NBD_MAGIC UINT64_C(0x4e42444d41474943)
 #define NBD_OPT_MAGIC UINT64_C(0x49484156454f5054)
 #define NBD_REPLY_MAGIC UINT64_C(0x0003e889045565a9)

@@ -1,4 +1,4 @@
-/* qbd local: the command line (design.md §11) and the commands that only find, signal or remove. */
+/* qbd local: the command line and the commands that only find, signal or remove. */
 #include "tools/local.h"
 
 #include <argp.h>

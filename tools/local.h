@@ -1,4 +1,4 @@
-/* qbd local (design.md §11): shared by its commands. */
+/* qbd local: shared by its commands. */
 #ifndef QBD_TOOLS_LOCAL_H
 #define QBD_TOOLS_LOCAL_H
 
