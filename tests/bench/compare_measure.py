@@ -3,7 +3,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import statistics
 import subprocess
 import time
@@ -238,7 +237,7 @@ def first_line(argv):
         return None
 
 
-def conditions(a, base, disk):
+def conditions(a, base, disk, left_out):
     with open("/proc/cpuinfo") as f:
         model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "?")
     with open("/proc/meminfo") as f:
@@ -248,14 +247,12 @@ def conditions(a, base, disk):
     queue = os.path.join(disk, "queue") if disk else ""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "command": a.command,
-        "commit": first_line([*git, "rev-parse", "HEAD"]), "changed_since": bool(subprocess.run([*git, "status", "--porcelain", "-uno"], stdout=subprocess.PIPE, check=False).stdout),
+        "commit": first_line([*git, "rev-parse", "HEAD"]) or "?", "changed_since": first_line([*git, "status", "--porcelain", "-uno"]) not in ("?", None),
         "kernel": platform.release(), "cpus": os.cpu_count(), "cpu": model, "memory_bytes": memory,
         "file_system": call(["df", "--output=fstype", base]).split()[-1],
         "disk": {"name": os.path.basename(disk), "rotational": read_line(os.path.join(queue, "rotational")), "write_cache": read_line(os.path.join(queue, "write_cache")),
                  "scheduler": (re.findall(r"\[(.*?)\]", read_line(os.path.join(queue, "scheduler"))) or ["?"])[0]} if disk else None,
-        "versions": {"fio": first_line(["fio", "--version"]), "qemu-nbd": first_line(["qemu-nbd", "--version"]), "nbdkit": first_line(["nbdkit", "--version"])},
+        "versions": {"fio": first_line(["fio", "--version"]), "qemu-nbd": first_line(["qemu-nbd", "--version"]), "nbdkit": first_line(["nbdkit", "--version"]), "glusterfs": first_line(["glusterd", "--version"]), "ceph": first_line(["ceph-osd", "--version"])},
         "runtime_s": a.runtime, "turns": a.turns, "size": a.size,
-        "not_measured": [f"{what}: {why}" for what, why in
-                         (("GlusterFS", "glusterfs-server is not installed" if not shutil.which("glusterd") else "no set-up for it here"),
-                          ("Ceph", "ceph-osd is not installed" if not shutil.which("ceph-osd") else "no set-up for it here"))],
+        "not_measured": left_out,
     }

@@ -155,14 +155,14 @@ def conditions_text(c):
     where = f"disk {disk['name']} ({disk['write_cache']} cache, scheduler {disk['scheduler']})" if disk else "no disk of its own"
     return (f"`{c['command']}`\n\n{c['date']}, commit {c['commit'][:12]}{' with changes' if c['changed_since'] else ''}. {c['cpus']} CPUs ({c['cpu']}), {c['memory_bytes'] / 2**30:.0f} GiB, Linux {c['kernel']}, {c['file_system']} "
             f"on ONE {where}: all replicas, all other servers' files and the load share them. {', '.join(str(v) for v in c['versions'].values() if v)}. Volume {c['size']}, {c['turns']} turns of {c['runtime_s']:g} s each, in turns; medians. "
-            f"Not measured: {'; '.join(c['not_measured'])}.")
+            f"Not measured: {'; '.join(c['not_measured']) or 'nothing'}.")
 
 
 def text(results):
-    parts = [("Conditions", conditions_text(results["conditions"]) + "\n\nAll over unix sockets. Every write that qbd answers is durable on two disks' logs of three. qemu-nbd (`--cache=none --aio=io_uring`) and nbdkit make 4 KiB writes durable by a flush after each (fio `--fsync=1`; "
-              "at QD32 16 jobs of 2, since a flush holds back its own job). 1 MiB writes of qemu-nbd are not flushed at all, nbdkit's after every 8. nbdkit reads from the page cache, the other two from their disk."),
+    parts = [("Conditions", conditions_text(results["conditions"]) + "\n\nAll over unix sockets. Every write that qbd answers is durable on two disks' logs of three, and one that Ceph answers on three OSDs. The others (qemu-nbd with `--cache=none --aio=io_uring`) make 4 KiB writes durable by a flush after each (fio `--fsync=1`; "
+              "at QD32 16 jobs of 2, since a flush holds back its own job). 1 MiB writes of qemu-nbd are not flushed at all, nbdkit's after every 8. nbdkit reads from the page cache, qbd and qemu-nbd from their disk."),
              ("Targets", target_table(results)), ("Rates", rate_table(results)),
-             ("Latency, µs", "*write + flush*: as `qbd bench` measures it, from the write's start until its flush is answered (of qbd: until the write is). All else is fio's, write and flush apart.\n\n" + latency_table(results)),
+             ("Latency, µs", "*write + flush*: as `qbd bench` measures it, from the write's start until its flush is answered (of qbd and Ceph: until the write is). All else is fio's, write and flush apart.\n\n" + latency_table(results)),
              ("What it costs the servers", "All processes of a server together; disk writes and flushes are the whole disk's meanwhile. Bytes to disk: /proc/PID/io over the whole row, write-back afterwards included. nbdkit's threads end with their connections and take their context switches along, and what it writes is counted by pages of the cache and not by bytes: neither is told.\n\n" + cost_table(results)),
              ("Each replica", "Per byte and per write of the client's, over the whole row until nothing was left to write back.\n\n" + replica_table(results)),
              ("Memory", "At the end of the last row.\n\n" + memory_table(results))]

@@ -2,6 +2,7 @@
 """qbd bench against real daemons: what it refuses, what it reports, and its proof: everything is killed in the middle of a load and every acknowledged write is there; what is not there, it finds."""
 import json
 import os
+import pty
 import re
 import signal
 import struct
@@ -87,7 +88,7 @@ def check_side(r, name, n=None):
     require(s["histogram_us"][-1][0] == x["max"], "the last bucket ends with the longest wait")
 
 
-def reports(c, uri):
+def reports(t, c, uri):
     r = report(uri, "--ops", 500)
     check_side(r, "read", 500)
     require("write" not in r and r["depth"] == 32 and r["block_bytes"] == 4096 and r["lost"] == r["unanswered"] == 0, str(r)[:300])
@@ -107,6 +108,12 @@ def reports(c, uri):
     require(re.search(r"^write +\d+ ", r.stdout, re.M) and "write latency" in r.stdout and "####" in r.stdout, r.stdout)
     require(re.search(r"^ +1 s +\d+ /s .*under way$", r.stderr, re.M) and "\033" not in r.stderr and "\r" not in r.stderr, repr(r.stderr))
     require(not bench(uri, "--quiet", "--ops", 10).stderr, "--quiet says something")
+    ours, theirs = pty.openpty()
+    require(t.popen([QBD, "bench", uri, "--runtime", "2.5"], stdout=subprocess.DEVNULL, stderr=theirs).wait() == 0, "on a terminal it fails")
+    seen = os.read(ours, 65536).decode()
+    require(seen.startswith("\r\033[K    1 s ") and "\n" not in seen and seen.endswith("\r\033[K"), f"on a terminal: {seen!r}")
+    os.close(ours)
+    os.close(theirs)
 
 
 def ends_on_a_signal(t, uri):
@@ -226,7 +233,7 @@ def scenario(t):
     uri = c.small()
     wrong_command_lines(t, c, uri)
     consent(uri)
-    reports(c, uri)
+    reports(t, c, uri)
     say("reports are good")
     ends_on_a_signal(t, uri)
     kill_everything(t, c, uri)
