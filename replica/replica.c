@@ -130,7 +130,9 @@ void replica_run_effects(struct replica_group *g)
 void replica_step(struct replica_group *g, struct acceptor_event *ev)
 {
     assert(g->replica->effects.n == 0); /* never from inside an effect */
-    ev->now_ns = io_now(g->replica->reactor);
+    /* Leases are granted by the clock. Entries and their durability, most of what comes, need no time but that in a refusal. */
+    bool exact = ev->type == ACCEPTOR_MSG ? ev->msg->type != MSG_ACCEPT : ev->type != ACCEPTOR_DURABLE;
+    ev->now_ns = exact ? io_now(g->replica->reactor) : io_turn_now(g->replica->reactor);
     acceptor_step(&g->acceptor, ev, &g->replica->effects);
     replica_run_effects(g);
 }

@@ -78,7 +78,8 @@ bool write_pace_is_gentle(const struct store *s)
 static uint64_t due(const struct store *s)
 {
     const struct write_pace *p = &s->cycle.pace;
-    uint64_t ns = io_now(s->reactor) - p->began_ns, overlay = s->options.overlay_bytes;
+    uint64_t now = io_turn_now(s->reactor), overlay = s->options.overlay_bytes;
+    uint64_t ns = now > p->began_ns ? now - p->began_ns : 0;
     uint64_t by[] = {
         part(p->total, ns, SPREAD_NS),
         ns / NS_PER_MS * (LEAST_BYTES_PER_S / 1000),
