@@ -34,7 +34,7 @@ def missing_for(programs, driver, port):
     if not os.path.exists(os.path.join(BLOCK_DRIVERS, f"block-{driver}.so")):
         absent.append("qemu-block-extra")
     if absent:
-        return f"{', '.join(absent)} not installed"
+        return f"{', '.join(dict.fromkeys(absent))} not installed"
     if os.geteuid():
         return "needs root"
     return f"something listens on port {port} already" if taken(port) else None

@@ -200,19 +200,21 @@ def measure_row(servers, row, a, disk, say):
     meters = {}
     for s in servers:
         s.settle()
+    for s in servers:
         if row.writes:
             meters[s.key] = Meter(s, disk)
     turns = {s.key: [] for s in servers}
     for i in range(a.turns):
         for s in servers:
             turns[s.key].append(one_turn(s, row, a, disk))
+            if row.writes:
+                s.settle()
             say(f"  {row.title}: turn {i + 1}, {s.name}: {turns[s.key][-1]['iops']:.0f} /s")
     got = {}
     for s in servers:
         got[s.key] = {"median": median_of(turns[s.key]), "turns": turns[s.key]}
         payload = sum(t["write_payload_bytes"] for t in turns[s.key])
         if s.key in meters and payload:
-            s.settle()
             cost = meters[s.key].read()
             got[s.key]["bytes_per_payload_byte"] = sum(p["write_bytes"] for p in cost["processes"].values()) / payload
             got[s.key]["replicas"] = per_replica(cost, payload)

@@ -160,7 +160,7 @@ def conditions_text(c):
 
 def text(results):
     parts = [("Conditions", conditions_text(results["conditions"]) + "\n\nAll over unix sockets. Every write that qbd answers is durable on two disks' logs of three, and one that Ceph answers on three OSDs. The others (qemu-nbd with `--cache=none --aio=io_uring`) make 4 KiB writes durable by a flush after each (fio `--fsync=1`; "
-              "at QD32 16 jobs of 2, since a flush holds back its own job). 1 MiB writes of qemu-nbd are not flushed at all, nbdkit's after every 8. nbdkit reads from the page cache, qbd and qemu-nbd from their disk."),
+              "at QD32 16 jobs of 2, since a flush holds back its own job). 1 MiB writes of qemu-nbd are not flushed at all, nbdkit's after every 8. After each turn of writes a server writes back what it put off before the next one's turn. nbdkit reads from the page cache, qbd and qemu-nbd from their disk."),
              ("Targets", target_table(results)), ("Rates", rate_table(results)),
              ("Latency, µs", "*write + flush*: as `qbd bench` measures it, from the write's start until its flush is answered (of qbd and Ceph: until the write is). All else is fio's, write and flush apart.\n\n" + latency_table(results)),
              ("What it costs the servers", "All processes of a server together; disk writes and flushes are the whole disk's meanwhile. Bytes to disk: /proc/PID/io over the whole row, write-back afterwards included. nbdkit's threads end with their connections and take their context switches along, and what it writes is counted by pages of the cache and not by bytes: neither is told.\n\n" + cost_table(results)),

@@ -48,7 +48,8 @@ class Server:
         return {f"{self.key}-{i}": p.pid for i, p in enumerate(self.processes)}
 
     def settle(self):
-        """Until what was written is where it will stay."""
+        """Until what was written is where it will stay: it must not be written while another server is measured."""
+        os.sync()
 
     def counters(self):
         """{replica: {counter: value}} of its own."""
