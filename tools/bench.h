@@ -41,11 +41,11 @@ struct bench_side {
 
 struct bench_result {
     struct bench_side side[BENCH_KINDS];
-    double seconds;              /* from the first request until the last answer */
-    uint64_t lost;               /* requests whose connection went before an answer came */
-    uint64_t unanswered;         /* requests that the end of the run no longer waited for */
+    double seconds;      /* from the first request until the last answer */
+    uint64_t lost;       /* requests whose connection went before an answer came */
+    uint64_t unanswered; /* requests that the end of the run no longer waited for */
     uint64_t reconnects;
-    uint64_t verified_reads;     /* blocks read and compared while the load ran (--verify) */
+    uint64_t verified_reads; /* blocks read and compared while the load ran (--verify) */
     bool interrupted;
     char error[WHY_MAX]; /* what ended it early; empty: nothing did */
 };

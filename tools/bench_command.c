@@ -11,7 +11,8 @@
 struct bench_arguments {
     struct bench_options o;
     const char *dir, *volume;
-    bool have_block, have_depth, have_seconds, have_percent, have_load; /* have_load: an option that only a load takes */
+    bool have_block, have_depth, have_seconds, have_percent;
+    bool have_load; /* an option that --check does not take */
     char uri[CONFIG_ADDRESS_MAX + NAME_MAX_BYTES + 64];
 };
 
@@ -21,8 +22,10 @@ static const struct workload {
     uint64_t block_bytes;
     unsigned depth;
 } workloads[] = {
-    {"read", true, false, false, 4096, 32},         {"write", false, true, false, 4096, 32},
-    {"mixed", true, true, false, 4096, 32},         {"seq-read", true, false, true, UINT64_C(1) << 20, 8},
+    {"read", true, false, false, 4096, 32},
+    {"write", false, true, false, 4096, 32},
+    {"mixed", true, true, false, 4096, 32},
+    {"seq-read", true, false, true, UINT64_C(1) << 20, 8},
     {"seq-write", false, true, true, UINT64_C(1) << 20, 8},
 };
 
@@ -73,10 +76,11 @@ static const struct argp_option options[] = {
     {"check", OPT_CHECK, NULL, 0, "No load: prove that everything is there that the journal says was acknowledged", 4},
     {"journal", OPT_JOURNAL, "FILE", 0, "The journal of --verify and --check", 4},
     {"journal-sync", OPT_JOURNAL_SYNC, NULL, 0,
-     "A write counts as acknowledged only when the journal on disk says so: for tests that also cut this machine's power",
+     "A write counts as acknowledged only when the journal on disk says so: for tests that also cut this machine's "
+     "power",
      4},
-    {"reconnect", OPT_RECONNECT, "SECONDS", 0, "Go on when a connection is lost, as long as it comes back in that time (0)",
-     4},
+    {"reconnect", OPT_RECONNECT, "SECONDS", 0,
+     "Go on when a connection is lost, as long as it comes back in that time (0)", 4},
     {"seed", OPT_SEED, "N", 0, "Of what is random (default: another one each time)", 5},
     {"json", OPT_JSON, NULL, 0, "The report for programs", 5},
     {"quiet", OPT_QUIET, NULL, 0, "No line a second", 5},
@@ -226,7 +230,8 @@ static void check_arguments(const struct bench_arguments *a, struct argp_state *
     if (a->volume && !a->dir)
         usage_error(state, "--volume is for --dir; a URI names its export itself");
     if (!a->dir && !o->uri && !o->check)
-        usage_error(state, "say what to load: a URI as nbd+unix:///vol0?socket=PATH or nbd://HOST:PORT/vol0, or --dir DIR");
+        usage_error(state,
+                    "say what to load: a URI as nbd+unix:///vol0?socket=PATH or nbd://HOST:PORT/vol0, or --dir DIR");
     if ((o->verify || o->check) && !o->journal_path)
         usage_error(state, "--%s needs --journal FILE", o->verify ? "verify" : "check");
     if (!o->verify && !o->check && (o->journal_path || o->journal_sync))
@@ -330,8 +335,10 @@ static int fit_to_export(struct bench_options *o, struct why *why)
     uint64_t n = o->size / o->block_bytes, wanted = 2 * (uint64_t)o->connections * o->depth;
     o->size = n * o->block_bytes;
     if (o->verify && n < wanted)
-        return because(why, "--verify never has two writes of one place under way: %" PRIu64 " blocks are too few for %u "
-                       "requests at once", n, o->connections * o->depth);
+        return because(why,
+                       "--verify never has two writes of one place under way: %" PRIu64 " blocks are too few for %u "
+                       "requests at once",
+                       n, o->connections * o->depth);
     return 0;
 }
 
@@ -343,8 +350,10 @@ static int ask_consent(const struct bench_options *o, struct why *why)
         return 0;
     if (bench_describe(o, what, sizeof what, why) < 0)
         return -1;
-    return because(why, "this would destroy %s. Nothing was written: say --overwrite if it may go, or choose a part of "
-                        "the volume with --offset and --size", what);
+    return because(why,
+                   "this would destroy %s. Nothing was written: say --overwrite if it may go, or choose a part of "
+                   "the volume with --offset and --size",
+                   what);
 }
 
 static int begin_journal(const struct bench_options *o, struct journal *j, struct why *why)
@@ -386,7 +395,8 @@ static int load(const struct bench_options *o, struct why *why)
 int command_bench(int argc, char **argv)
 {
     static struct bench_arguments a = {
-        .o = {.workload = "read", .reads = true, .read_percent = 70, .block_bytes = 4096, .depth = 32, .connections = 1}};
+        .o = {
+            .workload = "read", .reads = true, .read_percent = 70, .block_bytes = 4096, .depth = 32, .connections = 1}};
     struct why why;
     struct uuid chance;
     random_uuid(&chance);

@@ -49,7 +49,8 @@ int journal_create(struct journal *j, const char *path, const struct journal_hea
 {
     *j = (struct journal){.fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644), .same_boot = true};
     if (j->fd < 0 && errno == EEXIST)
-        return because(why, "%s exists: it is what an earlier run left for --check; name another file or remove it", path);
+        return because(why, "%s exists: it is what an earlier run left for --check; name another file or remove it",
+                       path);
     if (j->fd < 0)
         return because(why, "cannot make %s: %s", path, strerror(errno));
     /* Room is taken at once: a store into a mapped hole of a full file system kills the process. */

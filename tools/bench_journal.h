@@ -20,10 +20,10 @@ struct journal_header {
     uint32_t version, reserved;
     uint64_t run; /* random: stamps of other runs are told apart by it */
     uint64_t volume_bytes, offset, block_bytes, n_positions;
-    uint64_t created_s;   /* since 1970 */
-    uint64_t last_seq;    /* the newest that was issued */
-    uint64_t acked;       /* writes acknowledged: scripts read it, at byte 72 */
-    char boot_id[40];     /* of the machine that ran the load */
+    uint64_t created_s; /* since 1970 */
+    uint64_t last_seq;  /* the newest that was issued */
+    uint64_t acked;     /* writes acknowledged: scripts read it, at byte 72 */
+    char boot_id[40];   /* of the machine that ran the load */
     char uri[3928];
 };
 

@@ -48,7 +48,8 @@ void bench_show_second(const struct bench_options *o, const struct bench_second 
         fprintf(stderr, "%s%5.0f s  %8" PRIu64 " /s  %8.1f MiB/s  p50 %8.0f us  p99 %8.0f us  %4" PRIu64 " under way%s",
                 begin, s->at_s, s->ops, mib(s->bytes), us(s->p50_ns), us(s->p99_ns), s->in_flight, end);
     else
-        fprintf(stderr, "%s%5.0f s  no answer in this second, %" PRIu64 " under way%s", begin, s->at_s, s->in_flight, end);
+        fprintf(stderr, "%s%5.0f s  no answer in this second, %" PRIu64 " under way%s", begin, s->at_s, s->in_flight,
+                end);
     fflush(stderr);
 }
 
@@ -78,22 +79,22 @@ static json_t *side_json(const struct bench_side *s, double seconds)
 {
     const struct histogram *h = &s->latency;
     double n = seconds > 0 ? (double)h->n / seconds : 0, bytes = seconds > 0 ? mib(s->bytes) / seconds : 0;
-    json_t *latency = json_pack(
-        "{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "min", us(h->min), "mean", histogram_mean(h) / 1000, "p50",
-        us(histogram_percentile(h, 50)), "p90", us(histogram_percentile(h, 90)), "p99", us(histogram_percentile(h, 99)),
-        "p99.9", us(histogram_percentile(h, 99.9)), "max", us(h->max));
-    return json_pack("{s:I, s:I, s:f, s:f, s:o, s:o}", "ops", (json_int_t)h->n, "bytes", (json_int_t)s->bytes, "iops", n,
-                     "mib_s", bytes, "latency_us", latency, "histogram_us", histogram_json(h));
+    json_t *latency =
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "min", us(h->min), "mean", histogram_mean(h) / 1000, "p50",
+                  us(histogram_percentile(h, 50)), "p90", us(histogram_percentile(h, 90)), "p99",
+                  us(histogram_percentile(h, 99)), "p99.9", us(histogram_percentile(h, 99.9)), "max", us(h->max));
+    return json_pack("{s:I, s:I, s:f, s:f, s:o, s:o}", "ops", (json_int_t)h->n, "bytes", (json_int_t)s->bytes, "iops",
+                     n, "mib_s", bytes, "latency_us", latency, "histogram_us", histogram_json(h));
 }
 
 static int report_json(const struct bench_options *o, const struct bench_result *r, struct why *why)
 {
-    json_t *out = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:i, s:i, s:f, s:b, s:b, s:f, s:I, s:I, s:I, s:b}", "workload", o->workload, "uri",
-        o->uri, "block_bytes", (json_int_t)o->block_bytes, "offset", (json_int_t)o->offset, "size", (json_int_t)o->size,
-        "connections", (int)o->connections, "depth", (int)o->depth, "rate", o->rate, "flush_each_write", o->flush, "fua", o->fua,
-        "seconds", r->seconds, "lost", (json_int_t)r->lost, "unanswered", (json_int_t)r->unanswered, "reconnects",
-        (json_int_t)r->reconnects, "interrupted", r->interrupted);
+    json_t *out = json_pack("{s:s, s:s, s:I, s:I, s:I, s:i, s:i, s:f, s:b, s:b, s:f, s:I, s:I, s:I, s:b}", "workload",
+                            o->workload, "uri", o->uri, "block_bytes", (json_int_t)o->block_bytes, "offset",
+                            (json_int_t)o->offset, "size", (json_int_t)o->size, "connections", (int)o->connections,
+                            "depth", (int)o->depth, "rate", o->rate, "flush_each_write", o->flush, "fua", o->fua,
+                            "seconds", r->seconds, "lost", (json_int_t)r->lost, "unanswered", (json_int_t)r->unanswered,
+                            "reconnects", (json_int_t)r->reconnects, "interrupted", r->interrupted);
     if (!out)
         return because(why, "out of memory");
     for (unsigned k = 0; k < BENCH_KINDS; k++)
@@ -120,7 +121,8 @@ static void print_histogram(const struct histogram *h)
         uint64_t to = n == 0 ? 1000 : decade * step[n % 3];
         if (n % 3 == 2)
             decade *= 10;
-        uint64_t begin = histogram_bucket_first(histogram_bucket(from)), end = histogram_bucket_first(histogram_bucket(to));
+        uint64_t begin = histogram_bucket_first(histogram_bucket(from)),
+                 end = histogram_bucket_first(histogram_bucket(to));
         from_of[n] = from;
         n_of[n] = histogram_between(h, begin, end);
         most = n_of[n] > most ? n_of[n] : most;
@@ -152,9 +154,12 @@ static void print_what(const struct bench_options *o, const struct bench_result 
 {
     char block[32], size[32];
     printf("%s: %s of %s, %s %s blocks over %s, %u connection%s with %u request%s each", o->workload,
-           o->reads && o->writes ? "reads and writes" : o->reads ? "reads" : "writes", o->volume_name,
-           o->sequential ? "successive" : "random", bench_size(o->block_bytes, block), bench_size(o->size, size),
-           o->connections, o->connections == 1 ? "" : "s", o->depth, o->depth == 1 ? "" : "s");
+           o->reads && o->writes ? "reads and writes"
+           : o->reads            ? "reads"
+                                 : "writes",
+           o->volume_name, o->sequential ? "successive" : "random", bench_size(o->block_bytes, block),
+           bench_size(o->size, size), o->connections, o->connections == 1 ? "" : "s", o->depth,
+           o->depth == 1 ? "" : "s");
     if (o->rate > 0)
         printf(", %.0f /s wanted", o->rate);
     printf(", %.1f s\n", r->seconds);
@@ -171,8 +176,8 @@ int bench_report(const struct bench_options *o, const struct bench_result *r, st
         return report_json(o, r, why);
     bool any = false;
     print_what(o, r);
-    printf("\n%-6s %12s %10s %10s %9s %9s %9s %9s %9s %9s %9s\n", "", "requests", "/s", "MiB/s", "min us", "mean", "p50",
-           "p90", "p99", "p99.9", "max");
+    printf("\n%-6s %12s %10s %10s %9s %9s %9s %9s %9s %9s %9s\n", "", "requests", "/s", "MiB/s", "min us", "mean",
+           "p50", "p90", "p99", "p99.9", "max");
     for (unsigned k = 0; k < BENCH_KINDS; k++)
         if (r->side[k].latency.n && r->seconds > 0) {
             print_side(side_name[k], &r->side[k], r->seconds);

@@ -55,8 +55,7 @@ struct bench {
     struct connection c[BENCH_CONNECTIONS_MAX];
     struct slot *slots, *answered, **answered_end;
     uint8_t *buffers;
-    uint8_t *busy; /* by position (--verify) */
-    bool unsynced; /* acknowledged, and the journal not synced since */
+    uint8_t *busy;                 /* by position (--verify) */
     struct slot *held, **held_end; /* answered writes that wait for the journal (--journal-sync) */
     struct histogram second;
     uint64_t second_bytes;
@@ -464,12 +463,15 @@ static void tick(struct bench *b, uint64_t now)
         b->tick_ns += NS_PER_S;
 }
 
+/* Until something is to be done that no answer brings. What is due already and could not be sent waits for answers. */
 static uint64_t timeout_ns(const struct bench *b, uint64_t now)
 {
-    uint64_t until = b->tick_ns < b->end_ns ? b->tick_ns : b->end_ns;
-    if (b->o->rate > 0 && b->next_due_ns < until && !b->stopping)
+    uint64_t until = b->tick_ns;
+    if (!b->stopping && b->end_ns < until)
+        until = b->end_ns;
+    if (!b->stopping && b->o->rate > 0 && b->next_due_ns > now && b->next_due_ns < until)
         until = b->next_due_ns;
-    for (unsigned i = 0; i < b->o->connections; i++)
+    for (unsigned i = 0; i < b->o->connections && !b->stopping; i++)
         if (!b->c[i].nbd && b->c[i].retry_ns < until)
             until = b->c[i].retry_ns;
     uint64_t ns = until > now ? until - now : 0;

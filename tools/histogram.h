@@ -7,7 +7,7 @@
 
 #include "base/types.h"
 
-#define HISTOGRAM_STEPS 64u /* 1.6 % */
+#define HISTOGRAM_STEPS 64u    /* 1.6 % */
 #define HISTOGRAM_BITS_MAX 44u /* 2^44 ns: almost five hours; what is longer counts in the last bucket */
 #define HISTOGRAM_BUCKETS (2 * HISTOGRAM_STEPS + (HISTOGRAM_BITS_MAX - 7) * HISTOGRAM_STEPS)
 

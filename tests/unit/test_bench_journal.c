@@ -187,7 +187,8 @@ static void test_what_is_no_journal(void **state)
     struct {
         size_t at, len;
         uint64_t value;
-    } damage[] = {{0, 1, 'x'}, {8, 4, 2}, {40, 8, 0}, {40, 8, 4095}, {48, 8, 0}, {48, 8, 101}, {48, 8, UINT64_MAX}, {32, 8, UINT64_MAX - 4095}};
+    } damage[] = {{0, 1, 'x'}, {8, 4, 2},    {40, 8, 0},          {40, 8, 4095},
+                  {48, 8, 0},  {48, 8, 101}, {48, 8, UINT64_MAX}, {32, 8, UINT64_MAX - 4095}};
     snprintf(other, sizeof other, "%s/other", dir);
     for (unsigned i = 0; i <= ARRAY_LEN(damage); i++) {
         FILE *f = fopen(other, "w");

@@ -30,7 +30,8 @@ static void test_buckets_tile_all_values(void **state)
         assert_int_equal(histogram_bucket(last), i);
         if (i + 1 < HISTOGRAM_BUCKETS) {
             assert_int_equal(histogram_bucket_first(i + 1), last + 1);
-            assert_true((last - first) * HISTOGRAM_STEPS <= first); /* no bucket is wider than its share of its values */
+            /* No bucket is wider than its share of its values. */
+            assert_true((last - first) * HISTOGRAM_STEPS <= first);
         }
     }
     assert_int_equal(histogram_bucket(UINT64_MAX), HISTOGRAM_BUCKETS - 1);
