@@ -40,7 +40,7 @@ def missing_for(programs, driver, port):
     return f"something listens on port {port} already" if taken(port) else None
 
 
-def retry(fn, what, seconds=60):
+def retry(fn, what, seconds=180):
     until = time.monotonic() + seconds
     while True:
         try:
@@ -155,7 +155,7 @@ class Ceph(ThroughQemu):
         return call(["ceph", "--conf", self.conf, "--connect-timeout", "10", *args])
 
     def begin(self):
-        self.conf = os.path.join(self.dir, "ceph.conf")
+        self.conf, self.restarts = os.path.join(self.dir, "ceph.conf"), 0
         fsid = str(uuid.uuid4())
         with open(self.conf, "w") as f:
             f.write(f"[global]\nfsid = {fsid}\nmon host = v1:127.0.0.1:{self.PORT}\npublic addr = 127.0.0.1\ncluster addr = 127.0.0.1\nauth cluster required = none\nauth service required = none\n"
@@ -182,6 +182,15 @@ class Ceph(ThroughQemu):
         self.popen(["ceph-osd", "--conf", self.conf, "-f", "-i", i])
 
     def all_up(self):
+        """An OSD that asks before it was told the monitor's fsid is refused ("wrong fsid") and ends: it is started again."""
+        for i, p in enumerate(self.processes):
+            if p.poll() is None:
+                continue
+            self.restarts += 1
+            if self.restarts > 10:
+                with open(os.path.join(self.dir, f"osd.{p.args[-1]}.log"), errors="replace") as f:
+                    raise RuntimeError(f"{' '.join(p.args)} ended: {''.join(f.readlines()[-5:])}")
+            self.processes[i] = subprocess.Popen(p.args, stdin=subprocess.DEVNULL)
         if not re.search(r"\b3 up", self.ceph("osd", "stat")):
             raise SystemExit("not yet")
 
