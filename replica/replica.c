@@ -470,6 +470,7 @@ int replica_open(struct reactor *reactor, const struct replica_options *o, const
     strncpy(r->listen_address, o->listen_address, sizeof r->listen_address - 1);
     list_init(&r->sessions);
     list_init(&r->groups);
+    list_init(&r->spare_reads);
     r->scratch = malloc(sizeof(struct wire_header) + WIRE_BODY_MAX);
     r->effects.cap = EFFECTS_MAX;
     r->effects.effect = malloc(sizeof *r->effects.effect * EFFECTS_MAX);
@@ -556,6 +557,7 @@ void replica_free(struct replica *r)
 {
     while (!list_empty(&r->groups))
         group_free(container_of(list_pop_front(&r->groups), struct replica_group, link));
+    serve_free_spares(r);
     if (r->store)
         store_free(r->store);
     free(r->scrub);

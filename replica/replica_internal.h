@@ -23,6 +23,7 @@
 #define REPAIR_TIMEOUT_NS (5 * NS_PER_S)
 #define GROUP_BLOCKS_MAX ((UINT64_C(1) << 32) * REGION_BLOCKS) /* what region numbers can name */
 #define READS_WAITING_MAX 4096u
+#define SPARE_READS_MAX 64u
 
 /* ---- an incoming connection: a front end, a peer or a tool ---- */
 struct session {
@@ -157,6 +158,8 @@ struct replica {
     struct listener *listener;
     struct list sessions;
     struct list groups;
+    struct list spare_reads; /* struct pending_read */
+    unsigned n_spare_reads;
     uint32_t next_session;
     uint32_t sessions_paused;
     bool no_room;        /* for entries, when it was last looked */
@@ -220,6 +223,7 @@ void session_hello(const struct replica *r, struct msg *m);
 void serve_read(struct session *s, struct replica_group *g, const struct msg *m);
 void serve_waiting_reads(struct replica_group *g);
 void serve_drop_reads(struct replica_group *g);
+void serve_free_spares(struct replica *r);
 /* The blocks that `skip` does not name, as slices of the read's buffer: neighbours go as one. segs has room for ENTRY_MAX_BLOCKS / 2 + 1. */
 unsigned serve_payload(const struct store_read *r, const uint64_t *skip, struct segment *segs, uint32_t *ret_bytes);
 

@@ -74,6 +74,17 @@ static bool is_superseded(const struct pending_read *p)
     return ballot_compare(&p->ballot, &a->promised) < 0 || ballot_compare(&p->ballot, &last.e) < 0;
 }
 
+/* Some are kept: they are of a size that malloc has to look for. */
+static void pending_put(struct replica *r, struct pending_read *p)
+{
+    if (r->n_spare_reads == SPARE_READS_MAX) {
+        free(p);
+        return;
+    }
+    r->n_spare_reads++;
+    list_push_front(&r->spare_reads, &p->link);
+}
+
 static void on_read(struct store_read *r)
 {
     struct pending_read *p = container_of(r, struct pending_read, read);
@@ -88,7 +99,7 @@ static void on_read(struct store_read *r)
             answer_data(s, p);
     }
     buf_unref(r->buf);
-    free(p);
+    pending_put(p->group->replica, p);
 }
 
 static void start(struct pending_read *p)
@@ -100,11 +111,21 @@ static void start(struct pending_read *p)
     store_read(p->group->replica->store, &p->read);
 }
 
+void serve_free_spares(struct replica *r)
+{
+    for (struct list *l; (l = list_pop_front(&r->spare_reads));)
+        free(container_of(l, struct pending_read, link));
+    r->n_spare_reads = 0;
+}
+
 static struct pending_read *pending_new(struct session *s, struct replica_group *g, const struct msg *m)
 {
-    struct pending_read *p = malloc(sizeof *p);
+    struct replica *r = g->replica;
+    struct list *spare = list_pop_front(&r->spare_reads);
+    struct pending_read *p = spare ? container_of(spare, struct pending_read, link) : malloc(sizeof *p);
     if (!p)
         return NULL;
+    r->n_spare_reads -= spare != NULL;
     memset(p, 0, offsetof(struct pending_read, read.crc)); /* what follows is the store's to fill */
     p->group = g;
     p->session = s->id;
@@ -136,7 +157,7 @@ void serve_read(struct session *s, struct replica_group *g, const struct msg *m)
         return;
     }
     assert(r->effects.n == 0);
-    enum acceptor_read_verdict v = acceptor_read(&g->acceptor, io_now(r->reactor), s->id, m, &r->effects);
+    enum acceptor_read_verdict v = acceptor_read(&g->acceptor, io_turn_now(r->reactor), s->id, m, &r->effects);
     replica_run_effects(g);
     if (v == ACCEPTOR_READ_NACK)
         return;
@@ -177,7 +198,7 @@ void serve_waiting_reads(struct replica_group *g)
         if (s)
             answer_status(s, p, DATA_BEHIND);
         MARK("read: superseded while it waited");
-        free(p);
+        pending_put(g->replica, p);
     }
 }
 
