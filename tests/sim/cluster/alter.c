@@ -92,6 +92,15 @@ static bool is_over(void *user)
     return (overlay_find(s, r, a->block, &page) == OVERLAY_PAGE && page->crc == a->crc) || c->page->crc[a->block % LEAF_BLOCKS] == a->crc;
 }
 
+/* What is damaged there may still have to be repaired: from this replica, too, and then two of three have what was changed. */
+static bool others_are_damaged(const struct trial *r, const struct node *n)
+{
+    bool damaged = false;
+    for (unsigned i = 0; i < r->cluster->n_nodes; i++)
+        damaged |= i != n->index && !r->cluster->node[i].absent && checks_is_damaged(r->checks, i);
+    return damaged;
+}
+
 const char *alter_and_scrub(struct trial *r)
 {
     struct cluster *c = r->cluster;
@@ -104,7 +113,7 @@ const char *alter_and_scrub(struct trial *r)
     }
     for (unsigned i = 0; i < c->n_nodes; i++) {
         struct altered a = {.run = r, .node = &c->node[i]};
-        if (!a.node->ready || a.node->io_failed || !cluster_votes(&c->members, a.node))
+        if (!a.node->ready || a.node->io_failed || !cluster_votes(&c->members, a.node) || others_are_damaged(r, a.node))
             continue;
         checks_end(r->checks); /* what is wrong now is meant to be */
         if (!sim_run_until(r->world, is_not_reading, &a, HEAL_NS) || c->broken || !a.node->ready || !alter_any(&a))

@@ -192,6 +192,12 @@ void checks_damage(struct checks *ck, unsigned node)
     v->damaged = true;
 }
 
+bool checks_is_damaged(struct checks *ck, unsigned node)
+{
+    const struct ck_view *v = ck->of_node[node];
+    return v && v->disk == ck->cluster->node[node].disks && v->damaged;
+}
+
 uint64_t checks_durable_commit(struct checks *ck, unsigned node)
 {
     struct ck_view *v = ck_view_of(ck, node);

@@ -40,6 +40,8 @@ void checks_answered(struct checks *ck, const struct export_request *q, uint64_t
 /* Call it before this replica's disks are damaged (rot, lost or misdirected writes): from then on it may have lost what
  * was durable there, as long as what it says is true. */
 void checks_damage(struct checks *ck, unsigned node);
+/* Was that said of the disk that it has? */
+bool checks_is_damaged(struct checks *ck, unsigned node);
 /* How far the log of this replica is committed by what is durable there. */
 uint64_t checks_durable_commit(struct checks *ck, unsigned node);
 /* The replicas' disks as they stand, read independently: maps, bitmap, checksums. For the end of a run, while the
