@@ -223,11 +223,12 @@ static int change_voters(struct rebuild *b, struct why *why)
     struct why last;
     for (;;) {
         rebuild_look(b);
-        if (rebuild_read_membership(b, &last) == 0 && membership_same_voters(&b->members, &b->target))
+        bool same = rebuild_read_membership(b, &last) == 0 && membership_same_voters(&b->members, &b->target);
+        if (same && rebuild_voters_know(b))
             return 0;
         if (rebuild_interrupted())
             return because(why, "interrupted before the new voters were in force. Give the same command again to finish");
-        int err = b->joining ? learn(b, frontend, &last) : want_frontend(b, frontend, &last);
+        int err = b->joining && !same ? learn(b, frontend, &last) : want_frontend(b, frontend, &last);
         b->target.slot = b->members.slot;
         if (err == 0 && tell_members(b, frontend, MEMBERS_CHANGE, &b->target, CHANGE_TIMEOUT_MS, &last) == 0)
             continue; /* the replicas say when they have heard of it */
@@ -240,6 +241,10 @@ static int change_voters(struct rebuild *b, struct why *why)
 static int rebuild_volume(struct rebuild *b, const struct rebuild_arguments *a, struct why *why)
 {
     if (rebuild_is_done(b, a)) {
+        b->target = b->members;
+        b->joining = NULL;
+        if (change_voters(b, why) < 0)
+            return -1;
         rebuild_note(b, "%s: done already", b->volume->name);
         return rebuild_record(b, why);
     }

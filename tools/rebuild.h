@@ -72,6 +72,8 @@ MUST_USE int rebuild_find_leaving(struct rebuild *b, const char *name, struct wh
 /* leaving, joining and target; refuses what would lose data or quorum. 0 or -1. */
 MUST_USE int rebuild_plan(struct rebuild *b, const struct rebuild_arguments *a, struct why *why);
 void rebuild_say_plan(struct rebuild *b);
+/* Does a majority of the voters know the membership that was read? */
+bool rebuild_voters_know(struct rebuild *b);
 /* By an earlier run that was interrupted before it could say so. */
 bool rebuild_is_done(struct rebuild *b, const struct rebuild_arguments *a);
 

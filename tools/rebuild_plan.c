@@ -60,6 +60,17 @@ int rebuild_read_membership(struct rebuild *b, struct why *why)
     return 0;
 }
 
+/* What one replica knows to be committed may go with it: only when a majority of the new voters know it is it found out again, whoever else is lost. */
+bool rebuild_voters_know(struct rebuild *b)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < b->members.n_voters; i++) {
+        struct replica_view *r = rebuild_view_of(b, &b->members.voter[i]);
+        n += r && r->group && (uint64_t)json_number_or(r->group, "membership_slot", 0) >= b->members.slot;
+    }
+    return n >= b->members.n_voters / 2u + 1;
+}
+
 struct replica_view *rebuild_view_of(struct rebuild *b, const struct uuid *identity)
 {
     for (uint32_t i = 0; i < b->conf.n_replicas; i++)
