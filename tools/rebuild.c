@@ -230,8 +230,12 @@ static int change_voters(struct rebuild *b, struct why *why)
             return because(why, "interrupted before the new voters were in force. Give the same command again to finish");
         int err = b->joining && !same ? learn(b, frontend, &last) : want_frontend(b, frontend, &last);
         b->target.slot = b->members.slot;
-        if (err == 0 && tell_members(b, frontend, MEMBERS_CHANGE, &b->target, CHANGE_TIMEOUT_MS, &last) == 0)
+        if (err == 0)
+            err = tell_members(b, frontend, MEMBERS_CHANGE, &b->target, CHANGE_TIMEOUT_MS, &last);
+        if (err == 0 && !same)
             continue; /* the replicas say when they have heard of it */
+        if (err == 0)
+            because(&last, "no majority of them has said yet that it knows them as committed; are enough of them up? Give the same command again then");
         if (now_ms() > until)
             return because(why, "%s: the new voters could not be put in force: %s", b->volume->name, last.text);
         sleep_ms(POLL_MS);
