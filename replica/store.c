@@ -626,6 +626,7 @@ void store_free(struct store *s)
     copies_free(s);
     write_back_free(s);
     map_free(s);
+    free(s->meta_check);
     for (unsigned i = 0; i < GROUPS_MAX; i++) {
         if (!s->groups[i])
             continue;

@@ -387,6 +387,7 @@ struct store {
     struct superblock grown;
     bool growing, grow_blocked;
     bool superblock_read; /* by the scrub: no growth meanwhile */
+    struct meta_check *meta_check; /* the scrub's read of meta under way: one at a time */
     struct timer grow_timer;
 
     /* map */

@@ -346,6 +346,7 @@ static void on_meta_read(struct io_op *op)
     }
     m->page++;
     buf_unref(k->buf);
+    s->meta_check = NULL;
     free(k);
     meta_over(m, 0);
 }
@@ -371,7 +372,8 @@ void store_scrub_meta_next(struct store *s, struct store_scrub_meta *m)
         meta_over(m, 0);
         return;
     }
-    struct meta_check *k = store_calloc(1, sizeof *k);
+    assert(!s->meta_check);
+    struct meta_check *k = s->meta_check = store_calloc(1, sizeof *k);
     *k = (struct meta_check){.store = s, .m = m, .checkpoint = s->root->checkpoint, .op.fn = on_meta_read};
     if (m->page == 0)
         s->superblock_read = true;
