@@ -68,10 +68,15 @@ static void ask(struct replica_group *g)
 static bool must_copy(struct replica_group *g)
 {
     const struct catchup *c = &g->catchup;
-    unsigned asked = (unsigned)__builtin_popcount(c->asked), too_old = (unsigned)__builtin_popcount(c->too_old);
-    if (too_old == 0)
+    unsigned asked = (unsigned)__builtin_popcount(c->asked), voters = 0, too_old = 0;
+    if (c->too_old == 0)
         return false;
-    if (too_old == peers_of_group(g) && too_old + 1 >= g->acceptor.committed.n_voters)
+    for (uint32_t i = 0; i < g->replica->n_peers; i++) {
+        bool votes = membership_has_voter(&g->acceptor.committed, &g->replica->peers[i].config.identity);
+        voters += votes;
+        too_old += votes && (c->too_old & UINT32_C(1) << i);
+    }
+    if (too_old == voters && too_old + 1 >= g->acceptor.committed.n_voters)
         return true;
     /* Who copies anyway need not wait: else one that is started again and again would never come to its next jump. */
     bool decided = g->copy.phase == COPY_WAITING || g->copy.phase == COPY_FILLING || io_now(g->replica->reactor) - c->too_old_ns >= CATCHUP_DECIDE_NS;
@@ -84,6 +89,7 @@ static void pause_or_give_up(struct replica_group *g)
     bool met = c->target.slot > 0 && c->target.slot <= g->acceptor.commit;
     if (met || (c->target.slot == 0 && g->copy.phase != COPY_WAITING)) { /* the stream has brought it meanwhile, or nothing was missing */
         MARK("catchup: the stream brought it meanwhile");
+        c->anybody = false;
         become_idle(g);
         if (met)
             copy_log_suffices(g);
@@ -100,6 +106,8 @@ static void pause_or_give_up(struct replica_group *g)
         if (c->state == CATCHUP_HELD)
             return;
     }
+    MARK_IF(!c->anybody, "catchup: no voter that it knows of could help");
+    c->anybody = true;
     c->state = CATCHUP_PAUSING;
     status_note_state(g);
     set_timer(g, g->copy.phase == COPY_WAITING ? 10 * CATCHUP_RETRY_NS : CATCHUP_RETRY_NS);
@@ -299,6 +307,7 @@ static void on_end(struct replica_group *g, const struct msg *m)
             log_info("group %llu: caught up through slot %llu (%llu entries from peers)", (unsigned long long)g->id,
                      (unsigned long long)g->acceptor.commit, (unsigned long long)c->total_entries);
         c->total_entries = 0;
+        c->anybody = false;
         become_idle(g);
         copy_log_suffices(g);
         return;

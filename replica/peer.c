@@ -137,11 +137,16 @@ void peers_close(struct replica *r)
     }
 }
 
+static bool may_help(const struct replica_group *g, const struct peer *p)
+{
+    return g->catchup.anybody || membership_has_voter(&g->acceptor.committed, &p->config.identity);
+}
+
 struct peer *peer_of_group(struct replica_group *g, unsigned i)
 {
     struct replica *r = g->replica;
     for (uint32_t k = 0; k < r->n_peers; k++)
-        if (membership_has_voter(&g->acceptor.committed, &r->peers[k].config.identity) && i-- == 0)
+        if (may_help(g, &r->peers[k]) && i-- == 0)
             return &r->peers[k];
     return NULL;
 }
@@ -150,6 +155,6 @@ unsigned peers_of_group(const struct replica_group *g)
 {
     unsigned n = 0;
     for (uint32_t k = 0; k < g->replica->n_peers; k++)
-        n += membership_has_voter(&g->acceptor.committed, &g->replica->peers[k].config.identity);
+        n += may_help(g, &g->replica->peers[k]);
     return n;
 }

@@ -76,6 +76,8 @@ struct catchup {
     struct peer *peer;
     unsigned next_peer;       /* index of the peer to be tried next */
     unsigned failed_peers;    /* tried in a row without progress */
+    /* The voters of the own committed membership did not help. It may be an old one, all of whose other voters have been replaced since: every replica that the configuration knows is asked. */
+    bool anybody;
     /* Since the last progress: who was asked, and of them, whose logs no longer reach back. Bits: indices of replica.peers. */
     uint32_t asked, too_old;
     uint64_t too_old_ns;      /* since when some log is known not to reach back */
@@ -251,7 +253,7 @@ void peers_init(struct replica *r);
 void peers_close(struct replica *r);
 /* This identity lives at that address: known until the daemon ends. 0, or an errno when there are too many. */
 int peers_learn(struct replica *r, const struct uuid *identity, const char *name, const char *address);
-/* The group's i-th other voter that the configuration knows, or NULL. */
+/* The i-th replica that may have what this one lacks, or NULL: of those that the configuration knows, the other voters of the committed membership, or all (catchup.anybody). */
 struct peer *peer_of_group(struct replica_group *g, unsigned i);
 unsigned peers_of_group(const struct replica_group *g);
 /* Begins to connect when down (unless it failed just now). */

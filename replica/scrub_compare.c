@@ -45,9 +45,12 @@ static void ask_all(struct scrub *sc)
     bool connect = now >= sc->connect_ns;
     sc->n_answers = 0;
     sc->asks++;
-    for (unsigned i = 0; g && i < peers_of_group(g) && i < MEMBERS_MAX; i++) {
+    for (unsigned i = 0; g && i < peers_of_group(g) && sc->n_answers < MEMBERS_MAX; i++) {
+        struct peer *p = peer_of_group(g, i);
+        if (!membership_has_voter(&g->acceptor.committed, &p->config.identity))
+            continue;
         struct scrub_answer *a = &sc->answer[sc->n_answers++];
-        a->peer = peer_of_group(g, i);
+        a->peer = p;
         a->cookie = 0;
         a->here = false;
         if (connect)

@@ -123,13 +123,19 @@ static void serve(struct rr_probe *p, const struct msg *m)
         wire_peer_send(&p->peer, &(struct msg){.type = MSG_NACK, .cookie = m->cookie, .group = m->group, .u.holder.unknown = 1});
 }
 
-/* A replica that hears that slot BEHIND is chosen, and has nothing. */
-static struct rr *behind(uint64_t seed)
+static struct rr *fresh(uint64_t seed)
 {
     struct rr *rr = rr_new(seed);
     memset(&donor, 0, sizeof donor);
     donor.per_piece = 8;
     rr_start_ok(rr);
+    return rr;
+}
+
+/* A replica that hears that slot BEHIND is chosen, and has nothing. */
+static struct rr *behind(uint64_t seed)
+{
+    struct rr *rr = fresh(seed);
     struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
     rr_create(rr, p);
     rr_prepare(p, 3, 0);
@@ -273,6 +279,59 @@ static void a_peer_with_another_identity_is_not_asked(void **state)
     assert_int_equal(donor.asked, 0);
     rr->donor_identity[1].b[5] ^= 1; /* the operator put it right */
     rr_applied(rr, BEHIND);
+    rr_free(rr);
+}
+
+/* The third voter is a disk that is lost; what the configuration names in its place does not vote, as far as this replica knows. */
+static struct rr *behind_with_an_old_membership(uint64_t seed)
+{
+    struct rr *rr = fresh(seed);
+    struct rr_probe *p = rr_greet(rr, ROLE_FRONTEND);
+    struct msg m = {.type = MSG_CREATE, .cookie = 1, .u.create = {.size_blocks = RR_BLOCKS, .membership.n_voters = RR_REPLICAS}};
+    for (unsigned i = 0; i < RR_REPLICAS; i++)
+        m.u.create.membership.voter[i] = rr->config.replicas[i].identity;
+    m.u.create.membership.voter[2].b[7] ^= 1;
+    rr_say(p, m);
+    assert_int_equal(rr_take(p, MSG_CREATED)->m.u.created.error, 0);
+    rr_prepare(p, 3, 0);
+    return rr;
+}
+
+/* Its committed membership is an old one, and all of the other voters in it have been replaced since: the configuration names one of the new. */
+static void voters_that_are_gone_are_not_all_that_it_asks(void **state)
+{
+    struct rr *rr = behind_with_an_old_membership(6);
+    donor.how = SAY_UNMATCHED; /* the one voter that is left has nothing, */
+    donor.wrong_asks = UINT32_MAX;
+    rr_donor(rr, 1, serve);
+    tell_target(rr);
+    rr_run(rr, 2 * NS_PER_S);
+    assert_true(donor.asked > 0);
+    assert_int_equal(store_applied(rr->replica->store, RR_GROUP), 0);
+    donor.wrong_asks = 0;
+    wire_peer_close(&rr->last_donor->peer); /* ... and is gone now; */
+    listener_close(rr->donor[1]);
+    rr->donor[1] = NULL;
+    donor.asked = 0;
+    rr_donor(rr, 2, serve); /* this one does not vote, as far as it knows */
+    rr_applied(rr, BEHIND);
+    check_complete(rr);
+    assert_false(rr_group(rr)->catchup.anybody);
+    assert_int_equal(rr_group(rr)->catchup.state, CATCHUP_IDLE);
+    assert_true(donor.asked > 0);
+    rr_free(rr);
+}
+
+/* ... but they come first. */
+static void a_replica_that_does_not_vote_is_not_asked_without_need(void **state)
+{
+    struct rr *rr = behind_with_an_old_membership(7);
+    rr_donor(rr, 1, serve);
+    rr_donor(rr, 2, serve);
+    tell_target(rr);
+    rr_applied(rr, BEHIND);
+    assert_int_equal(rr->n_donor_connects, 1);
+    assert_int_equal(rr->last_donor->index, 1);
     rr_free(rr);
 }
 
@@ -548,6 +607,8 @@ int main(void)
         cmocka_unit_test(when_nobodys_log_reaches_back_it_says_so),
         cmocka_unit_test(the_stream_may_be_faster),
         cmocka_unit_test(a_peer_with_another_identity_is_not_asked),
+        cmocka_unit_test(voters_that_are_gone_are_not_all_that_it_asks),
+        cmocka_unit_test(a_replica_that_does_not_vote_is_not_asked_without_need),
         cmocka_unit_test(a_peer_that_does_not_answer_is_left_for_the_other),
         cmocka_unit_test(one_that_ends_lets_go_of_everything),
         cmocka_unit_test(it_gives_what_is_committed_and_no_more),
