@@ -20,6 +20,7 @@
 #define LEASE (640 * MS)
 #define BEAT (100 * MS)
 #define RING 32
+#define POOL 1280 /* more than a log can list sessions */
 #define N 3
 
 struct rig {
@@ -27,12 +28,12 @@ struct rig {
     struct proposer_slot ring[RING];
     struct proposer_sink sink;
     struct proposer_params params;
-    struct proposer_effect effect[512]; /* of the last step */
+    struct proposer_effect effect[POOL + 64]; /* of the last step */
     uint32_t n;
     uint64_t now;
-    uint8_t pool[256][sizeof(struct entry) + sizeof(struct membership)] __attribute__((aligned(16)));
+    uint8_t pool[POOL][sizeof(struct entry) + sizeof(struct membership)] __attribute__((aligned(16)));
     unsigned n_pool;
-    int refs[256]; /* held by the proposer */
+    int refs[POOL]; /* held by the proposer */
 };
 
 static struct uuid node_id(unsigned i)
@@ -127,6 +128,15 @@ static void begin(struct rig *r, uint32_t n_replicas)
         r->params.identity[i] = node_id(i);
     r->sink.fn = on_effect;
     r->now = 1000000 * MS;
+    proposer_init(&r->p, &r->params);
+}
+
+/* ... with a longer ring, for tails that are fetched. */
+static void begin_with_ring(struct rig *r, struct proposer_slot *ring, uint32_t slots)
+{
+    begin(r, N);
+    r->params.ring = ring;
+    r->params.ring_slots = slots;
     proposer_init(&r->p, &r->params);
 }
 

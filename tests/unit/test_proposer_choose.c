@@ -71,17 +71,23 @@ static void test_answers_that_cannot_be(void **state)
     assert_non_null(sent(r, 0, MSG_PREPARE)); /* the same ballot, asked again */
 }
 
+/* {0, 1, 2}, and {2, 3, 4} in slot 2, above the commit. */
+static struct log_text with_two_memberships(void)
+{
+    return (struct log_text){.n_runs = 1,
+                             .run = {{other(1), 1, 2}},
+                             .commit = pos(1, other(1)),
+                             .n_memberships = 2,
+                             .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
+}
+
 /* Wrong rule 6: the uncommitted membership in the chosen log asks for both quorums, and replaces nothing. */
 static void test_uncommitted_membership_needs_both(void **state)
 {
     struct rig *r = *state;
     begin(r, 5);
     preparing(r);
-    struct log_text with = {.n_runs = 1,
-                            .run = {{other(1), 1, 2}},
-                            .commit = pos(1, other(1)),
-                            .n_memberships = 2,
-                            .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
+    struct log_text with = with_two_memberships();
     struct log_text without = {.n_runs = 1, .run = {{other(1), 1, 1}}, .commit = pos(1, other(1))};
     promise(r, 0, &without);
     assert_int_equal(r->p.state, PROPOSER_PREPARING);
@@ -128,11 +134,7 @@ static void test_new_voters_alone_are_no_quorum(void **state)
     struct rig *r = *state;
     begin(r, 5);
     preparing(r);
-    struct log_text with = {.n_runs = 1,
-                            .run = {{other(1), 1, 2}},
-                            .commit = pos(1, other(1)),
-                            .n_memberships = 2,
-                            .membership = {voters(0, 3, 0), voters(2, 3, 2)}};
+    struct log_text with = with_two_memberships();
     promise(r, 3, &with);
     promise(r, 4, &with);
     promise(r, 2, &with);
@@ -297,6 +299,103 @@ static void test_a_tail_longer_than_the_ring(void **state)
     assert_int_equal(sent(r, 2, MSG_BEAT)->msg.u.beat.commit.slot, 101);
 }
 
+/* What nobody can donate would have to pass through here (test_what_nobody_can_donate_passes_through_the_ring), and does not
+ * fit. The group goes on with what does: its committed slots are for catch-up to bring, as soon as anybody can. */
+static void test_what_nobody_can_donate_does_not_fit(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    promise(r, 2, &(struct log_text){.base = pos(40, other(1)), .commit = pos(40, other(1)), .needs_copy = 1});
+    promise(r, 0, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 41}}, .n_lost = 1, .lost = {1}});
+    promise(r, 1, &(struct log_text){.n_runs = 1, .run = {{other(1), 1, 1}}});
+    assert_int_equal(r->p.state, PROPOSER_RECOVERING);
+    assert_int_equal(r->p.floor, 40);
+    assert_int_equal(r->p.chosen, 40);
+    assert_int_equal(n_sent(r, MSG_FETCH), 1);
+    assert_int_equal(sent(r, 0, MSG_FETCH)->msg.u.fetch.at.slot, 41);
+    value(r, 0, 41, other(1), ENTRY_WRITE);
+    session_entry(r);
+    assert_int_equal(r->p.session_slot, 42);
+    assert_int_equal(sent(r, 2, MSG_OPEN)->msg.u.open.at.slot, 40);
+    assert_null(sent(r, 0, MSG_OPEN)); /* below the ring */
+    assert_null(sent(r, 1, MSG_OPEN));
+    assert_int_equal(sent(r, 1, MSG_BEAT)->msg.u.beat.commit.slot, 40); /* they know what to look for */
+    beat_ack(r, 1, r->now, LEASE, 40);
+    assert_int_equal(sent(r, 1, MSG_OPEN)->msg.u.open.at.slot, 40);
+}
+
+/* ---- a long tail that is fetched ---- */
+
+/* 32 values are asked for at a time. Somebody says "not found" of one whose turn has not come: those before it are asked for all
+ * the same, and that one elsewhere. */
+static void test_not_found_before_it_was_asked_for(void **state)
+{
+    struct rig *r = *state;
+    static struct proposer_slot ring[64];
+    begin_with_ring(r, ring, 64);
+    preparing(r);
+    struct log_text t = {.n_runs = 1, .run = {{other(1), 1, 40}}};
+    promise(r, 0, &t);
+    promise(r, 1, &t);
+    assert_int_equal(n_sent(r, MSG_FETCH), 32);
+    value(r, 0, 40, other(1), 0);
+    assert_int_equal(n_sent(r, MSG_FETCH), 0);
+    for (uint64_t slot = 1; slot <= 40; slot++) {
+        assert_null(find(r, PROPOSER_WANT_SESSION_ENTRY));
+        assert_true(ring[slot].asked < 2);
+        assert_true(slot < 40 || ring[slot].asked == 1);
+        value(r, ring[slot].asked, slot, other(1), ENTRY_WRITE);
+    }
+    assert_non_null(find(r, PROPOSER_WANT_SESSION_ENTRY));
+}
+
+/* As many sessions as a log can list, of which none is known to be chosen: there is no place for the own one. The ballot is given
+ * up, its entry kept, and the next attempt finds that a replica has heard of a commit. */
+static void test_a_log_of_as_many_sessions_as_there_are_runs(void **state)
+{
+    struct rig *r = *state;
+    static struct proposer_slot ring[2 * RUNS_MAX];
+    static struct run run[RUNS_MAX];
+    for (uint64_t s = 1; s <= RUNS_MAX; s++)
+        run[s - 1] = (struct run){other(s), s, s};
+    struct membership all = voters(0, N, 0);
+    begin_with_ring(r, ring, 2 * RUNS_MAX);
+    for (unsigned i = 0; i < N; i++)
+        up(r, i);
+    step(r, (struct proposer_event){.type = PROPOSER_ATTACH});
+    for (uint64_t commit = 0;; commit = 1) {
+        for (unsigned i = 0; i < 2; i++)
+            query_ack(r, i, NULL, 0, other(RUNS_MAX));
+        assert_int_equal(r->p.ballot.round, RUNS_MAX + 1 + commit);
+        for (unsigned i = 0; i < 2; i++) {
+            struct msg m = answer(r, MSG_PROMISE);
+            m.u.promise.commit = commit ? pos(commit, other(commit)) : pos(0, zero);
+            m.u.promise.n_runs = RUNS_MAX;
+            m.u.promise.runs = run;
+            m.u.promise.n_memberships = 1;
+            m.u.promise.memberships = &all;
+            say(r, i, m);
+        }
+        assert_int_equal(r->p.floor, commit);
+        if (commit > 0)
+            break;
+        assert_int_equal(r->p.state, PROPOSER_RECOVERING);
+        for (uint64_t s = 1; s <= RUNS_MAX; s++)
+            value(r, ring[s].asked, s, other(s), ENTRY_SESSION);
+        assert_non_null(find(r, PROPOSER_WANT_SESSION_ENTRY));
+        session_entry(r);
+        assert_int_equal(r->p.state, PROPOSER_WAITING);
+        assert_int_equal(n_sent(r, MSG_RELEASE), N);
+        assert_null(sent(r, 0, MSG_OPEN));
+        assert_null(find(r, PROPOSER_FORGET));
+        tick(r, r->p.retry_at_ns - r->now);
+        assert_int_equal(n_sent(r, MSG_QUERY), N);
+    }
+    assert_int_equal(r->p.state, PROPOSER_STARTING);
+    assert_int_equal(r->p.session_slot, RUNS_MAX + 1);
+    assert_int_equal(sent(r, 0, MSG_OPEN)->msg.u.open.at.slot, RUNS_MAX);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -315,6 +414,9 @@ int main(void)
         T(test_lost_at_two_is_never_shortened),
         T(test_a_holder_that_cannot_give_it_is_not_the_last),
         T(test_a_tail_longer_than_the_ring),
+        T(test_what_nobody_can_donate_does_not_fit),
+        T(test_not_found_before_it_was_asked_for),
+        T(test_a_log_of_as_many_sessions_as_there_are_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

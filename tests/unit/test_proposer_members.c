@@ -189,6 +189,10 @@ static void test_a_query_tells_whom_to_ask(void **state)
     say(r, 2, m);
     assert_false(r->p.has_membership);
     m.u.holder.membership = voters(1, 3, 4);
+    m.u.holder.membership.n_voters = MEMBERS_MAX + 1; /* more than there are places */
+    say(r, 2, m);
+    assert_false(r->p.has_membership);
+    m.u.holder.membership = voters(1, 3, 4);
     say(r, 2, m);
     assert_int_equal(r->p.state, PROPOSER_QUERYING);
     assert_true(wants_link(r, 3));
@@ -272,6 +276,85 @@ static void test_one_who_was_voted_out_tells_of_its_successors(void **state)
     assert_non_null(sent(r, 3, MSG_OPEN));
 }
 
+/* ... and says so as well when it refuses: a lease that nobody holds any more but it. It is sent nothing, whoever votes. */
+static void test_one_who_was_voted_out_refuses(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    struct uuid them = other(1).proposer;
+    struct msg m = answer(r, MSG_NACK);
+    m.u.holder.holder = them;
+    m.u.holder.remaining_ns = 300 * MS;
+    m.u.holder.retired = 1;
+    say(r, 0, m);
+    assert_int_equal(r->p.state, PROPOSER_PREPARING);
+    assert_true(r->p.replica[0].retired);
+    struct log_text t = {.n_runs = 1, .run = {{other(1), 1, 4}}, .commit = pos(4, other(1)), .n_memberships = 1, .membership = {voters(1, 3, 4)}};
+    promise(r, 1, &t);
+    promise(r, 2, &t);
+    session_entry(r);
+    assert_int_equal(r->p.state, PROPOSER_STARTING);
+    assert_null(sent(r, 0, MSG_OPEN));
+    assert_non_null(sent(r, 1, MSG_OPEN));
+    down(r, 0);
+    up(r, 0);
+    assert_null(sent(r, 0, MSG_OPEN));
+    opened(r, 1, 4);
+    opened(r, 2, 4);
+    accepted(r, 1, 5);
+    accepted(r, 2, 5);
+    assert_int_equal(r->p.state, PROPOSER_SERVING);
+    down(r, 0);
+    up(r, 0);
+    assert_null(sent(r, 0, MSG_OPEN));
+    tick(r, 5000 * MS);
+    assert_null(sent(r, 0, MSG_OPEN));
+}
+
+/* Two answers name different voters for one slot. The one that was heard first is as good as the other: its voters are not looked
+ * for any more. */
+static void test_voters_that_are_not_believed_are_not_looked_for(void **state)
+{
+    struct rig *r = *state;
+    preparing(r);
+    struct log_text t = {.n_memberships = 1, .membership = {voters(0, 3, 0)}};
+    t.membership[0].voter[2] = node_id(3);
+    promise(r, 0, &t);
+    assert_true(wants_link(r, 3));
+    promise(r, 1, &(struct log_text){0});
+    assert_int_equal(r->p.state, PROPOSER_WAITING);
+    assert_false(r->p.has_membership);
+    tick(r, r->p.retry_at_ns - r->now);
+    assert_int_equal(r->p.state, PROPOSER_QUERYING);
+    assert_false(wants_link(r, 3));
+    assert_false(r->p.want_links);
+}
+
+static void test_a_link_that_is_not_there_is_not_removed(void **state)
+{
+    struct rig *r = *state;
+    serving(r);
+    struct entry *w = write_one(r);
+    add_link(r, 3, 3, true);
+    step(r, (struct proposer_event){.type = PROPOSER_REMOVE_LINK, .link = 3});
+    static const uint32_t gone[] = {3, 4, PROPOSER_REPLICAS_MAX, UINT32_MAX};
+    for (unsigned i = 0; i < ARRAY_LEN(gone); i++) {
+        step(r, (struct proposer_event){.type = PROPOSER_REMOVE_LINK, .link = gone[i]});
+        assert_int_equal(r->n, 0);
+        assert_int_equal(r->p.params.n_replicas, 4);
+    }
+    accepted(r, 0, w->slot);
+    accepted(r, 1, w->slot);
+    assert_int_equal(r->p.chosen, w->slot);
+    add_link(r, 3, 4, true); /* the number is free */
+    up(r, 3);
+    assert_non_null(sent(r, 3, MSG_OPEN));
+    step(r, (struct proposer_event){.type = PROPOSER_REMOVE_LINK, .link = 2});
+    assert_true(wants_link(r, 2)); /* a voter */
+    step(r, (struct proposer_event){.type = PROPOSER_REMOVE_LINK, .link = 2});
+    assert_int_equal(r->n, 0); /* nothing is new */
+}
+
 /* The whole replacement of 0 by 3, as the front end that serves sees it. */
 static void test_a_replacement(void **state)
 {
@@ -329,6 +412,32 @@ static void test_a_replacement(void **state)
     step(r, (struct proposer_event){.type = PROPOSER_REMOVE_LINK, .link = 0});
     tick(r, BEAT);
     assert_null(sent(r, 0, MSG_BEAT));
+}
+
+/* Only whoever serves proposes: what another state says of a change, and that it says why. */
+static void test_no_change_by_one_that_does_not_serve(void **state)
+{
+    struct rig *r = *state;
+    struct membership m = voters(0, 2, 0);
+    const char *why = NULL;
+    assert_int_equal(proposer_may_change(&r->p, &m, &why), -ENOTCONN);
+    assert_string_equal(why, "the volume is not being served");
+    serving(r);
+    assert_int_equal(proposer_may_change(&r->p, &m, &why), 0);
+    assert_string_equal(why, "");
+    nack(r, 2, NULL, 0, other(7)); /* outbid */
+    assert_int_equal(r->p.state, PROPOSER_WAITING);
+    assert_int_equal(proposer_may_change(&r->p, &m, &why), -ENOTCONN);
+    tick(r, 100 * MS);
+    for (unsigned i = 0; i < 2; i++)
+        query_ack(r, i, NULL, 0, other(7));
+    assert_int_equal(proposer_may_change(&r->p, &m, &why), -ENOTCONN);
+    struct log_text t = {.n_runs = 2, .run = {{mine(1), 1, 1}, {other(7), 2, 2}}, .commit = pos(1, mine(1))};
+    promise(r, 0, &t);
+    promise(r, 1, &t);
+    assert_int_equal(r->p.state, PROPOSER_FENCED);
+    assert_int_equal(proposer_may_change(&r->p, &m, &why), -ESTALE); /* it never will again */
+    assert_string_equal(why, "the volume is not being served");
 }
 
 /* Those that stay need not be those that chose the newest entries. */
@@ -498,7 +607,11 @@ int main(void)
         T(test_a_missing_link_is_asked_for_again),
         T(test_a_learner_says_nothing_of_memberships),
         T(test_one_who_was_voted_out_tells_of_its_successors),
+        T(test_one_who_was_voted_out_refuses),
+        T(test_voters_that_are_not_believed_are_not_looked_for),
+        T(test_a_link_that_is_not_there_is_not_removed),
         T(test_a_replacement),
+        T(test_no_change_by_one_that_does_not_serve),
         T(test_those_that_stay_must_hold_everything),
         T(test_what_nobody_can_donate_passes_through_the_ring),
         T(test_growing_and_shrinking),

@@ -201,6 +201,19 @@ static void test_slots_within_the_space_of_a_majority(void **state)
     assert_int_equal(submit(r, f), 0);
 }
 
+static void test_a_write_of_no_blocks_needs_no_space(void **state)
+{
+    struct rig *r = *state;
+    serving(r);
+    for (unsigned i = 0; i < N; i++)
+        accepted_with(r, i, 1, (struct credits){.slabs = 0, .slot_limit = 100});
+    struct entry *e = entry_at(r, ENTRY_WRITE, 0, zero);
+    assert_int_equal(submit(r, e), -ENOSPC);
+    e->nblocks = 0;
+    assert_int_equal(submit(r, e), 0);
+    assert_int_equal(r->p.slabs_total, 0);
+}
+
 static void test_half_the_ring_may_be_under_way(void **state)
 {
     struct rig *r = *state;
@@ -348,6 +361,7 @@ int main(void)
         T(test_answers_of_another_ballot_never_count),
         T(test_entries_carry_the_commit),
         T(test_slots_within_the_space_of_a_majority),
+        T(test_a_write_of_no_blocks_needs_no_space),
         T(test_half_the_ring_may_be_under_way),
         T(test_bytes_under_way_are_bounded),
         T(test_chosen_entries_wait_for_a_replica_that_is_away),
