@@ -310,9 +310,16 @@ static bool lose_at_once(struct members *m)
 static void on_ended(void *user, int err, const char *why)
 {
     struct members *m = user;
+    bool done_before = rebuild_tool_was_done_before(m->tool);
     m->tool = NULL;
     snprintf(m->why, sizeof m->why, "%.180s", why);
     fault_tell(m->run, "qbd rebuild: %s%s", err ? "failed: " : "done", err ? why : "");
+    if (done_before) {
+        MARK("operator: sees by the status that a command that was killed had changed the voters");
+        tell(m, "changed by an earlier command", NULL);
+        job_done(m);
+        return;
+    }
     if (err) {
         try_again(m, m->over ? NS_PER_S : fault_draw_log(&m->g, 20 * NS_PER_MS, 2 * NS_PER_S));
         return;

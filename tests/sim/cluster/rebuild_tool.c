@@ -40,6 +40,7 @@ struct rebuild_tool {
     uint8_t *stack;
     bool over;        /* ended or killed */
     bool finished;    /* the code has returned */
+    bool done_before; /* it had nothing to do, and the status shows why */
     bool interrupted; /* SIGTERM */
     int err;
     struct why why;
@@ -51,7 +52,6 @@ struct rebuild_tool {
 };
 
 static struct rebuild_tool *running; /* whose code runs now */
-
 
 /* ---- the coroutine ---- */
 
@@ -73,6 +73,35 @@ static void switch_to(struct rebuild_tool *t, bool into)
 #endif
 }
 
+/* The one who was to leave does not vote, everybody who does is in the configuration and holds everything: an earlier command
+ * that was killed had got so far, maybe with another one who joined. The command cannot know what was wanted then; people can. */
+static bool is_done_by_the_status(struct rebuild *b, const char *leaving)
+{
+    struct why ignored;
+    rebuild_look(b);
+    if (rebuild_read_membership(b, &ignored) < 0)
+        return false;
+    for (unsigned i = 0; i < b->members.n_voters; i++) {
+        const struct replica_view *r = rebuild_view_of(b, &b->members.voter[i]);
+        if (!r || strcmp(r->config->name, leaving) == 0)
+            return false;
+    }
+    return rebuild_complete_voters(b, NULL) == b->members.n_voters;
+}
+
+/* Told that there is nothing to rebuild, the operator asks for the status, and writes down who votes. */
+static void look_again(struct rebuild_tool *t)
+{
+    const char *leaving = t->arguments.lost ? t->arguments.lost : t->arguments.remove;
+    struct why ignored;
+    if (!leaving || !strstr(t->why.text, "there is nothing to rebuild"))
+        return;
+    memset(t->b.view, 0, sizeof t->b.view); /* what they held is gone */
+    t->done_before = is_done_by_the_status(&t->b, leaving) && rebuild_record(&t->b, &ignored) == 0;
+    for (uint32_t i = 0; i < t->b.conf.n_replicas; i++)
+        replica_view_drop(&t->b.view[i]);
+}
+
 static void body(void)
 {
     struct rebuild_tool *t = running;
@@ -80,6 +109,8 @@ static void body(void)
     __sanitizer_finish_switch_fiber(NULL, &t->world_stack, &t->world_stack_bytes);
 #endif
     t->err = rebuild_run(&t->b, &t->arguments, &t->why);
+    if (t->err)
+        look_again(t);
     t->finished = true;
     switch_to(t, false);
     abort(); /* nobody goes on with what has finished */
@@ -392,6 +423,11 @@ void rebuild_tool_kill(struct rebuild_tool *t)
     sim_reactor_crash(t->reactor, SIM_KILL);
     if (t->b.session >= 0)
         stop_session(session_of(t));
+}
+
+bool rebuild_tool_was_done_before(const struct rebuild_tool *t)
+{
+    return t->done_before;
 }
 
 const char *rebuild_tool_said(const struct rebuild_tool *t)

@@ -16,6 +16,8 @@ struct rebuild_tool *rebuild_tool_start(struct trial *r, const struct rebuild_ar
 void rebuild_tool_interrupt(struct rebuild_tool *t);
 /* As SIGKILL. Its session, if there is one, is told to stop by the kernel (PR_SET_PDEATHSIG). */
 void rebuild_tool_kill(struct rebuild_tool *t);
+/* It failed, for an earlier one had done it already; the configuration says so by now. */
+bool rebuild_tool_was_done_before(const struct rebuild_tool *t);
 /* What it said last. */
 const char *rebuild_tool_said(const struct rebuild_tool *t);
 
