@@ -235,6 +235,8 @@ mutation("scrub-overlay-unseen", "docs/rebuild.md section 9", "replica/store_dig
 # ---- the replica: peers ----
 
 mutation("read-before-applied", "P8", "replica/serve_read.c", ("    if (store_applied(r->store, g->id) >= p->watermark) {", "    if (true) {"), options=STORMS, seeds=(1, 900))
+mutation("catch-up-asks-known-voters-alone", "A7", "replica/peer.c",
+    ("    return g->catchup.anybody || membership_has_voter(", "    return membership_has_voter("), seeds=(2217762, 2217961)) # down while all the others were replaced
 mutation("donates-uncommitted", "A7", "replica/catchup.c", ("        .through = g->acceptor.commit,", "        .through = paxos_log_last(&g->acceptor.log).slot,"))
 
 # ---- memberships: who votes, and who is complete ----
