@@ -11,7 +11,7 @@ import subprocess
 import time
 import uuid
 
-from compare_servers import VOLUMES, Server, call, wait_for
+from compare_servers import ThroughQemu, call
 
 BLOCK_DRIVERS = "/usr/lib/x86_64-linux-gnu/qemu"
 
@@ -51,39 +51,9 @@ def retry(fn, what, seconds=180):
             time.sleep(0.2)
 
 
-class ThroughQemu(Server):
-    """Its files or images are served by one qemu-nbd each, which is the client's side of it."""
-
-    copies = 3
-
-    def __init__(self, base, size, volume_size):
-        super().__init__(base, size)
-        self.volume_size, self.many = volume_size, None
-        try:
-            self.begin()
-            self.uri = self.serve("raw", size)
-        except BaseException:
-            self.end()
-            raise
-
-    def serve(self, name, size):
-        sock = os.path.join(self.sockets, name)
-        self.make(name, size)
-        self.popen(["qemu-nbd", "-f", "raw", "--cache=none", "-e", "32", "-t", "-k", sock, "-x", "v", self.image(name)])
-        wait_for(sock)
-        return f"nbd+unix:///v?socket={sock}"
-
-    def volumes(self):
-        if not self.many:
-            self.many = [self.serve(f"many{i}", self.volume_size) for i in range(VOLUMES)]
-        return self.many
-
-    def make(self, name, size):
-        call(["qemu-img", "create", "-q", "-f", "raw", self.image(name), size])
-
-
 class Gluster(ThroughQemu):
     key, name = "glusterfs", "GlusterFS, 3 copies"
+    copies = 3
 
     @staticmethod
     def missing():
@@ -107,7 +77,7 @@ class Gluster(ThroughQemu):
         return f"gluster://{self.address}/v/{name}"
 
     def make(self, name, size):
-        retry(lambda: call(["qemu-img", "create", "-q", "-f", "raw", self.image(name), size]), "the volume takes a file")
+        retry(lambda: super(Gluster, self).make(name, size), "the volume takes a file")
 
     def bricks(self):
         """The daemons that glusterd started, by their command lines, which name our directory or our socket's."""
@@ -143,6 +113,7 @@ class Ceph(ThroughQemu):
     """One monitor, three OSDs (BlueStore on files), RBD images; no manager: nothing here asks for statistics."""
 
     key, name = "ceph", "Ceph RBD, 3 copies"
+    copies = 3
     flush = False  # an OSD answers when its journal has it, and librbd caches nothing under --cache=none
     OSD_GIB = 8
     PORT = 6789

@@ -131,19 +131,35 @@ class Qbd(Server):
         super().end()
 
 
-class QemuNbd(Server):
-    key, name = "qemu-nbd", "qemu-nbd, 1 copy"
+class ThroughQemu(Server):
+    """Each of its files or images is served by a qemu-nbd of its own."""
+
+    options = []  # of qemu-nbd
 
     def __init__(self, base, size, volume_size):
         super().__init__(base, size)
-        self.volume_size = volume_size
-        self.uri = self.serve("raw", size)
-        self.many = None
+        self.volume_size, self.many = volume_size, None
+        try:
+            self.begin()
+            self.uri = self.serve("raw", size)
+        except BaseException:
+            self.end()
+            raise
+
+    def begin(self):
+        """Starts what has the files or images."""
+
+    def image(self, name):
+        """As qemu names it."""
+        return os.path.join(self.dir, name)
+
+    def make(self, name, size):
+        call(["qemu-img", "create", "-q", "-f", "raw", self.image(name), size])
 
     def serve(self, name, size):
-        file, sock = os.path.join(self.dir, name), os.path.join(self.sockets, name)
-        call(["qemu-img", "create", "-q", "-f", "raw", file, size])
-        self.popen(["qemu-nbd", "-f", "raw", "--cache=none", "--aio=io_uring", "-e", "32", "-t", "-k", sock, "-x", "v", file])
+        sock = os.path.join(self.sockets, name)
+        self.make(name, size)
+        self.popen(["qemu-nbd", "-f", "raw", "--cache=none", *self.options, "-e", "32", "-t", "-k", sock, "-x", "v", self.image(name)])
         wait_for(sock)
         return f"nbd+unix:///v?socket={sock}"
 
@@ -151,6 +167,11 @@ class QemuNbd(Server):
         if not self.many:
             self.many = [self.serve(f"many{i}", self.volume_size) for i in range(VOLUMES)]
         return self.many
+
+
+class QemuNbd(ThroughQemu):
+    key, name = "qemu-nbd", "qemu-nbd, 1 copy"
+    options = ["--aio=io_uring"]
 
 
 class Nbdkit(Server):

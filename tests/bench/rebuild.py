@@ -13,7 +13,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cluster"))
 
-from qbdtest import BIN, MIB, main, require, run, say  # noqa: E402
+from qbdtest import BIN, MIB, fio, main, require, run, say  # noqa: E402
 
 GIB = float(os.environ.get("QBD_GIB", "2"))
 FRAGMENTED = os.environ.get("QBD_FRAGMENTED") == "1"
@@ -32,14 +32,14 @@ def settle():
 def fill(t, uri, n):
     """n bytes from the volume's start, or every second block of them."""
     how = ["--rw=write:4k", "--bs=4k", "--iodepth=64", f"--io_size={n // 2}"] if FRAGMENTED else ["--rw=write", "--bs=1M", "--iodepth=16"]
-    run(["fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", f"--size={n}", *how], timeout=3600, cwd=t.dir)
+    run(fio(uri, "fill", f"--size={n}", *how), timeout=3600, cwd=t.dir)
 
 
 def latencies(t, uri, name):
     """p50 and p99 of a QD1 writer of 4 KiB, in ms."""
     out = t.path(name)
-    run(["fio", "--name=qd1", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k", "--iodepth=1", "--offset=0", "--size=64M", "--time_based", f"--runtime={LATENCY_S}",
-         "--output-format=json", f"--output={out}"], timeout=LATENCY_S + 60, cwd=t.dir)
+    run(fio(uri, "qd1", "--rw=randwrite", "--bs=4k", "--iodepth=1", "--offset=0", "--size=64M", "--time_based", f"--runtime={LATENCY_S}",
+            "--output-format=json", f"--output={out}"), timeout=LATENCY_S + 60, cwd=t.dir)
     with open(out) as f:
         w = json.load(f)["jobs"][0]["write"]["clat_ns"]["percentile"]
     return round(w["50.000000"] / 1e6, 3), round(w["99.000000"] / 1e6, 3)

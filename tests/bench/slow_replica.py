@@ -12,7 +12,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cluster"))
 
-from qbdtest import BIN, SCALE, main, require, run, say, wait_until  # noqa: E402
+from qbdtest import BIN, SCALE, fio, main, require, run, say, wait_until  # noqa: E402
 
 SECONDS = float(os.environ.get("QBD_SECONDS", "8"))
 TURNS = int(os.environ.get("QBD_TURNS", "3"))
@@ -114,7 +114,7 @@ def measure(c, uri, trouble, depth):
 
 def fill(uri, t):
     """Nothing grows any more while it is measured."""
-    run(["fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1M", "--iodepth=8", "--randrepeat=0", "--refill_buffers", "--size=512M"], cwd=t.dir, timeout=300)
+    run(fio(uri, "fill", "--rw=write", "--bs=1M", "--iodepth=8", "--randrepeat=0", "--refill_buffers", "--size=512M"), cwd=t.dir, timeout=300)
 
 
 def scenario(t):

@@ -62,6 +62,11 @@ def run(argv, timeout=120.0, check=True, **kw):
     return r
 
 
+def fio(uri, name, *args):
+    """Its command line. With --thread, as its job would be a process in a session of its own, which outlives it when it is killed."""
+    return ["fio", f"--name={name}", "--thread", "--ioengine=nbd", f"--uri={uri}", *args]
+
+
 class Cluster:
     def __init__(self, base, name="cluster"):
         self.dir = os.path.join(base, name)
@@ -297,7 +302,7 @@ class Test:
         os.remove(self.path("back"))
 
     def popen(self, argv, **kw):
-        # a session of its own: fio's jobs are processes of theirs, and end with it
+        # a session of its own: what it starts ends with it
         p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, **kw)
         self.processes.append(p)
         return p

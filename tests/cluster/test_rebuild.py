@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 
-from qbdtest import BIN, MIB, REPLICAS, SCALE, Failure, main, require, say, verify
+from qbdtest import BIN, MIB, REPLICAS, SCALE, Failure, fio, main, require, say, verify
 
 ROUNDS = int(os.environ.get("QBD_ROUNDS", "2"))
 
@@ -91,24 +91,24 @@ def scenario(t):
     uri = c.start("--size", "512M", "--wal-size", "64M", "--extent-size", "128M")
     t.write_random(uri, "bulk", 192)
     t.load_now = t.load(uri, "--depth", 8, "--rate", 300, "--first", 256 * MIB, "--span", 64 * MIB, seconds=600 + 60 * ROUNDS)
-    fio = t.popen(["fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--offset=384M", "--size=64M",
-                   f"--rate_iops={400 if ROUNDS <= 2 else 40}", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting"],
+    job = t.popen(fio(uri, "verify", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--offset=384M", "--size=64M",
+                      f"--rate_iops={400 if ROUNDS <= 2 else 40}", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting"),
                   stdout=open(t.path("fio.out"), "w"), stderr=subprocess.STDOUT, cwd=t.dir) if ROUNDS <= 2 else None
     t.load_now.wait_progress(100)
     for n in range(ROUNDS):
         lost = REPLICAS[n % 3]
         say(f"round {n + 1} of {ROUNDS}: {lost}")
         # fio does not connect again: the front end is left alone as long as it runs
-        replace(t, c, lost, t.random.randrange(1, 4) if n and not fio else 0)
+        replace(t, c, lost, t.random.randrange(1, 4) if n and not job else 0)
         other = REPLICAS[(n + 1) % 3]
         c.kill(other)
         t.load_now.wait_progress(50)
-        if fio:
-            fio.wait(120 * SCALE)
+        if job:
+            job.wait(120 * SCALE)
             with open(t.path("fio.out")) as f:
-                require(fio.returncode == 0, f"fio's verification failed: {f.read()[-2000:]}")
+                require(job.returncode == 0, f"fio's verification failed: {f.read()[-2000:]}")
             say("fio verified what it wrote")
-            fio = None
+            job = None
         t.compare(uri, "bulk")
         c.restart(other)
         c.wait_up_to_date(3)
