@@ -311,7 +311,7 @@ static int run_daemon(struct daemon *d)
             .devices = data.devices,
             .scrub_bytes_per_s = a->scrub_bytes_per_s,
             .scrub_interval_ns = SCRUB_INTERVAL_NS,
-            .store = {.overlay_bytes = a->overlay_bytes, .leaf_cache_bytes = a->leaf_cache_bytes, .checkpoint_idle_ns = 5 * NS_PER_S, .write_back_depth = 16},
+            .store = {.overlay_bytes = a->overlay_bytes, .leaf_cache_bytes = a->leaf_cache_bytes, .checkpoint_idle_ns = 5 * NS_PER_S, .write_back_depth = 16, .wal_small_in_flight = 2},
         };
         struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = d};
         err = replica_open(d->reactor, &o, &cb, &d->replica);

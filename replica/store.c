@@ -594,6 +594,8 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
     s->wal = wal_new(r, d->wal, sb->salt, &wcb);
     if (!s->wal)
         abort();
+    if (s->options.wal_small_in_flight)
+        wal_set_small_in_flight(s->wal, s->options.wal_small_in_flight);
     s->hook.fn = turn;
     reactor_add_hook(r, &s->hook);
     *ret = s;

@@ -32,6 +32,7 @@ struct store_options {
     uint64_t leaf_cache_bytes;   /* default 512 MiB */
     uint64_t checkpoint_idle_ns; /* a dirty store that is idle this long makes a checkpoint; default 5 s */
     unsigned write_back_depth;   /* default 16 */
+    unsigned wal_small_in_flight; /* wal_set_small_in_flight(); default WAL_IN_FLIGHT_MAX */
 };
 
 /* What recovery found of a group, for acceptor_init. Pointers are valid during the callback. */

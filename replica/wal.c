@@ -43,6 +43,7 @@ struct wal *wal_new(struct reactor *r, struct dev *dev, const uint8_t salt[16], 
     list_init(&w->writing);
     list_init(&w->spare);
     list_init(&w->reads);
+    w->small_in_flight = WAL_IN_FLIGHT_MAX;
     w->hook.fn = wal_turn;
     reactor_add_hook(r, &w->hook);
     return w;
@@ -268,12 +269,24 @@ static void submit(struct wal *w)
     }
 }
 
+/* Each durable write is a flush of the disk, flushes wait for each other, and what comes meanwhile makes the next batch larger. A large one is mostly transfer. */
+static unsigned in_flight_for(const struct wal *w, const struct wal_write *b)
+{
+    return (uint64_t)b->payload_pages * BLOCK_SIZE < WAL_BULK_BYTES ? w->small_in_flight : WAL_IN_FLIGHT_MAX;
+}
+
+void wal_set_small_in_flight(struct wal *w, unsigned n)
+{
+    assert(n >= 1 && n <= WAL_IN_FLIGHT_MAX);
+    w->small_in_flight = n;
+}
+
 void wal_kick(struct wal *w)
 {
     if (w->state != WAL_RUNNING)
         return;
     submit(w);
-    if (w->open && w->in_flight < WAL_IN_FLIGHT_MAX && list_empty(&w->queue)) {
+    if (w->open && w->in_flight < in_flight_for(w, w->open) && list_empty(&w->queue)) {
         close_open(w);
         submit(w);
     }

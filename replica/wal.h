@@ -62,6 +62,8 @@ struct wal_stats {
 /* The ring is the whole device: at least WAL_MIN_BYTES; smaller ones (tests) hold only batches of up to 1/8 of the ring. Adds a turn hook, which writes what is open when a slot is free. */
 #define WAL_MIN_BYTES (16u << 20)
 MUST_USE struct wal *wal_new(struct reactor *r, struct dev *dev, const uint8_t salt[16], const struct wal_callbacks *cb);
+/* A batch with little payload is closed only when fewer than n others are being written (default: WAL_IN_FLIGHT_MAX, as for large ones). */
+void wal_set_small_in_flight(struct wal *w, unsigned n);
 /* Takes the hook out again. Nothing of it may complete afterwards: all is durable, or the reactor runs no more. */
 void wal_free(struct wal *w);
 /* Does now what the turn hook does: for a module whose own hook, which runs later, appended something. */

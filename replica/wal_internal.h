@@ -8,6 +8,7 @@
 
 #define WAL_DESC_MAX_BYTES (124u << 10) /* with the page that closing may add it stays in a buffer of 128 KiB */
 #define WAL_DESC_PAGES_MAX 32u
+#define WAL_BULK_BYTES (256u << 10) /* of payload: a batch from here on is no small one */
 #define WAL_BATCH_ENTRIES_MAX 1000u /* each takes at most one iovec; the descriptors take one */
 #define WAL_FRONT_SUMMARIES_MAX (WAL_FRONT_MAX_BYTES / (uint32_t)sizeof(struct wal_summary))
 #define WAL_RECORD_MAX_BYTES ((uint32_t)(sizeof(struct wal_record) + sizeof(struct entry_format) + ENTRY_MAX_BLOCKS * 4))
@@ -161,6 +162,7 @@ enum wal_state { WAL_NEW, WAL_RECOVERING, WAL_RUNNING, WAL_DEAD };
 struct wal_recovery;
 
 struct wal {
+    unsigned small_in_flight; /* a small batch is closed only when fewer than so many are being written */
     struct reactor *reactor;
     struct dev *dev;
     struct wal_callbacks cb;

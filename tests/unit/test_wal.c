@@ -83,6 +83,31 @@ static void no_more_than_four_in_flight_and_the_rest_in_one_batch(void **state)
     t_free(&t);
 }
 
+static void small_batches_wait_for_each_other_and_large_ones_do_not(void **state)
+{
+    struct wal_test t;
+    t_init(&t, 5, 16384 * KIB);
+    *sim_disk_timing(t.disk) = (struct sim_disk_timing){ .write_ns = { 5 * NS_PER_MS, 5 * NS_PER_MS } };
+    t_start_ok(&t);
+    wal_set_small_in_flight(t.wal, 2);
+    uint64_t batches = stats(&t).batches;
+    for (unsigned i = 0; i < 20; i++) {
+        t_entry(&t, 1, 1);
+        sim_run_for(t.world, 100000);
+        assert_int_equal(stats(&t).in_flight, i < 2 ? i + 1 : 2);
+    }
+    t_entry(&t, 1, 64); /* with what waited it is 328 KiB */
+    sim_run_for(t.world, 100000);
+    assert_int_equal(stats(&t).in_flight, 3);
+    t_entry(&t, 1, 1);
+    sim_run_for(t.world, 100000);
+    assert_int_equal(stats(&t).in_flight, 3);
+    t_settle(&t);
+    assert_int_equal(stats(&t).batches, batches + 4);
+    restart(&t, SIM_POWER);
+    t_free(&t);
+}
+
 /* on_durable comes in order although writes complete in any order (the harness asserts it); what it said is on media. */
 static void durable_means_on_media_in_order(void **state)
 {
@@ -530,6 +555,7 @@ int main(void)
         cmocka_unit_test(begins_empty_and_comes_back),
         cmocka_unit_test(an_entry_is_written_in_its_turn),
         cmocka_unit_test(no_more_than_four_in_flight_and_the_rest_in_one_batch),
+        cmocka_unit_test(small_batches_wait_for_each_other_and_large_ones_do_not),
         cmocka_unit_test(durable_means_on_media_in_order),
         cmocka_unit_test(a_full_batch_is_closed_at_once_and_queues),
         cmocka_unit_test(neighbours_share_an_iovec),
