@@ -99,6 +99,7 @@ struct io_vtable {
     void (*timer_set)(struct reactor *, struct timer *, uint64_t at_ns);
     void (*timer_cancel)(struct reactor *, struct timer *);
     void (*dev_read)(struct dev *, const struct iovec *, unsigned, uint64_t, struct io_op *);
+    void (*dev_read_cached)(struct dev *, const struct iovec *, unsigned, uint64_t, struct io_op *);
     void (*dev_write)(struct dev *, const struct iovec *, unsigned, uint64_t, unsigned, struct io_op *);
     void (*dev_flush)(struct dev *, struct io_op *);
     void (*dev_discard)(struct dev *, uint64_t, uint64_t, struct io_op *);
@@ -167,6 +168,14 @@ static inline void timer_cancel(struct reactor *r, struct timer *t)
 static inline void dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
 {
     d->reactor->io->dev_read(d, iov, n, off, op);
+}
+
+/* The same, but what was read this way before may come from the host's memory. A completed write is seen by every read that begins
+ * afterwards, but for the host's mistakes; what the medium does to the data meanwhile is not. For who has a checksum, and reads
+ * again with dev_read() before calling it damage. */
+static inline void dev_read_cached(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
+{
+    d->reactor->io->dev_read_cached(d, iov, n, off, op);
 }
 
 static inline void dev_write(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op)

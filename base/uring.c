@@ -302,6 +302,7 @@ static const struct io_vtable uring_io = {
     .timer_set = uring_timer_set,
     .timer_cancel = uring_timer_cancel,
     .dev_read = uring_dev_read,
+    .dev_read_cached = uring_dev_read_cached,
     .dev_write = uring_dev_write,
     .dev_flush = uring_dev_flush,
     .dev_discard = uring_dev_discard,

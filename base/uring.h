@@ -23,6 +23,9 @@ MUST_USE int uring_on_signals(struct reactor *r, const int *signals, unsigned n,
 MUST_USE int uring_dir_open(struct reactor *r, const char *path, struct dir **ret);
 void uring_dir_close(struct dir *d);
 MUST_USE int uring_dev_open(struct dir *d, const char *name, unsigned lock_wait_ms, struct dev **ret);
+/* From now on dev_read_cached() goes through the page cache; until then, and when there are too few descriptors for it (false), it is
+ * direct. Devices that dev_create() makes have it at once. */
+bool uring_dev_open_cached(struct dir *d, struct dev *dev);
 void uring_dev_close(struct dev *dev);
 
 /* For tests: from now on the answer to each write that begins while `on` is held back until it took at least delay_ns, and factor times as long as the device did. *s stays the caller's, who may

@@ -29,6 +29,7 @@ struct job {
     uint64_t size_bytes;
     bool allocate_only;
     int result; /* a descriptor, or -errno */
+    int cached_fd; /* uring_dev.cached_fd */
 };
 
 static uint64_t monotonic_ns(void)
@@ -186,6 +187,7 @@ static void *job_run(void *arg)
     uint64_t one = 1;
     pthread_setname_np(pthread_self(), "qbd-create");
     j->result = make(j);
+    j->cached_fd = j->result < 0 ? -1 : uring_open_cached(j->dir_fd, j->name, j->result);
     pthread_mutex_lock(&j->u->jobs_lock);
     list_remove(&j->link);
     list_push_back(&j->u->jobs_done, &j->link);
@@ -213,10 +215,13 @@ static void job_finish(struct job *j)
     if (j->result >= 0) {
         struct uring_dev *d = uring_dev_new(&j->u->reactor, j->result, j->name, j->size_bytes, false);
         if (d) {
+            d->cached_fd = j->cached_fd;
             op->dev = &d->dev;
         } else {
             op->op.result = -ENOMEM;
             close(j->result);
+            if (j->cached_fd >= 0)
+                close(j->cached_fd);
         }
     }
     free(j);

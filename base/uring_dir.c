@@ -1,5 +1,8 @@
 /* Data directories and devices: files (or partitions) opened O_DIRECT, locked on the descriptor that does the I/O.
  *
+ * Beside it there may be a second descriptor for reads through the page cache (dev_read_cached). The kernel keeps the two coherent: a
+ * direct write drops the cached pages of its range before it begins and again before it is told as complete.
+ *
  * What always holds: an operation completes with all bytes that were asked for, or with an error. While it is in flight, its io_op
  * remembers what it takes to go on after a short count:
  *   result: the offset   link: the iovec   scratch[0]: the device   scratch[1]: count | what << 16 */
@@ -12,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +23,7 @@
 #define LOCK_POLL_MS 5
 #define RETRIES_MAX 16
 
-enum op_what { OP_READ, OP_WRITE, OP_WRITE_DURABLE, OP_FLUSH, OP_DISCARD };
+enum op_what { OP_READ, OP_READ_CACHED, OP_WRITE, OP_WRITE_DURABLE, OP_FLUSH, OP_DISCARD };
 
 static struct uring_dev *udev_of(struct dev *d)
 {
@@ -51,12 +55,14 @@ static void prep_rw(struct io_uring_sqe *sqe, struct uring_dev *d, enum op_what 
                     uint64_t off)
 {
     uint64_t user_data = sqe->user_data;
-    if (n == 1 && what == OP_READ)
-        io_uring_prep_read(sqe, d->fd, iov->iov_base, (unsigned)iov->iov_len, off);
+    bool read = what == OP_READ || what == OP_READ_CACHED;
+    int fd = what == OP_READ_CACHED && d->cached_fd >= 0 ? d->cached_fd : d->fd;
+    if (n == 1 && read)
+        io_uring_prep_read(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, off);
     else if (n == 1)
         io_uring_prep_write(sqe, d->fd, iov->iov_base, (unsigned)iov->iov_len, off);
-    else if (what == OP_READ)
-        io_uring_prep_readv(sqe, d->fd, iov, n, off);
+    else if (read)
+        io_uring_prep_readv(sqe, fd, iov, n, off);
     else
         io_uring_prep_writev(sqe, d->fd, iov, n, off);
     if (what == OP_WRITE_DURABLE)
@@ -80,6 +86,11 @@ static void begin_rw(struct dev *dev, enum op_what what, const struct iovec *iov
 void uring_dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
 {
     begin_rw(d, OP_READ, iov, n, off, op);
+}
+
+void uring_dev_read_cached(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
+{
+    begin_rw(d, OP_READ_CACHED, iov, n, off, op);
 }
 
 void uring_dev_write(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op)
@@ -251,6 +262,7 @@ struct uring_dev *uring_dev_new(struct reactor *r, int fd, const char *name, uin
     d->dev.size_bytes = size_bytes;
     snprintf(d->dev.name, sizeof d->dev.name, "%s", name);
     d->fd = fd;
+    d->cached_fd = -1;
     d->is_block_device = is_block_device;
     return d;
 }
@@ -312,10 +324,36 @@ int uring_dev_open(struct dir *dir, const char *name, unsigned lock_wait_ms, str
     return 0;
 }
 
+/* Half of the descriptors that the process may have stay for what it cannot do without. */
+int uring_open_cached(int dir_fd, const char *name, int fd)
+{
+    struct rlimit limit;
+    struct stat direct, cached;
+    int got = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+    if (got < 0)
+        return -1;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || (rlim_t)got >= limit.rlim_cur / 2 || fstat(fd, &direct) < 0 || fstat(got, &cached) < 0 ||
+        direct.st_dev != cached.st_dev || direct.st_ino != cached.st_ino) {
+        close(got);
+        return -1;
+    }
+    return got;
+}
+
+bool uring_dev_open_cached(struct dir *dir, struct dev *dev)
+{
+    struct uring_dev *d = udev_of(dev);
+    if (d->cached_fd < 0)
+        d->cached_fd = uring_open_cached(((struct uring_dir *)dir)->fd, dev->name, d->fd);
+    return d->cached_fd >= 0;
+}
+
 void uring_dev_close(struct dev *dev)
 {
     if (!dev)
         return;
+    if (udev_of(dev)->cached_fd >= 0)
+        close(udev_of(dev)->cached_fd);
     close(udev_of(dev)->fd);
     free(dev);
 }

@@ -79,6 +79,7 @@ void uring_timer_cancel(struct reactor *r, struct timer *t);
 
 /* uring_dir.c */
 void uring_dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op);
+void uring_dev_read_cached(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op);
 void uring_dev_write(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op);
 void uring_dev_flush(struct dev *d, struct io_op *op);
 void uring_dev_discard(struct dev *d, uint64_t off, uint64_t len, struct io_op *op);
@@ -99,12 +100,15 @@ struct uring_dir {
 struct uring_dev {
     struct dev dev; /* first */
     int fd;
+    int cached_fd; /* the same file through the page cache, for reads; -1: none, they are direct as well */
     bool is_block_device;
     const struct dev_slowness *slowness; /* or NULL */
 };
 
 /* Wraps an open, locked descriptor, which is adopted. NULL when out of memory. */
 struct uring_dev *uring_dev_new(struct reactor *r, int fd, const char *name, uint64_t size_bytes, bool is_block_device);
+/* A descriptor for reads of the file that fd is open on, through the page cache; or -1. */
+int uring_open_cached(int dir_fd, const char *name, int fd);
 /* A device's name: relative, at most one '/', no part that begins with a dot. */
 bool uring_name_is_valid(const char *name);
 

@@ -375,6 +375,12 @@ static int open_data(struct datadir *d, const char *path, char why[256])
             return -EBADMSG;
         }
     }
+    /* After all of them: those cannot be done without. */
+    for (uint32_t i = 0; i < sb->n_extents; i++)
+        if (!uring_dev_open_cached(d->dir, d->devices.extents[i])) {
+            log_warning("%s: too few file descriptors: reads bypass the page cache from extent %u of %u on (raise LimitNOFILE=)", path, i, sb->n_extents);
+            break;
+        }
     return 0;
 }
 

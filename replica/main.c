@@ -21,14 +21,14 @@ struct arguments {
     bool format;
     const char *dir, *name, *config, *listen;
     struct uuid cluster, identity;
-    bool have_cluster, have_identity;
+    bool have_cluster, have_identity, direct_reads;
     struct datadir_geometry geometry;
     uint64_t memory_bytes, overlay_bytes, leaf_cache_bytes, scrub_bytes_per_s;
     struct dev_slowness wal_slowness; /* for tests */
     enum log_level log_level;
 };
 
-enum { OPT_CLUSTER = 256, OPT_IDENTITY, OPT_WAL, OPT_EXTENT, OPT_CAPACITY, OPT_LOG, OPT_MEMORY, OPT_OVERLAY, OPT_LEAVES, OPT_SCRUB, OPT_INJECT };
+enum { OPT_CLUSTER = 256, OPT_IDENTITY, OPT_WAL, OPT_EXTENT, OPT_CAPACITY, OPT_LOG, OPT_MEMORY, OPT_OVERLAY, OPT_LEAVES, OPT_SCRUB, OPT_DIRECT, OPT_INJECT };
 
 static const struct argp_option options[] = {
     {"dir", 'd', "DIR", 0, "The data directory", 0},
@@ -39,6 +39,7 @@ static const struct argp_option options[] = {
     {"overlay", OPT_OVERLAY, "SIZE", 0, "Applied blocks kept in memory before they are written back (default 256M)", 0},
     {"leaf-cache", OPT_LEAVES, "SIZE", 0, "Cache of the map's leaves (default 512M)", 0},
     {"scrub-rate", OPT_SCRUB, "SIZE", 0, "Bytes a second that are read back in the background (default 8M, more where a week would not do; 0: none)", 0},
+    {"direct-reads", OPT_DIRECT, NULL, 0, "Clients' small reads bypass the host's page cache (default: they use it)", 0},
     {"inject", OPT_INJECT, "FAULT", 0,
      "For tests: wal-delay=TIME (50ms, 200us): each write of the log is answered no earlier than that; wal-slow=N: it takes N times as long. SIGUSR1 switches it off and on", 0},
     {"memory", OPT_MEMORY, "SIZE", 0, "Bound of all buffers (default 2G, at least 256M)", 0},
@@ -127,6 +128,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SCRUB:
         parse_size(state, "--scrub-rate", arg, &a->scrub_bytes_per_s);
+        return 0;
+    case OPT_DIRECT:
+        a->direct_reads = true;
         return 0;
     case OPT_INJECT:
         parse_fault(state, arg, &a->wal_slowness);
@@ -311,7 +315,7 @@ static int run_daemon(struct daemon *d)
             .devices = data.devices,
             .scrub_bytes_per_s = a->scrub_bytes_per_s,
             .scrub_interval_ns = SCRUB_INTERVAL_NS,
-            .store = {.overlay_bytes = a->overlay_bytes, .leaf_cache_bytes = a->leaf_cache_bytes, .checkpoint_idle_ns = 5 * NS_PER_S, .write_back_depth = 16, .wal_small_in_flight = 2},
+            .store = {.overlay_bytes = a->overlay_bytes, .leaf_cache_bytes = a->leaf_cache_bytes, .checkpoint_idle_ns = 5 * NS_PER_S, .write_back_depth = 16, .wal_small_in_flight = 2, .direct_reads = a->direct_reads},
         };
         struct replica_callbacks cb = {.on_ready = on_ready, .on_fatal = on_fatal, .user = d};
         err = replica_open(d->reactor, &o, &cb, &d->replica);

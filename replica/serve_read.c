@@ -106,6 +106,7 @@ static void start(struct pending_read *p)
 {
     p->read.fn = on_read;
     p->read.group = p->group->id;
+    p->read.for_client = true;
     p->group->replica->n_reads++;
     store_note_client(p->group->replica->store);
     store_read(p->group->replica->store, &p->read);

@@ -32,6 +32,7 @@ struct store_options {
     uint64_t leaf_cache_bytes;   /* default 512 MiB */
     uint64_t checkpoint_idle_ns; /* a dirty store that is idle this long makes a checkpoint; default 5 s */
     unsigned write_back_depth;   /* default 16 */
+    bool direct_reads;           /* clients' reads bypass the host's page cache as well */
     unsigned wal_small_in_flight; /* wal_set_small_in_flight(); default WAL_IN_FLIGHT_MAX */
 };
 
@@ -120,6 +121,7 @@ struct store_read {
     /* set by the caller */
     uint64_t group, block;
     uint32_t nblocks; /* 1..ENTRY_MAX_BLOCKS */
+    bool for_client;  /* what was read lately may come from the host's memory; otherwise all is read from the disk (scrubs, copies) */
     void (*fn)(struct store_read *r);
     void *user;
     /* results, when fn is called */

@@ -6,13 +6,20 @@
  * begins only when all reads from before the freeze are over (read_epoch); a slab that is freed is not used anew before
  * the checkpoint after that.
  *
+ * Small reads of clients go through the host's page cache (docs/store.md §3). What does not fit its checksum there is read
+ * once more from the disk, whose word counts.
+ *
  * Zero blocks between others in one slab are read along and not looked at: one operation instead of many. */
 #include "replica/store_internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/mark.h"
+
 #define READ_GAP_BLOCKS 4u
+/* Longer ones are a stream's, which the disk gives as fast as memory is copied, and which would drive out what is asked for again. */
+#define READ_CACHED_MAX_BLOCKS 16u
 
 struct reading;
 
@@ -22,6 +29,7 @@ struct fragment {
     struct iovec iov;
     uint32_t first, n; /* blocks of the read, contiguous on disk */
     uint64_t place;    /* slab * SLAB_BLOCKS + index of the first */
+    bool cached;       /* read through the page cache: what is wrong there is no damage yet */
     bool single;       /* the whole failed: block by block, to find which */
     uint32_t at;
 };
@@ -104,8 +112,8 @@ static void read_fragment(struct fragment *f)
     uint32_t i = f->first + (f->single ? f->at : 0), n = f->single ? 1 : f->n;
     uint64_t place = f->place + (f->single ? f->at : 0);
     f->iov = (struct iovec){rd->r->buf->data + (size_t)i * BLOCK_SIZE, (size_t)n * BLOCK_SIZE};
-    dev_read(slab_dev(s, place / SLAB_BLOCKS), &f->iov, 1,
-             slab_offset(s, place / SLAB_BLOCKS) + place % SLAB_BLOCKS * BLOCK_SIZE, &f->op);
+    (f->cached ? dev_read_cached : dev_read)(slab_dev(s, place / SLAB_BLOCKS), &f->iov, 1,
+                                             slab_offset(s, place / SLAB_BLOCKS) + place % SLAB_BLOCKS * BLOCK_SIZE, &f->op);
 }
 
 static void verify(struct store_read *r, uint32_t first, uint32_t n, bool failed)
@@ -115,30 +123,56 @@ static void verify(struct store_read *r, uint32_t first, uint32_t n, bool failed
             bit_set(r->bad, i);
 }
 
+static bool is_intact(const struct fragment *f)
+{
+    const struct store_read *r = f->reading->r;
+    for (uint32_t i = f->first; i < f->first + f->n; i++)
+        if (!bit_get(r->zero, i) && crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i])
+            return false;
+    return true;
+}
+
+/* True when that was all. */
+static bool on_cached(struct fragment *f)
+{
+    f->cached = false;
+    if (f->op.result >= 0 && is_intact(f))
+        return true;
+    MARK("read: the page cache does not fit, the disk is asked");
+    read_fragment(f);
+    return false;
+}
+
+/* True when the fragment is over. */
+static bool on_direct(struct fragment *f)
+{
+    struct reading *rd = f->reading;
+    bool failed = f->op.result < 0;
+    if (failed && f->n > 1 && !f->single) {
+        f->single = true;
+        f->at = 0;
+        read_fragment(f);
+        return false;
+    }
+    if (!f->single) {
+        verify(rd->r, f->first, f->n, failed);
+        return true;
+    }
+    verify(rd->r, f->first + f->at, 1, failed);
+    while (++f->at < f->n && bit_get(rd->r->zero, f->first + f->at))
+        ;
+    if (f->at == f->n)
+        return true;
+    read_fragment(f);
+    return false;
+}
+
 static void on_read(struct io_op *op)
 {
     struct fragment *f = container_of(op, struct fragment, op);
     struct reading *rd = f->reading;
     struct store *s = rd->store;
-    bool failed = op->result < 0;
-    if (failed && f->n > 1 && !f->single) {
-        f->single = true;
-        f->at = 0;
-        read_fragment(f);
-        return;
-    }
-    if (f->single) {
-        verify(rd->r, f->first + f->at, 1, failed);
-        while (++f->at < f->n && bit_get(rd->r->zero, f->first + f->at))
-            ;
-        if (f->at < f->n) {
-            read_fragment(f);
-            return;
-        }
-    } else {
-        verify(rd->r, f->first, f->n, failed);
-    }
-    if (--rd->pending > 0)
+    if (!(f->cached ? on_cached(f) : on_direct(f)) || --rd->pending > 0)
         return;
     uint64_t epoch = rd->epoch;
     finish(rd);
@@ -166,6 +200,7 @@ static uint32_t run_length(const struct reading *rd, uint32_t i)
 static uint32_t each_run(struct reading *rd, bool set)
 {
     uint32_t n = rd->r->nblocks, count = 0;
+    bool cached = rd->r->for_client && n <= READ_CACHED_MAX_BLOCKS && !rd->store->options.direct_reads;
     for (uint32_t i = 0; i < n;) {
         if (rd->place[i] == UINT64_MAX || bit_get(rd->r->zero, i)) {
             i++;
@@ -174,7 +209,7 @@ static uint32_t each_run(struct reading *rd, bool set)
         uint32_t k = run_length(rd, i);
         if (set)
             rd->fragment[count] =
-                (struct fragment){.op.fn = on_read, .reading = rd, .first = i, .n = k, .place = rd->place[i]};
+                (struct fragment){.op.fn = on_read, .reading = rd, .first = i, .n = k, .place = rd->place[i], .cached = cached};
         count++;
         i += k;
     }

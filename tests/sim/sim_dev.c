@@ -29,7 +29,8 @@ struct sim_op {
     struct sim_io_info info;
     int err;       /* what will be reported */
     uint64_t done; /* FLUSH: what it covers */
-    uint8_t *data; /* WRITE: the bytes as they were at submission */
+    uint8_t *data; /* WRITE: the bytes as they were at submission; READ: what the host's cache had then */
+    bool cached;   /* READ: through the host's cache */
     unsigned n_iov;
     struct iovec iov[];
 };
@@ -87,6 +88,13 @@ static void check_unchanged(const struct sim_op *o)
 
 static void complete_read(struct sim_op *o)
 {
+    const uint8_t *at = o->data;
+    for (unsigned i = 0; at && i < o->n_iov; i++) {
+        memcpy(o->iov[i].iov_base, at, o->iov[i].iov_len);
+        at += o->iov[i].iov_len;
+    }
+    if (o->data)
+        return;
     if (!o->err && sim_media_spoiled(o->disk, o->info.off, o->info.len))
         o->err = EIO;
     if (o->err)
@@ -96,12 +104,15 @@ static void complete_read(struct sim_op *o)
         sim_media_read(o->disk, off, o->iov[i].iov_base, o->iov[i].iov_len);
         off += o->iov[i].iov_len;
     }
+    if (o->cached)
+        sim_cache_fill(o->disk, o->info.off, o->info.len);
 }
 
 static void complete_write(struct sim_op *o)
 {
     struct sim_disk *d = o->disk;
     check_unchanged(o);
+    sim_cache_drop(d, o->info.nth, o->info.off, o->info.len);
     if (o->err) {
         d->salt = sim_rand(d->world);
         sim_media_write_torn(d, o->info.nth, o->info.off, o->data, o->info.len);
@@ -139,6 +150,7 @@ static void op_complete(struct sim_event *e)
             sim_media_flush(o->disk, o->done);
         break;
     case SIM_DISCARD:
+        sim_cache_drop(o->disk, o->info.nth, o->info.off, o->info.len);
         if (!o->err)
             sim_media_discard(o->disk, o->info.nth, o->info.off, o->info.len);
         break;
@@ -203,8 +215,9 @@ static int take_fault(struct sim_fault *f)
     return f->err;
 }
 
-static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const struct iovec *iov, unsigned n,
-                             struct io_op *op)
+/* hit: the disk has no part in it. */
+static struct sim_op *submit_op(struct sim_dev *dev, struct sim_io_info info, const struct iovec *iov, unsigned n,
+                                struct io_op *op, bool hit)
 {
     struct sim_reactor *r = dev->reactor;
     struct sim_disk *d = dev->disk;
@@ -235,7 +248,7 @@ static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const
     o->n_iov = n;
     if (n)
         memcpy(o->iov, iov, n * sizeof iov[0]);
-    o->err = take_fault(&d->fault[info.kind]);
+    o->err = hit ? 0 : take_fault(&d->fault[info.kind]);
     op->link = op; /* the implementation's now: nobody else may rely on it */
     dev->n_ops++;
     list_push_back(&d->in_flight, &o->disk_node);
@@ -245,6 +258,12 @@ static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const
              (unsigned long long)info.off, (unsigned long long)info.len, info.flags & IO_DURABLE ? " durable" : "");
     sim_event_set(r->world, &o->event, r->world->now_ns + draw_latency(r->world, &d->timing, &info));
     return o;
+}
+
+static struct sim_op *submit(struct sim_dev *dev, struct sim_io_info info, const struct iovec *iov, unsigned n,
+                             struct io_op *op)
+{
+    return submit_op(dev, info, iov, n, op, false);
 }
 
 static uint64_t check_iov(const struct iovec *iov, unsigned n)
@@ -258,18 +277,38 @@ static uint64_t check_iov(const struct iovec *iov, unsigned n)
     return len;
 }
 
-void sim_dev_read(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
+static void begin_read(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op, bool cached)
 {
     struct sim_dev *d = sim_dev_of(dev);
     if (d->reactor->gone)
         return;
     struct sim_io_info info = {.kind = SIM_READ, .off = off, .len = check_iov(iov, n)};
-    if (!submit(d, info, iov, n, op))
+    uint8_t *data = cached ? malloc(info.len) : NULL;
+    if (data && !sim_cache_get(d->disk, off, data, info.len)) {
+        free(data);
+        data = NULL;
+    }
+    struct sim_op *o = submit_op(d, info, iov, n, op, data != NULL);
+    if (!o) {
+        free(data);
         return;
+    }
+    o->data = data;
+    o->cached = cached;
     /* Whoever looks before completion sees that it was too early: no header, no checksum fits. */
     for (unsigned i = 0; i < n; i++)
         for (size_t at = 0; at < iov[i].iov_len; at += BLOCK_SIZE)
             memset((uint8_t *)iov[i].iov_base + at, 0xE5, 64);
+}
+
+void sim_dev_read(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
+{
+    begin_read(dev, iov, n, off, op, false);
+}
+
+void sim_dev_read_cached(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op)
+{
+    begin_read(dev, iov, n, off, op, true);
 }
 
 void sim_dev_write(struct dev *dev, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op)
@@ -282,6 +321,7 @@ void sim_dev_write(struct dev *dev, const struct iovec *iov, unsigned n, uint64_
     struct sim_op *o = submit(d, info, iov, n, op);
     if (!o)
         return;
+    sim_cache_drop(d->disk, o->info.nth, off, info.len);
     o->data = malloc(info.len);
     assert(o->data);
     iov_copy(o, o->data);
@@ -507,6 +547,7 @@ static void op_crash(struct sim_op *o, enum sim_crash how)
             o->data = NULL;
         } else {
             sim_media_write_torn(d, info->nth, info->off, o->data, info->len);
+            sim_cache_drop(d, info->nth, info->off, info->len);
         }
         break;
     case SIM_FLUSH:

@@ -211,6 +211,7 @@ void sim_media_flush(struct sim_disk *d, uint64_t done)
 
 void sim_media_settle(struct sim_disk *d)
 {
+    sim_cache_clear(d);
     for (struct list *l; (l = d->volatile_pages.next) != &d->volatile_pages;) {
         struct sim_page *p = container_of(l, struct sim_page, volatile_node);
         uint8_t mix[BLOCK_SIZE];
@@ -231,6 +232,7 @@ static void late_land(struct sim_late *late)
     sim_note(d->world, NULL, 20, late->nth, "%s: write %llu of a killed process lands late", d->name,
              (unsigned long long)late->nth);
     sim_media_write_torn(d, late->nth, late->off, late->data, late->len);
+    sim_cache_drop(d, late->nth, late->off, late->len);
     sim_event_cancel(d->world, &late->event);
     list_remove(&late->node);
     free(late->data);
@@ -388,6 +390,7 @@ void sim_disk_wipe(struct sim_disk *d)
     sim_note(d->world, NULL, 23, d->id, "%s: wiped", d->name);
     late_drop(d);
     pages_free(d);
+    sim_cache_clear(d);
 }
 
 void sim_disk_copy(struct sim_disk *to, const struct sim_disk *from)
@@ -395,6 +398,7 @@ void sim_disk_copy(struct sim_disk *to, const struct sim_disk *from)
     assert(to->size_bytes == from->size_bytes && list_empty(&to->in_flight));
     late_drop(to);
     pages_free(to);
+    sim_cache_clear(to);
     for (uint64_t i = 0; i < from->n_leaves; i++) {
         for (uint32_t k = 0; from->leaves[i] && k < LEAF_PAGES; k++) {
             const struct sim_page *p = from->leaves[i][k];
@@ -442,6 +446,7 @@ void sim_disk_free(struct sim_disk *d)
     assert(list_empty(&d->in_flight));
     late_drop(d);
     pages_free(d);
+    sim_cache_clear(d);
     free(d->leaves);
     list_remove(&d->node);
     list_remove(&d->dir_node);

@@ -40,6 +40,8 @@ struct sim_late {
     uint8_t *data;
 };
 
+struct sim_cached;
+
 struct sim_disk {
     struct sim_world *world;
     struct sim_dir *dir;
@@ -52,6 +54,7 @@ struct sim_disk {
     uint64_t n_leaves;
     struct list volatile_pages;
     uint64_t done;         /* completions so far */
+    struct sim_cached **cache; /* the host's, sim_cache.c; NULL: empty */
     struct list in_flight; /* sim_op, in order of submission */
     struct list late;
     struct sim_dev *holder;
@@ -94,5 +97,13 @@ void sim_media_settle(struct sim_disk *d);
 void sim_media_land_late(struct sim_disk *d);
 void sim_media_add_late(struct sim_disk *d, uint64_t nth, uint64_t off, uint64_t len, uint8_t *data, uint64_t at_ns);
 void sim_disk_free(struct sim_disk *d);
+
+/* The host's page cache (sim_cache.c). True when all of it is there: then it is copied. */
+bool sim_cache_get(const struct sim_disk *d, uint64_t off, uint8_t *to, uint64_t len);
+/* A cached read of these pages is over. */
+void sim_cache_fill(struct sim_disk *d, uint64_t off, uint64_t len);
+/* Write number nth begins or is over. */
+void sim_cache_drop(struct sim_disk *d, uint64_t nth, uint64_t off, uint64_t len);
+void sim_cache_clear(struct sim_disk *d);
 
 #endif

@@ -96,6 +96,7 @@ void sim_ready_add(struct sim_reactor *r, struct sim_ready *s);
 
 /* sim_dev.c, sim_net.c: their part of the vtable, and of a process's end */
 void sim_dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op);
+void sim_dev_read_cached(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op);
 void sim_dev_write(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, unsigned flags, struct io_op *op);
 void sim_dev_flush(struct dev *d, struct io_op *op);
 void sim_dev_discard(struct dev *d, uint64_t off, uint64_t len, struct io_op *op);

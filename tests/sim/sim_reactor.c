@@ -284,6 +284,7 @@ static const struct io_vtable sim_vtable = {
     .timer_set = reactor_timer_set,
     .timer_cancel = reactor_timer_cancel,
     .dev_read = sim_dev_read,
+    .dev_read_cached = sim_dev_read_cached,
     .dev_write = sim_dev_write,
     .dev_flush = sim_dev_flush,
     .dev_discard = sim_dev_discard,

@@ -726,7 +726,7 @@ void t_read(struct store_test *t, unsigned gi, uint64_t block, uint32_t nblocks)
     struct t_reading *x = calloc(1, sizeof *x);
     x->t = t;
     x->g = &t->group[gi];
-    x->r = (struct store_read){.group = x->g->id, .block = block, .nblocks = nblocks, .fn = on_read};
+    x->r = (struct store_read){.group = x->g->id, .block = block, .nblocks = nblocks, .for_client = t->reads_for_client, .fn = on_read};
     t->reads++;
     store_read(t->store, &x->r);
 }
@@ -751,7 +751,7 @@ static bool read_done(void *user)
 void t_read_now(struct store_test *t, unsigned gi, uint64_t block, uint32_t nblocks, struct store_read *r)
 {
     struct t_reading x = {.t = t, .g = &t->group[gi], .sync = true};
-    x.r = (struct store_read){.group = x.g->id, .block = block, .nblocks = nblocks, .fn = on_read};
+    x.r = (struct store_read){.group = x.g->id, .block = block, .nblocks = nblocks, .for_client = t->reads_for_client, .fn = on_read};
     t->reads++;
     store_read(t->store, &x.r);
     if (!x.done)

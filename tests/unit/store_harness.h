@@ -70,6 +70,7 @@ struct store_test {
     unsigned n_groups;
     uint64_t next_id;
     bool ready, closed, formatted, crashed;
+    bool reads_for_client; /* those that begin from now on */
     int ready_err, fatal;
     char why[256];
     uint64_t bad_reported; /* blocks named by on_bad */

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -215,6 +216,88 @@ static void devices_are_made_and_hold_what_is_written(void **state)
     /* Beyond the end, wholly and in part: an error, never a short read. */
     assert_int_equal(rw(d, false, b, 4096, 3 << 20, 0), -EIO);
     assert_int_equal(rw(d, false, b, 8192, (3 << 20) - 4096, 0), -EIO);
+    uring_dev_close(d);
+    free(a);
+    free(b);
+}
+
+static int64_t read_cached(struct dev *d, void *p, size_t n, uint64_t off)
+{
+    struct io_op op = {.fn = on_op};
+    dev_read_cached(d, &(struct iovec){p, n}, 1, off, &op);
+    return finish(&op);
+}
+
+static unsigned n_counted;
+
+static void on_counted(struct io_op *op)
+{
+    assert_int_equal(op->result, 4096);
+    n_counted++;
+    reactor->stopping = true;
+}
+
+static void a_cached_read_sees_every_completed_write(void **state)
+{
+    struct dev *d = create("extents/cached", 1 << 20);
+    uint8_t *a = aligned_alloc(4096, 64 << 10), *b = aligned_alloc(4096, 64 << 10);
+    for (unsigned round = 0; round < 100; round++) {
+        /* All of it is in the cache; then one block is written while its neighbours are read through the cache, and those behind them ahead. */
+        uint64_t at = round * 7 % 16 * 4096;
+        assert_int_equal(read_cached(d, b, 64 << 10, 0), 64 << 10);
+        pattern(a, 4096, round);
+        struct io_op write = {.fn = on_counted}, before = {.fn = on_counted}, behind = {.fn = on_counted};
+        n_counted = 0;
+        dev_write(d, &(struct iovec){a, 4096}, 1, at, round % 2 ? IO_DURABLE : 0, &write);
+        dev_read_cached(d, &(struct iovec){b, 4096}, 1, (at + 60 * 4096) % (64 << 10), &before);
+        dev_read_cached(d, &(struct iovec){b + 4096, 4096}, 1, at + 4096, &behind);
+        while (n_counted < 3)
+            run();
+        assert_int_equal(read_cached(d, b, 4096, at), 4096);
+        assert_memory_equal(a, b, 4096);
+        assert_int_equal(rw(d, false, b, 4096, at, 0), 4096);
+        assert_memory_equal(a, b, 4096);
+    }
+    assert_int_equal(read_cached(d, b, 8192, (1 << 20) - 4096), -EIO); /* beyond the end */
+    uring_dev_close(d);
+    free(a);
+    free(b);
+}
+
+static bool has_two_descriptors(const char *name)
+{
+    unsigned n = 0;
+    struct stat want, st;
+    assert_int_equal(stat(in_dir(name), &want), 0);
+    for (int fd = 0; fd < 256; fd++)
+        n += fstat(fd, &st) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino;
+    return n == 2;
+}
+
+static void cached_reads_are_direct_where_there_is_no_descriptor(void **state)
+{
+    struct dev *d = create("extents/few", 1 << 20);
+    uint8_t *a = aligned_alloc(4096, 4096), *b = aligned_alloc(4096, 4096);
+    assert_true(has_two_descriptors("extents/few"));
+    pattern(a, 4096, 5);
+    assert_int_equal(rw(d, true, a, 4096, 8192, 0), 4096);
+    uring_dev_close(d);
+    assert_int_equal(uring_dev_open(dir, "extents/few", 0, &d), 0);
+    struct rlimit was, few = {10, 10};
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    few.rlim_max = was.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    assert_false(uring_dev_open_cached(dir, d));
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_false(has_two_descriptors("extents/few"));
+    assert_int_equal(read_cached(d, b, 4096, 8192), 4096);
+    assert_memory_equal(a, b, 4096);
+    assert_true(uring_dev_open_cached(dir, d));
+    assert_true(uring_dev_open_cached(dir, d));
+    assert_true(has_two_descriptors("extents/few"));
+    memset(b, 0, 4096);
+    assert_int_equal(read_cached(d, b, 4096, 8192), 4096);
+    assert_memory_equal(a, b, 4096);
     uring_dev_close(d);
     free(a);
     free(b);
@@ -583,6 +666,8 @@ int main(void)
         TEST(chance_and_clocks),
         TEST(signals_come_through_the_loop),
         TEST(devices_are_made_and_hold_what_is_written),
+        TEST(a_cached_read_sees_every_completed_write),
+        TEST(cached_reads_are_direct_where_there_is_no_descriptor),
         TEST(short_reads_go_on_where_they_stopped),
         TEST(bad_devices_are_refused),
         TEST(a_blank_device_that_was_left_is_taken),

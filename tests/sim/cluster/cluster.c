@@ -201,7 +201,9 @@ void cluster_start_node(struct node *n)
         .store = {.overlay_bytes = c->sizes.overlay_bytes,
                   .leaf_cache_bytes = c->sizes.leaf_cache_bytes,
                   .checkpoint_idle_ns = c->sizes.checkpoint_idle_ns,
-                  .write_back_depth = 8},
+                  .write_back_depth = 8,
+                  .wal_small_in_flight = c->seed % 4 == 0 ? 0 : 2, /* mostly what the daemon does */
+                  .direct_reads = c->seed % 8 == 5},
         .scrub_bytes_per_s = c->sizes.scrub_bytes_per_s,
         .scrub_interval_ns = c->sizes.scrub_interval_ns,
     };
