@@ -258,6 +258,27 @@ static void on_fenced(void *user, struct volume *v)
     end_session(f);
 }
 
+static void bury_services(struct frontend *f)
+{
+    if (f->first_service != f->service)
+        sim_bury(f->first_service);
+    sim_bury(f->service);
+}
+
+static bool frontend_free(struct frontend *f)
+{
+    bool two = f->first_service != f->service;
+    if (two ? !team_free(&f->team) : !service_free(f->service))
+        return false;
+    if (two) {
+        sim_reactor_free(f->first_reactor);
+        free(f->first_service);
+    }
+    sim_reactor_free(f->reactor);
+    free(f->service);
+    return true;
+}
+
 /* The process exits. What it has not given back by then it has leaked (unless its drain was cut short). */
 static void frontend_exit(void *user)
 {
@@ -267,17 +288,15 @@ static void frontend_exit(void *user)
         return; /* killed meanwhile */
     c->count.frontend_stops++;
     end_session(f);
-    if (service_free(f->service)) {
+    if (frontend_free(f)) {
         MARK("front end: stopped in order");
-        sim_reactor_free(f->reactor);
-        free(f->service);
     } else {
         MARK("front end: stopped with clients left");
         sim_reactor_crash(f->reactor, SIM_KILL);
-        sim_bury(f->service);
+        bury_services(f);
     }
     f->reactor = NULL;
-    f->service = NULL;
+    f->service = f->first_service = NULL;
     f->volume = NULL;
     f->paused = f->draining = false;
     if (c->on_frontend_stopped)
@@ -294,7 +313,12 @@ void cluster_stop_frontend(struct frontend *f)
 {
     assert(f->reactor && !f->paused && !f->draining);
     f->draining = true;
-    service_stop(f->service);
+    if (f->first_service == f->service) {
+        service_stop(f->service);
+    } else {
+        team_stop(&f->team);
+        sim_wake(f->first_reactor);
+    }
     sim_wake(f->reactor);
 }
 
@@ -321,10 +345,9 @@ static bool is_forced_out(struct frontend *f)
     return wait;
 }
 
-static int open_service(struct frontend *f)
+static struct service *new_service(struct frontend *f, struct sim_reactor *r)
 {
     struct cluster *c = f->cluster;
-    f->config = c->config;
     struct service_options o = {.config = &f->config,
                                 .name = f->host,
                                 .payload_limit_bytes = c->limits.payload_bytes,
@@ -332,16 +355,52 @@ static int open_service(struct frontend *f)
                                 .inflight_bytes = c->sizes.inflight_bytes,
                                 .fail_after_ns = c->fail_after_ns};
     struct service_callbacks cb = {.on_state = on_state, .on_fenced = on_fenced, .on_stopped = on_stopped, .user = f};
-    service_init(f->service, sim_reactor_io(f->reactor), &o, &cb);
-    f->service->nbd.unsent_max_bytes = c->limits.unsent_bytes;
-    f->service->nbd.attach_wait_ns = c->limits.attach_wait_ns;
-    f->service->nbd.in_flight_max = c->limits.in_flight;
-    int err = service_add_volume(f->service, "vol0");
-    f->volume = f->service->volume[0].volume;
-    if (!err && f->index < SIM_FRONTENDS) /* a tool's session serves nobody */
-        err = service_listen(f->service, f->nbd_address);
+    struct service *s = calloc(1, sizeof *s);
+    assert(s);
+    service_init(s, sim_reactor_io(r), &o, &cb);
+    s->nbd.unsent_max_bytes = c->limits.unsent_bytes;
+    s->nbd.attach_wait_ns = c->limits.attach_wait_ns;
+    s->nbd.in_flight_max = c->limits.in_flight;
+    return s;
+}
+
+/* A volume of which nothing is ever heard: its only replica does not exist. */
+static void add_idle_volume(struct cluster_config *cfg)
+{
+    struct replica_config *r = &cfg->replicas[cfg->n_replicas];
+    struct volume_config *v = &cfg->volumes[cfg->n_volumes++];
+    snprintf(r->name, sizeof r->name, "nobody");
+    snprintf(r->address, sizeof r->address, "unix:nobody");
+    make_uuid(&r->identity, 0xffff, 1);
+    *v = (struct volume_config){.group = SIM_GROUP + 1, .size_bytes = SIM_MIB, .n_replicas = 1, .replica = {cfg->n_replicas++}};
+    snprintf(v->name, sizeof v->name, "idle");
+}
+
+/* The first of two reactors: it accepts, and has a volume that nobody asks for. */
+static int open_first(struct frontend *f)
+{
+    add_idle_volume(&f->config);
+    f->first_service = new_service(f, f->first_reactor);
+    return service_add_volume(f->first_service, "idle");
+}
+
+static int open_service(struct frontend *f)
+{
+    struct cluster *c = f->cluster;
+    f->config = c->config;
+    int err = c->sizes.threads ? open_first(f) : 0;
+    f->service = new_service(f, f->reactor);
     if (!err)
-        err = service_listen_status(f->service, f->status_address);
+        err = service_add_volume(f->service, "vol0");
+    f->volume = f->service->volume[0].volume;
+    if (!c->sizes.threads)
+        f->first_service = f->service;
+    else if (!err)
+        team_init(&f->team, (struct service *[]){f->first_service, f->service}, 2);
+    if (!err && f->index < SIM_FRONTENDS) /* a tool's session serves nobody */
+        err = service_listen(f->first_service, f->nbd_address);
+    if (!err)
+        err = service_listen_status(f->first_service, f->status_address);
     return err;
 }
 
@@ -353,9 +412,9 @@ void cluster_start_frontend(struct frontend *f)
     if (f->kept_down || is_forced_out(f))
         return;
     f->starts++;
-    f->reactor = sim_reactor_new(c->world, f->host, c->limits.arena_bytes);
-    f->service = calloc(1, sizeof *f->service);
-    assert(f->service);
+    f->first_reactor = f->reactor = sim_reactor_new(c->world, f->host, c->limits.arena_bytes);
+    if (c->sizes.threads)
+        f->reactor = sim_reactor_another(f->first_reactor, c->limits.arena_bytes);
     int err = open_service(f);
     if (err)
         cluster_fail(c, "%s: can't start: %s", f->host, strerror(-err));
@@ -368,9 +427,9 @@ void cluster_crash_frontend(struct frontend *f, enum sim_crash how)
         return;
     c->count.frontend_kills++;
     sim_reactor_crash(f->reactor, how);
-    sim_bury(f->service);
+    bury_services(f);
     f->reactor = NULL;
-    f->service = NULL;
+    f->service = f->first_service = NULL;
     f->volume = NULL;
     f->paused = f->draining = false;
     end_session(f);

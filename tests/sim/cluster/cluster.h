@@ -6,7 +6,7 @@
 #define QBD_TESTS_SIM_CLUSTER_CLUSTER_H
 
 #include "base/config.h"
-#include "nbdserver/service.h"
+#include "nbdserver/team.h"
 #include "replica/replica.h"
 #include "tests/sim/simio.h"
 
@@ -28,6 +28,7 @@ struct cluster_sizes {
     uint64_t scrub_bytes_per_s, scrub_interval_ns;                /* 0: replicas do not scrub */
     uint64_t copy_ceiling_bytes_per_s;                            /* 0: the daemon's own */
     uint32_t lease_ms;                                            /* 0: drawn */
+    bool threads;                                                 /* front ends have two reactors, and the volume is the second's */
     bool spares;                                                  /* there are SIM_NODES machines, and voters may change */
 };
 
@@ -58,7 +59,10 @@ struct frontend {
     char host[16];
     char nbd_address[32], status_address[32];
     struct sim_reactor *reactor; /* NULL: down */
-    struct service *service;
+    struct sim_reactor *first_reactor; /* of the process */
+    struct service *service;       /* that has the volume, on `reactor` */
+    struct service *first_service; /* that accepts clients and operators: the same, or on another reactor of the process */
+    struct team team;              /* of both */
     struct volume *volume; /* the service's */
     struct cluster_config config; /* as its process read it */
     bool kept_down;               /* an operator does not want it to run */

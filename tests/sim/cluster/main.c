@@ -18,7 +18,7 @@ struct arguments {
     uint8_t skip[SCHEDULE_MAX / 8];
 };
 
-enum { KEY_SHRINK = 256, KEY_SKIP, KEY_ONLY, KEY_FAULT_MS, KEY_CLIENTS, KEY_BEYOND, KEY_STORMS, KEY_THEME, KEY_COMMIT, KEY_FRESH, KEY_HASH, KEY_KEEP_GOING, KEY_STATS, KEY_EVENTS };
+enum { KEY_SHRINK = 256, KEY_SKIP, KEY_ONLY, KEY_FAULT_MS, KEY_CLIENTS, KEY_BEYOND, KEY_STORMS, KEY_THEME, KEY_THREADS, KEY_COMMIT, KEY_FRESH, KEY_HASH, KEY_KEEP_GOING, KEY_STATS, KEY_EVENTS };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "One run:", 1},
@@ -44,6 +44,7 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Both:", 3},
     {"beyond", KEY_BEYOND, NULL, 0, "Damage more than replication can survive: refusals are demanded, silence is not", 3},
     {"storms", KEY_STORMS, NULL, 0, "No faults but storms of take-overs, as a quarter of all seeds has it", 3},
+    {"threads", KEY_THREADS, NULL, 0, "Front ends have two threads, and clients' connections go from one to the other", 3},
     {"theme", KEY_THEME, "NAME", 0, "Every run has this theme: none, rot, stale, answers, crowd, repair, torn, slow-reads, tails, scrub, copy or members", 3},
     {0},
 };
@@ -159,6 +160,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_STORMS:
         run->storms = true;
+        return 0;
+    case KEY_THREADS:
+        run->threads = true;
         return 0;
     case KEY_THEME:
         for (unsigned t = THEME_NONE; t < THEMES; t++)

@@ -218,6 +218,7 @@ void run_seed(const struct run_options *o, struct run_result *ret)
     if (o->clients && r.n_clients > o->clients)
         r.n_clients = o->clients;
     r.history = history_new(r.n_cells);
+    r.scale.sizes.threads = o->threads;
     r.cluster = cluster_new(r.world, o->seed, &r.scale.sizes);
     r.cluster->user = &r;
     r.cluster->beyond = o->beyond;

@@ -15,6 +15,7 @@ struct run_options {
     bool say_faults;   /* a line per fault on stdout: its index, when, what */
     bool storms;       /* no faults but storms of take-overs */
     enum theme theme;  /* of every run; THEME_DRAWN: as drawn */
+    bool threads;      /* front ends of two reactors (docs/threads.md): each client's connection goes from one to the other */
     bool beyond;       /* more damage than replication can survive: a clean refusal is demanded, silence is not, and no liveness */
     /* Faults have indices in the order of their times; what each one is and when depends on the seed and its index alone.
      * Bit i set: number i is not applied. NULL: all are. */
