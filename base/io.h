@@ -92,6 +92,16 @@ struct dev_create_op {
     atomic_ulong done_bytes; /* how far it is; 0 until it is known */
 };
 
+/* ---- the other reactors of the process ---- */
+
+#define REACTORS_MAX 16u
+
+/* What one reactor tells another, embedded in its owner's struct: the sender's until reactor_post(), nobody's on its way, the receiver's from fn on. */
+struct reactor_msg {
+    void (*fn)(struct reactor_msg *m); /* called once, in the receiver's loop */
+    struct list link;                  /* the implementation's while it is under way */
+};
+
 struct io_vtable {
     uint64_t (*now)(struct reactor *);
     uint64_t (*wall_clock)(struct reactor *);
@@ -114,6 +124,8 @@ struct io_vtable {
     void (*conn_set_low_water)(struct conn *, size_t);
     void (*conn_close)(struct conn *);
     void (*conn_finish)(struct conn *);
+    void (*conn_move)(struct conn *, struct reactor *, void (*)(struct conn *));
+    void (*post)(struct reactor *, struct reactor *, struct reactor_msg *);
 };
 
 struct reactor {
@@ -122,6 +134,7 @@ struct reactor {
     struct turn_hook *hooks; /* singly linked, in the order of addition */
     uint64_t turn_ns;        /* the implementation's: when this turn began; 0 before the first */
     bool stopping;
+    unsigned index;          /* among the process's reactors: 0 is the first, and the only one of most */
 };
 
 struct dir {
@@ -259,6 +272,23 @@ static inline void conn_close(struct conn *c)
 static inline void conn_finish(struct conn *c)
 {
     c->reactor->io->conn_finish(c);
+}
+
+/* Gives the connection to another reactor of the process (docs/threads.md section 2); called in on_data or at a time when all that
+ * conn_recv_into() asked for is there. From this call on the connection is nobody's: no callback comes, and none of the calls above may
+ * be made. In to's loop fn(c) is called then, once, also when the connection broke on its way (on_closed follows then); it sets c->handler
+ * and c->user, as on_accept does. Bytes that were not consumed are presented there, those not sent yet are sent from there.
+ * A reactor that ends meanwhile drops it, and fn is not called. */
+static inline void conn_move(struct conn *c, struct reactor *to, void (*fn)(struct conn *c))
+{
+    c->reactor->io->conn_move(c, to, fn);
+}
+
+/* Called in from's loop: m->fn(m) is called in to's, another reactor of the same process. Messages between two arrive in the order in which
+ * they were posted. */
+static inline void reactor_post(struct reactor *from, struct reactor *to, struct reactor_msg *m)
+{
+    from->io->post(from, to, m);
 }
 
 /* Adds a hook at the end of the list. Hooks are never removed; they live as long as the reactor. */

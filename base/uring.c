@@ -136,6 +136,10 @@ struct io_uring_sqe *uring_sqe_op(struct uring *u, struct io_op *op)
 
 static void handle(struct uring *u, struct uring_cqe cqe)
 {
+    if (cqe.user_data == URING_MAIL) {
+        uring_mail_take(u);
+        return;
+    }
     assert(u->in_flight > 0);
     u->in_flight--;
     if (cqe.user_data == 0)
@@ -317,6 +321,8 @@ static const struct io_vtable uring_io = {
     .conn_set_low_water = uring_conn_set_low_water,
     .conn_close = uring_conn_close,
     .conn_finish = uring_conn_finish,
+    .conn_move = uring_conn_move,
+    .post = uring_post,
 };
 
 static const char *why_no_ring(int err)
@@ -388,7 +394,7 @@ int uring_reactor_new(const struct uring_options *opt, struct reactor **ret, con
     }
     arena_use_huge_pages(u->reactor.arena);
     u->spin_ns = (uint64_t)opt->spin_us * 1000;
-    u->jobs_event = -1;
+    u->jobs_event = u->mail_event = -1;
     pthread_mutex_init(&u->jobs_lock, NULL);
     timer_heap_init(&u->timers);
     struct list *lists[] = {&u->conns, &u->listeners, &u->ready, &u->ready_now, &u->dirty, &u->signals, &u->jobs, &u->jobs_done};

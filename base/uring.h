@@ -18,6 +18,17 @@ void uring_reactor_free(struct reactor *r);
 /* Calls fn in the loop for each of the signals that arrives (they are blocked for the process). */
 MUST_USE int uring_on_signals(struct reactor *r, const int *signals, unsigned n, void (*fn)(int signo, void *user), void *user);
 
+/* The reactors of a process: the first is the calling thread's, each other one has a thread of its own. With n == 1 there are no threads, and
+ * nothing is as it would not be with uring_reactor_new(). What fails after that ends the process: there is no half-dead daemon. */
+struct uring_team;
+MUST_USE int uring_team_new(unsigned n, const struct uring_options *opt, struct uring_team **ret, const char **ret_why);
+struct reactor *uring_team_reactor(struct uring_team *t, unsigned i);
+/* Calls fn(user, i) for each reactor in turn, from the first on, each in its own thread, while no loop runs. The first that is not 0 ends it, and is returned. */
+int uring_team_each(struct uring_team *t, int (*fn)(void *user, unsigned i), void *user);
+/* Runs all of them until the first has stopped; then the others are stopped as well. Their loops have ended when it returns: 0, or why the first's failed. */
+int uring_team_run(struct uring_team *t);
+void uring_team_free(struct uring_team *t);
+
 /* A data directory. Devices are opened O_DIRECT and flock(LOCK_EX)ed on the descriptor that does the I/O; a lock that another process holds is waited for up to lock_wait_ms
  * (a killed daemon's I/O may still be landing), then -EWOULDBLOCK. */
 MUST_USE int uring_dir_open(struct reactor *r, const char *path, struct dir **ret);

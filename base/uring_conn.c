@@ -7,6 +7,8 @@
  *  - a connection dies once (die()); from then on no handler is called but on_closed, which comes when the kernel has given
  *    back every buffer (ops == 0), from the next turn's ready list; then the struct is freed.
  *  - the window moves only while no receive into it is in flight.
+ *  - a connection that moves is in no list and in no ring when it leaves: the kernel has given back every buffer, and of the old
+ *    reactor's memory it has nothing.
  *  - segments stay in the queue, with their references, until the kernel took their last byte. */
 #include "base/uring_internal.h"
 
@@ -24,7 +26,7 @@
 #define WINDOW_AFTER_FILL BLOCK_SIZE /* ... so the window takes little of what follows: its bytes are copied */
 #define UNIX_BUFFER_BYTES (4 << 20)  /* unix sockets don't tune their buffers themselves */
 
-enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_DEAD };
+enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_MOVING, CONN_DEAD };
 
 struct queued {
     struct buf *buf;
@@ -74,6 +76,13 @@ struct uconn {
     struct ureq connect;
     struct addresses *addresses;
     unsigned next_address;
+
+    /* moving */
+    struct reactor_msg move;
+    struct reactor *move_to;
+    void (*moved)(struct conn *c);
+    uint8_t *carried; /* what was not sent yet: a copy, since buffers are the old reactor's */
+    size_t carried_len;
 };
 
 static struct uconn *uconn_of(const struct conn *c)
@@ -168,6 +177,7 @@ static void conn_free(struct uconn *c)
     list_remove(&c->ready);
     list_remove(&c->dirty);
     free(c->addresses);
+    free(c->carried);
     free(c->ring_send);
     free(c->queue);
     free(c->window);
@@ -177,6 +187,7 @@ static void conn_free(struct uconn *c)
 void uring_conn_close(struct conn *conn)
 {
     struct uconn *c = uconn_of(conn);
+    assert(c->state != CONN_MOVING);
     die(c, -ECANCELED);
     c->err = -ECANCELED;
 }
@@ -290,13 +301,28 @@ static void received(struct uconn *c, int res)
         c->short_window = false; /* no fill came of it: small messages */
 }
 
+/* What came before the receive was taken back goes along. */
+static void received_moving(struct uconn *c, int res)
+{
+    if (res > 0)
+        received(c, res);
+    else if (res == 0)
+        c->eof = true;
+    else if (res != -EINTR && res != -EAGAIN && res != -ECANCELED)
+        c->err = res;
+    schedule(c);
+}
+
 static void on_recv(struct ureq *q, int res, unsigned flags)
 {
     struct uconn *c = container_of(q, struct uconn, recv);
     c->recv_armed = false;
     c->ops--;
-    if (c->state == CONN_DEAD) {
-        gone_if_idle(c);
+    if (c->state != CONN_OPEN) {
+        if (c->state == CONN_MOVING)
+            received_moving(c, res);
+        else
+            gone_if_idle(c);
         return;
     }
     c->socket_empty = !(flags & IORING_CQE_F_SOCK_NONEMPTY) && res >= 0 && (size_t)res < c->asked;
@@ -535,13 +561,25 @@ static void kick(struct uconn *c)
         linger(c);
 }
 
+static void sent_moving(struct uconn *c, int res)
+{
+    if (res > 0)
+        sent(c, (size_t)res);
+    else if (res != -EINTR && res != -EAGAIN && res != -ECANCELED)
+        c->err = res;
+    schedule(c);
+}
+
 static void on_sent(struct ureq *q, int res, unsigned flags)
 {
     struct uconn *c = container_of(q, struct uconn, send);
     c->send_armed = false;
     c->ops--;
-    if (c->state == CONN_DEAD) {
-        gone_if_idle(c);
+    if (c->state != CONN_OPEN) {
+        if (c->state == CONN_MOVING)
+            sent_moving(c, res);
+        else
+            gone_if_idle(c);
         return;
     }
     if (res < 0 && res != -EINTR && res != -EAGAIN) {
@@ -710,6 +748,90 @@ int uring_connect(struct reactor *r, const char *address, const struct conn_hand
     return 0;
 }
 
+/* ---- moving to another reactor ---- */
+
+static void arrived(struct reactor_msg *m)
+{
+    struct uconn *c = container_of(m, struct uconn, move);
+    struct uring *u = uring_of(c->move_to);
+    c->conn.reactor = c->move_to;
+    c->move_to = NULL;
+    list_push_back(&u->conns, &c->link);
+    c->state = CONN_OPEN;
+    c->conn.handler = NULL;
+    if (c->carried_len) {
+        queue_copy(c, c->carried, c->carried_len);
+        c->unsent = c->carried_len;
+        list_push_back(&u->dirty, &c->dirty);
+    }
+    free(c->carried);
+    c->carried = NULL;
+    c->carried_len = 0;
+    c->moved(&c->conn);
+    assert(c->conn.handler); /* io.h: fn sets it, even to close at once */
+    if (c->state != CONN_OPEN)
+        return;
+    if (c->err) {
+        die(c, c->err);
+        return;
+    }
+    c->present_pending = true; /* what it brought, or its end; then receiving begins */
+    schedule(c);
+}
+
+/* Nothing is in flight any more. */
+static void leave(struct uconn *c)
+{
+    assert(c->ops == 0);
+    if (c->unsent) {
+        c->carried = must(malloc(c->unsent));
+        for (uint32_t i = c->q_head; i != c->q_tail; i++) {
+            const struct queued *s = &c->queue[i & (c->queue_cap - 1)];
+            memcpy(c->carried + c->carried_len, s->ptr, s->len);
+            c->carried_len += s->len;
+        }
+        assert(c->carried_len == c->unsent);
+    }
+    drop_queue(c);
+    buf_unref(c->tx);
+    c->tx = NULL;
+    c->tx_off = 0;
+    list_remove(&c->link);
+    list_remove(&c->dirty);
+    c->move.fn = arrived;
+    uring_post(c->conn.reactor, c->move_to, &c->move);
+}
+
+void uring_conn_move(struct conn *conn, struct reactor *to, void (*fn)(struct conn *c))
+{
+    struct uconn *c = uconn_of(conn);
+    assert(c->state == CONN_OPEN && !c->into && !c->finishing && to != conn->reactor);
+    c->state = CONN_MOVING;
+    c->move_to = to;
+    c->moved = fn;
+    c->paused = c->short_window = c->socket_empty = c->present_pending = c->drained_pending = c->above_mark = false;
+    c->low_water = 0;
+    uring_timer_cancel(conn->reactor, &c->linger);
+    list_remove(&c->dirty);
+    list_remove(&c->ready);
+    if (c->recv_armed)
+        cancel(c, &c->recv);
+    if (c->send_armed)
+        cancel(c, &c->send);
+    schedule(c); /* not from inside its own callback */
+}
+
+bool uring_conn_drop_moved(struct reactor_msg *m)
+{
+    struct uconn *c = container_of(m, struct uconn, move);
+    if (m->fn != arrived)
+        return false;
+    if (c->fd >= 0)
+        close(c->fd);
+    conn_free(c);
+    return true;
+}
+
 /* ---- turns ---- */
 
 static void tell(struct uconn *c)
@@ -719,6 +841,11 @@ static void tell(struct uconn *c)
             return;
         c->conn.handler->on_closed(&c->conn, c->err);
         conn_free(c);
+        return;
+    }
+    if (c->state == CONN_MOVING) {
+        if (c->ops == 0)
+            leave(c);
         return;
     }
     if (c->drained_pending) {

@@ -1,6 +1,7 @@
 /* What the parts of the io_uring reactor share. Only uring*.c include this.
  *
- * user_data of a submission is a pointer to a struct ureq, or to a struct io_op with bit 0 set, or 0 for what nobody waits for. */
+ * user_data of a submission is a pointer to a struct ureq, or to a struct io_op with bit 0 set, or 0 for what nobody waits for;
+ * URING_MAIL is a completion that another ring has put there. */
 #ifndef QBD_BASE_URING_INTERNAL_H
 #define QBD_BASE_URING_INTERNAL_H
 
@@ -56,6 +57,11 @@ struct uring {
     uint64_t jobs_count;
     struct ureq jobs_req;
     atomic_bool jobs_cancel;
+    struct mail *mail; /* of the process; NULL: there is no other reactor */
+    atomic_bool mail_came; /* the owner was told, and has not looked yet */
+    int mail_event;        /* eventfd: the bell where rings cannot write to each other */
+    uint64_t mail_count;
+    struct ureq mail_req;
     atomic_ulong dev_ops; /* device operations begun: how helper threads see that the disk is in use */
 };
 
@@ -73,9 +79,21 @@ static inline void uring_sqe_set(struct io_uring_sqe *sqe, struct ureq *q)
     sqe->user_data = (uintptr_t)q;
 }
 
+#define URING_MAIL UINT64_C(2) /* no pointer: bit 0 is clear, and nothing lives there */
+
 uint64_t uring_now(struct reactor *r);
 void uring_timer_set(struct reactor *r, struct timer *t, uint64_t at_ns);
 void uring_timer_cancel(struct reactor *r, struct timer *t);
+
+/* uring_mail.c */
+MUST_USE int uring_mail_new(struct uring **rings, unsigned n, struct mail **ret); /* once all rings are there, before any runs */
+void uring_mail_free(struct mail *m);
+MUST_USE int uring_mail_open(struct uring *u); /* by its own thread: it can be told from now on */
+void uring_mail_close(struct uring *u);        /* when none of the rings runs any more */
+void uring_mail_take(struct uring *u);
+void uring_post(struct reactor *from, struct reactor *to, struct reactor_msg *m);
+/* The same from a thread whose ring does not run: nothing is submitted. */
+void uring_post_at_once(struct uring *from, struct uring *to, struct reactor_msg *m);
 
 /* uring_dir.c */
 void uring_dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op);
@@ -149,6 +167,8 @@ size_t uring_conn_unsent(const struct conn *conn);
 void uring_conn_set_low_water(struct conn *conn, size_t bytes);
 void uring_conn_close(struct conn *conn);
 void uring_conn_finish(struct conn *conn);
+void uring_conn_move(struct conn *conn, struct reactor *to, void (*fn)(struct conn *c));
+bool uring_conn_drop_moved(struct reactor_msg *m); /* frees the connection that m brings; false: it is another message */
 void uring_conns_ready(struct uring *u); /* tells what became ready before this turn */
 void uring_conns_kick(struct uring *u);  /* sends what was queued */
 void uring_conns_drain(struct uring *u);

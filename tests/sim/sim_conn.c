@@ -90,7 +90,7 @@ static void out_take(struct sim_sock *s, uint8_t *to, uint32_t len)
 /* Hands the kernel what it takes; the rest waits for room. */
 static void sock_pump(struct sim_sock *s)
 {
-    if (!s->wire || !s->established || s->failed || s->closed)
+    if (!s->wire || !s->established || s->failed || s->closed || s->moving)
         return;
     struct sim_pipe *p = pipe_out(s);
     bool above = s->unsent >= s->low_water;
@@ -178,7 +178,7 @@ void sim_net_set_low_water(struct conn *c, size_t bytes)
 
 static bool may_receive(const struct sim_sock *s)
 {
-    return s->wire && !s->paused && !s->finishing && !s->closed && !s->reactor->gone;
+    return s->wire && !s->paused && !s->finishing && !s->closed && !s->moving && !s->reactor->gone;
 }
 
 /* Presents the window: a copy of exactly its length that is gone after the call, so that reading beyond it or later is
@@ -270,8 +270,8 @@ static void sock_turn(struct sim_ready *ready)
 {
     struct sim_sock *s = container_of(ready, struct sim_sock, ready);
     struct sim_reactor *r = s->reactor;
-    if (!s->outgoing && !s->told)
-        return; /* its on_accept() comes first */
+    if (s->moving || (!s->outgoing && !s->told))
+        return; /* its on_accept(), or what conn_move() was given, comes first */
     if (s->outgoing && s->established && !s->told && !s->closed) {
         s->told = true;
         sim_note(r->world, r, 82, s->id, "connected to %s", s->c.peer);
@@ -284,11 +284,11 @@ static void sock_turn(struct sim_ready *ready)
         sock_pump(s);
     if (s->established)
         sock_deliver(s);
-    if (!r->gone && s->drained_due && !s->closed && !s->failed) {
+    if (!r->gone && s->drained_due && !s->moving && !s->closed && !s->failed) {
         s->drained_due = false;
         s->c.handler->on_drained(&s->c);
     }
-    if (r->gone)
+    if (r->gone || s->moving)
         return;
     if (s->closed) {
         if (s->ready.node.next == &s->ready.node) /* else it was closed in this very turn, and is told in the next */
@@ -298,6 +298,59 @@ static void sock_turn(struct sim_ready *ready)
     } else if (may_receive(s) && pipe_in(s)->fin && (!pipe_in(s)->rx_n || !s->fresh)) {
         sock_tell_closed(s, 0);
     }
+}
+
+/* ---- moving to another reactor ---- */
+
+static void sock_arrives(struct reactor_msg *m)
+{
+    struct sim_sock *s = container_of(m, struct sim_sock, move);
+    struct sim_reactor *to = s->move_to;
+    list_remove(&s->node);
+    list_remove(&s->kick_node);
+    list_remove(&s->ready.node);
+    list_push_back(&to->conns, &s->node);
+    s->reactor = to;
+    s->c.reactor = &to->r;
+    s->c.handler = NULL;
+    s->moving = false;
+    s->fresh = true;
+    sim_note(to->world, to, 86, s->id, "takes over the connection of %s", s->c.peer);
+    s->moved(&s->c);
+    if (to->gone)
+        return;
+    assert(s->c.handler && "it must set the handler");
+    sock_want_kick(s);
+    sim_sock_wake(s);
+}
+
+void sim_net_move(struct conn *c, struct reactor *to, void (*fn)(struct conn *c))
+{
+    struct sim_sock *s = sock_of(c);
+    if (s->reactor->gone)
+        return;
+    assert(s->told && !s->closed && !s->finishing && !s->into && !s->moving);
+    s->moving = true;
+    s->paused = s->drained_due = false;
+    s->low_water = 0;
+    s->move.fn = sock_arrives;
+    s->move_to = sim_reactor_of(to);
+    s->moved = fn;
+    /* What is unsent goes along, but not in this reactor's buffers. */
+    list_for_each_safe (l, &s->out) {
+        struct sim_out *o = container_of(l, struct sim_out, node);
+        if (!o->buf)
+            continue;
+        struct sim_out *copy = malloc(sizeof *copy + o->len);
+        assert(copy);
+        *copy = (struct sim_out){.len = o->len};
+        copy->ptr = memcpy(copy->copy, o->ptr, o->len);
+        list_insert(&o->node, o->node.next, &copy->node);
+        list_remove(&o->node);
+        buf_unref(o->buf);
+        free(o);
+    }
+    sim_mail_post(&s->reactor->r, to, &s->move);
 }
 
 /* ---- beginning and end ---- */

@@ -72,6 +72,10 @@ struct sim_reactor {
     struct timer_heap timers;
     struct list devs, dir_handles, ops, creates;
     struct list conns, listeners; /* sim_net.c's */
+    struct sim_reactor *first;    /* of the process: itself for most */
+    unsigned n_siblings;          /* the first's: how many others there are */
+    struct list mail;             /* sim_mail on its way to this one */
+    uint64_t mail_at_ns[REACTORS_MAX]; /* when the last message from each sibling comes */
     struct list kick;             /* connections with something to send at the end of the turn */
 };
 
@@ -93,6 +97,10 @@ static inline struct sim_reactor *sim_reactor_of(struct reactor *r)
 }
 void sim_reactor_arm(struct sim_reactor *r);
 void sim_ready_add(struct sim_reactor *r, struct sim_ready *s);
+
+/* sim_mail.c: messages between the reactors of a process */
+void sim_mail_post(struct reactor *from, struct reactor *to, struct reactor_msg *m);
+void sim_mail_reap(struct sim_reactor *r);
 
 /* sim_dev.c, sim_net.c: their part of the vtable, and of a process's end */
 void sim_dev_read(struct dev *d, const struct iovec *iov, unsigned n, uint64_t off, struct io_op *op);
@@ -119,6 +127,7 @@ size_t sim_net_unsent(const struct conn *c);
 void sim_net_set_low_water(struct conn *c, size_t bytes);
 void sim_net_close(struct conn *c);
 void sim_net_finish(struct conn *c);
+void sim_net_move(struct conn *c, struct reactor *to, void (*fn)(struct conn *c));
 void sim_net_kick(struct sim_reactor *r); /* at a turn's end: what is queued goes out */
 void sim_net_crash(struct sim_reactor *r, enum sim_crash how);
 void sim_net_reap(struct sim_reactor *r);

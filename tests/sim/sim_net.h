@@ -77,6 +77,10 @@ struct sim_sock {
     bool blocked; /* the pipe was full */
     bool drained_due;
     int failed; /* errno: on_closed() is due */
+    bool moving; /* between two reactors of its process: nobody's, and told nothing */
+    struct reactor_msg move;
+    struct sim_reactor *move_to;
+    void (*moved)(struct conn *c);
     struct list out;
     size_t unsent, low_water;
     uint8_t *into;

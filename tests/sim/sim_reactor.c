@@ -167,17 +167,34 @@ void sim_wake(struct sim_reactor *r)
     sim_reactor_arm(r);
 }
 
+/* The next reactor of r's process after x, which is one of them; NULL: there is no more. */
+static struct sim_reactor *next_sibling(const struct sim_reactor *r, struct sim_reactor *x)
+{
+    if (!r->first->n_siblings)
+        return NULL;
+    for (struct list *l = x->node.next; l != &r->world->reactors; l = l->next) {
+        struct sim_reactor *other = container_of(l, struct sim_reactor, node);
+        if (other->first == r->first)
+            return other;
+    }
+    return NULL;
+}
+
 void sim_pause(struct sim_reactor *r)
 {
-    assert(!r->in_turn && "a process is paused from outside");
-    r->paused = true;
-    sim_event_cancel(r->world, &r->turn);
+    for (struct sim_reactor *x = r->first; x; x = next_sibling(r, x)) {
+        assert(!x->in_turn && "a process is paused from outside");
+        x->paused = true;
+        sim_event_cancel(x->world, &x->turn);
+    }
 }
 
 void sim_resume(struct sim_reactor *r)
 {
-    r->paused = false;
-    sim_wake(r);
+    for (struct sim_reactor *x = r->first; x; x = next_sibling(r, x)) {
+        x->paused = false;
+        sim_wake(x);
+    }
 }
 
 int32_t sim_drift(const struct sim_reactor *r)
@@ -211,6 +228,7 @@ static void reap(struct sim_reactor *r)
         r->on_crash(r->crash_user);
     sim_net_reap(r);
     sim_dev_reap(r);
+    sim_mail_reap(r);
     list_init(&r->ready);
     list_init(&r->batch);
     timer_heap_free(&r->timers);
@@ -247,6 +265,9 @@ void sim_reactor_crash(struct sim_reactor *r, enum sim_crash how)
     struct sim_world *w = r->world;
     struct sim_host *host = r->host;
     crash_one(r, how);
+    for (struct sim_reactor *x = r->first; x; x = next_sibling(r, x))
+        if (!x->gone)
+            crash_one(x, how);
     if (how != SIM_POWER)
         return;
     list_for_each (l, &w->reactors) {
@@ -274,7 +295,7 @@ void sim_reactor_free(struct sim_reactor *r)
     sim_net_crash(r, SIM_KILL);
     sim_net_reap(r);
     assert(arena_used_bytes(r->r.arena) == 0);
-    sim_reactor_crash(r, SIM_KILL);
+    crash_one(r, SIM_KILL);
 }
 
 static const struct io_vtable sim_vtable = {
@@ -299,6 +320,8 @@ static const struct io_vtable sim_vtable = {
     .conn_set_low_water = sim_net_set_low_water,
     .conn_close = sim_net_close,
     .conn_finish = sim_net_finish,
+    .conn_move = sim_net_move,
+    .post = sim_mail_post,
 };
 
 struct sim_reactor *sim_reactor_new(struct sim_world *w, const char *host, uint64_t arena_limit_bytes)
@@ -325,9 +348,20 @@ struct sim_reactor *sim_reactor_new(struct sim_world *w, const char *host, uint6
     list_init(&r->conns);
     list_init(&r->listeners);
     list_init(&r->kick);
+    list_init(&r->mail);
+    r->first = r;
     list_push_back(&w->reactors, &r->node);
     sim_note(w, r, 5, 0, "started");
     sim_wake(r);
+    return r;
+}
+
+struct sim_reactor *sim_reactor_another(struct sim_reactor *first, uint64_t arena_limit_bytes)
+{
+    assert(first->first == first && !first->gone && first->n_siblings + 1 < REACTORS_MAX);
+    struct sim_reactor *r = sim_reactor_new(first->world, first->host->name, arena_limit_bytes);
+    r->first = first;
+    r->r.index = ++first->n_siblings;
     return r;
 }
 

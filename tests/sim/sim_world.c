@@ -267,6 +267,7 @@ struct sim_world *sim_world_new(uint64_t seed)
         .discard_ns = {20000, 200000},
         .create_ns = {100 * NS_PER_MS, 2000 * NS_PER_MS},
         .latency_ns = {15000, 100000},
+        .message_ns = {200, 200000},
         .pipe_bytes = 512u << 10,
         .chunk_max = 64u << 10,
         .connect_timeout_ns = 20 * NS_PER_S,

@@ -42,6 +42,7 @@ struct sim_config {
     struct sim_range discard_ns;
     struct sim_range create_ns;  /* dev_create */
     struct sim_range latency_ns; /* one way, of new links */
+    struct sim_range message_ns; /* between the reactors of a process */
     uint32_t pipe_bytes;         /* what a connection's direction holds: in flight and unread */
     uint32_t chunk_max;          /* longest piece in which bytes arrive; pieces are cut at random */
     uint64_t connect_timeout_ns;
@@ -93,6 +94,8 @@ void sim_set_trace(struct sim_world *w, const struct sim_trace *trace); /* copie
 /* host: where the process runs, for links; a restarted one has the same. */
 struct sim_reactor *sim_reactor_new(struct sim_world *w, const char *host, uint64_t arena_limit_bytes);
 struct reactor *sim_reactor_io(struct sim_reactor *r); /* what logic gets */
+/* One more reactor of r's process (a thread of it): it ends when any of them crashes, and is paused and resumed with them. r is the process's first. */
+struct sim_reactor *sim_reactor_another(struct sim_reactor *r, uint64_t arena_limit_bytes);
 
 enum sim_crash {
     SIM_KILL,  /* kill -9: what devices completed stays readable, but what was not durable still is not; peers see their

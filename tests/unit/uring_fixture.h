@@ -65,7 +65,7 @@ __attribute__((unused)) static void pattern(uint8_t *p, size_t n, uint64_t strea
     pattern_at(p, n, 0, stream);
 }
 
-static void on_watchdog(struct timer *t)
+__attribute__((unused)) static void on_watchdog(struct timer *t)
 {
     fail_msg("nothing happened for 60 s");
 }
@@ -80,7 +80,7 @@ __attribute__((unused)) static void run(void)
     timer_cancel(reactor, &watchdog);
 }
 
-static int setup_reactor(void **state)
+__attribute__((unused)) static int setup_reactor(void **state)
 {
     struct uring_options opt = {.arena_limit_bytes = 256 << 20, .spin_us = spin_us};
     const char *why = "";
@@ -90,7 +90,7 @@ static int setup_reactor(void **state)
     return r;
 }
 
-static int teardown_reactor(void **state)
+__attribute__((unused)) static int teardown_reactor(void **state)
 {
     uring_reactor_free(reactor);
     reactor = NULL;
