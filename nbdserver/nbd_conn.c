@@ -289,32 +289,78 @@ static void refused_on_closed(struct conn *conn, int err)
 
 static const struct conn_handler refused_handler = {.on_data = refused_on_data, .on_closed = refused_on_closed};
 
+static void refuse(struct conn *conn, const char *why)
+{
+    log_warning("NBD client %s: refused: %s", conn->peer, why);
+    conn->handler = &refused_handler;
+    conn->user = NULL;
+    conn_close(conn);
+}
+
+static const char *why_refused(const struct nbd_server *s)
+{
+    return s->shutting_down                         ? "the server is shutting down"
+           : s->n_connections >= s->connections_max ? "too many connections"
+                                                    : NULL;
+}
+
+static void take_over(struct nbd_server *s, struct nbd_conn *c)
+{
+    c->conn->handler = &handler;
+    c->conn->user = c;
+    c->server = s;
+    list_push_back(&s->connections, &c->link);
+    s->n_connections++;
+    timer_set(s->reactor, &c->timer, c->handshake_deadline_ns);
+}
+
 void nbd_server_accept(struct nbd_server *s, struct conn *conn)
 {
-    const char *why = s->shutting_down                         ? "the server is shutting down"
-                      : s->n_connections >= s->connections_max ? "too many connections"
-                                                               : NULL;
+    const char *why = why_refused(s);
     struct nbd_conn *c = why ? NULL : calloc(1, sizeof *c);
     if (!c) {
-        log_warning("NBD client %s: refused: %s", conn->peer, why ? why : "out of memory");
-        conn->handler = &refused_handler;
-        conn->user = NULL;
-        conn_close(conn);
+        refuse(conn, why ? why : "out of memory");
         return;
     }
-    conn->handler = &handler;
-    conn->user = c;
-    c->server = s;
     c->conn = conn;
     c->state = NBD_CLIENT_FLAGS;
     c->timer.fn = on_timer;
     list_init(&c->memory_link);
     list_init(&c->requests);
-    list_push_back(&s->connections, &c->link);
-    s->n_connections++;
     c->handshake_deadline_ns = io_now(s->reactor) + s->handshake_timeout_ns;
-    timer_set(s->reactor, &c->timer, c->handshake_deadline_ns);
+    take_over(s, c);
     nbd_greet(c);
+}
+
+/* ---- between the servers of one front end ---- */
+
+static void on_moved(struct conn *conn)
+{
+    struct nbd_conn *c = conn->user;
+    struct nbd_server *s = c->server;
+    const char *why = why_refused(s);
+    atomic_fetch_sub(&s->directory->moving, 1);
+    if (why) {
+        free(c);
+        refuse(conn, why);
+        return;
+    }
+    take_over(s, c);
+}
+
+void nbd_conn_move(struct nbd_conn *c, struct nbd_server *to)
+{
+    struct nbd_server *from = c->server;
+    assert(to != from && c->state == NBD_OPTION && c->paused == 0 && c->in_flight == 0 && !c->payload);
+    timer_cancel(from->reactor, &c->timer);
+    list_remove(&c->link);
+    from->n_connections--;
+    assert(from->payload_bytes >= c->unsent_charge);
+    from->payload_bytes -= c->unsent_charge;
+    c->unsent_charge = 0;
+    c->server = to;
+    atomic_fetch_add(&to->directory->moving, 1);
+    conn_move(c->conn, to->reactor, on_moved);
 }
 
 /* ---- the server ---- */

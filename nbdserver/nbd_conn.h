@@ -5,12 +5,27 @@
 #ifndef QBD_NBDSERVER_NBD_CONN_H
 #define QBD_NBDSERVER_NBD_CONN_H
 
+#include <stdatomic.h>
+
 #include "base/io.h"
 #include "nbdserver/export.h"
+
+struct nbd_server;
+
+/* All exports of a front end of several threads (docs/threads.md): which server has which. It changes no more when the first client comes. */
+struct nbd_directory {
+    struct nbd_place {
+        const char *name, *description;
+        struct nbd_server *server;
+    } *place;
+    uint32_t n;
+    atomic_uint moving; /* connections that are between two servers */
+};
 
 struct nbd_server {
     struct reactor *reactor;
     struct export_list exports;
+    struct nbd_directory *directory; /* NULL: `exports` are all there are */
     /* Limits; nbd_server_init sets defaults that may be changed before the first connection. */
     uint64_t payload_limit_bytes; /* of all connections: payload and replies held in memory; above it sockets are not
                                      read. A quarter of the arena's limit is safe. */

@@ -134,6 +134,31 @@ static struct export *find_export(const struct nbd_server *s, struct bytes name)
     return NULL;
 }
 
+/* ---- the exports of the other threads ---- */
+
+/* What the option calls the export; false: it is malformed, or names none, which its handler says. */
+static bool option_names(uint32_t option, struct bytes d, struct bytes *ret)
+{
+    *ret = d;
+    if (option == NBD_OPT_EXPORT_NAME)
+        return true;
+    if ((option != NBD_OPT_INFO && option != NBD_OPT_GO) || d.len < 4 || take_be32(d.at) > d.len - 4)
+        return false;
+    *ret = (struct bytes){d.at + 4, take_be32(d.at)};
+    return true;
+}
+
+/* The server that has the export which the option is about, when it is another one. */
+static struct nbd_server *other_server(const struct nbd_conn *c, uint32_t option, struct bytes data)
+{
+    const struct nbd_directory *all = c->server->directory;
+    struct bytes name;
+    for (uint32_t i = 0; all && option_names(option, data, &name) && i < all->n; i++)
+        if (strlen(all->place[i].name) == name.len && memcmp(all->place[i].name, name.at, name.len) == 0)
+            return all->place[i].server == c->server ? NULL : all->place[i].server;
+    return NULL;
+}
+
 static uint16_t transmission_flags(const struct nbd_conn *c, const struct export *x)
 {
     /* CAN_MULTI_CONN: a write is answered when it is chosen, hence durable and seen by every later read; FLUSH and FUA
@@ -324,22 +349,27 @@ static void on_abort(struct nbd_conn *c, uint32_t option, struct bytes data)
         nbd_finish(c);
 }
 
+static void send_server(struct nbd_conn *c, uint32_t option, const char *x_name, const char *description)
+{
+    /* 32 bits length of name, name, the rest is "suitable for direct display to a human being". */
+    uint8_t name[4 + NBD_STRING_MAX];
+    uint32_t len = (uint32_t)strlen(x_name);
+    assert(len <= NBD_STRING_MAX);
+    uint32_t be = htobe32(len);
+    memcpy(name, &be, 4);
+    memcpy(name + 4, x_name, len);
+    const char *text = description ? description : "";
+    option_reply_2(c, option, NBD_REP_SERVER, (struct bytes){name, 4 + len},
+                   (struct bytes){(const uint8_t *)text, strlen(text)});
+}
+
 static void on_list(struct nbd_conn *c, uint32_t option, struct bytes data)
 {
     const struct export_list *l = &c->server->exports;
-    for (uint32_t i = 0; i < l->n && c->state != NBD_CLOSED; i++) {
-        const struct export *x = l->export[i];
-        /* 32 bits length of name, name, the rest is "suitable for direct display to a human being". */
-        uint8_t name[4 + NBD_STRING_MAX];
-        uint32_t len = (uint32_t)strlen(x->name);
-        assert(len <= NBD_STRING_MAX);
-        uint32_t be = htobe32(len);
-        memcpy(name, &be, 4);
-        memcpy(name + 4, x->name, len);
-        const char *text = x->description ? x->description : "";
-        option_reply_2(c, option, NBD_REP_SERVER, (struct bytes){name, 4 + len},
-                       (struct bytes){(const uint8_t *)text, strlen(text)});
-    }
+    const struct nbd_directory *all = c->server->directory;
+    for (uint32_t i = 0; i < (all ? all->n : l->n) && c->state != NBD_CLOSED; i++)
+        send_server(c, option, all ? all->place[i].name : l->export[i]->name,
+                    all ? all->place[i].description : l->export[i]->description);
     if (c->state != NBD_CLOSED)
         option_ack(c, option);
 }
@@ -445,7 +475,13 @@ static size_t on_option(struct nbd_conn *c, const uint8_t *data, size_t len)
     } else if (len - sizeof h < length) {
         return 0; /* seen whole */
     } else {
-        o->handle(c, number, (struct bytes){data + sizeof h, length});
+        struct bytes d = {data + sizeof h, length};
+        struct nbd_server *other = other_server(c, number, d);
+        if (other) {
+            nbd_conn_move(c, other); /* with this option, which is answered there */
+            return 0;
+        }
+        o->handle(c, number, d);
         return sizeof h + length;
     }
     return sizeof h;

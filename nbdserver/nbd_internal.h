@@ -126,6 +126,8 @@ void nbd_end_when_idle(struct nbd_conn *c); /* takes no more requests; finishes 
 void nbd_pause(struct nbd_conn *c, enum nbd_pause why);
 void nbd_resume(struct nbd_conn *c, enum nbd_pause why);
 void nbd_after_send(struct nbd_conn *c); /* accounts for unsent bytes, pauses when there are too many */
+/* To the server that has the export which the client names; its bytes are read again there. c is that one's from now on. */
+void nbd_conn_move(struct nbd_conn *c, struct nbd_server *to);
 bool nbd_in_transmission(const struct nbd_conn *c);
 void nbd_wait_for_memory(struct nbd_conn *c);
 struct nbd_request *nbd_request_get(struct nbd_server *s); /* NULL: out of memory */

@@ -10,6 +10,7 @@ struct operator_connection {
     struct wire_peer peer;
     struct operator_server *server;
     bool greeted;
+    uint64_t id;
     uint64_t request; /* a MEMBERS that is not answered yet; 0: none */
     uint64_t cookie;
 };
@@ -38,6 +39,8 @@ static void on_hello(struct operator_connection *c, const struct msg *m)
 static void on_status(struct operator_connection *c, const struct msg *m)
 {
     struct operator_server *s = c->server;
+    if (s->status && s->status(s->user, (struct operator_caller){c->id, m->cookie}))
+        return;
     struct buf *text = buf_alloc_must(s->reactor->arena, WIRE_BODY_MAX);
     struct msg answer = { .type = MSG_STATUS_REPLY, .cookie = m->cookie };
     answer.u.status_reply.json = (const char *)text->data;
@@ -53,11 +56,18 @@ static void answer_done(struct operator_connection *c, uint64_t cookie, int erro
     wire_peer_send(&c->peer, &m);
 }
 
+static void answer_address(struct operator_connection *c, uint64_t cookie, int err)
+{
+    answer_done(c, cookie, err, err == 0 ? "" : err == ENOSPC ? "it knows too many replicas already" : strerror(err));
+}
+
 static void on_address(struct operator_connection *c, const struct msg *m)
 {
     struct operator_server *s = c->server;
-    int err = s->address(s->user, &m->u.address.identity, m->u.address.name, m->u.address.address);
-    answer_done(c, m->cookie, err, err == 0 ? "" : err == ENOSPC ? "it knows too many replicas already" : strerror(err));
+    struct operator_caller who = { c->id, m->cookie };
+    int err = s->address(s->user, who, &m->u.address.identity, m->u.address.name, m->u.address.address);
+    if (err != -EINPROGRESS)
+        answer_address(c, m->cookie, err);
 }
 
 static void on_members(struct operator_connection *c, const struct msg *m)
@@ -70,6 +80,31 @@ static void on_members(struct operator_connection *c, const struct msg *m)
     c->request = ++s->n_requests;
     c->cookie = m->cookie;
     s->members(s->user, c->request, m->group, m->u.members.verb, &m->u.members.membership);
+}
+
+static struct operator_connection *find_caller(struct operator_server *s, struct operator_caller who)
+{
+    list_for_each(p, &s->connections) {
+        struct operator_connection *c = container_of(p, struct operator_connection, link);
+        if (c->id == who.connection)
+            return c;
+    }
+    return NULL;
+}
+
+void operator_server_status(struct operator_server *s, struct operator_caller who, const char *text, size_t len)
+{
+    struct operator_connection *c = find_caller(s, who);
+    struct msg answer = { .type = MSG_STATUS_REPLY, .cookie = who.cookie, .u.status_reply = { .json = text, .len = (uint32_t)len } };
+    if (c)
+        wire_peer_send(&c->peer, &answer);
+}
+
+void operator_server_address(struct operator_server *s, struct operator_caller who, int error)
+{
+    struct operator_connection *c = find_caller(s, who);
+    if (c)
+        answer_address(c, who.cookie, error);
 }
 
 void operator_server_done(struct operator_server *s, uint64_t request, int error, const char *text)
@@ -131,6 +166,7 @@ static void on_accept(struct listener *l, struct conn *conn)
         return;
     }
     c->server = s;
+    c->id = ++s->n_callers;
     list_push_back(&s->connections, &c->link);
     s->n_connections++;
     wire_peer_accept(&c->peer, conn, &operator_wire, c);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "nbdserver/team.h"
 
 static void on_state(void *user, struct volume *v)
 {
@@ -32,20 +33,37 @@ static void on_accept(struct listener *l, struct conn *c)
 
 /* ---- status ---- */
 
+void service_add_sums(const struct service *s, struct service_sums *to)
+{
+    to->clients += s->nbd.n_connections;
+    to->requests += s->nbd.requests;
+    to->errors += s->nbd.errors;
+    to->payload_bytes += s->nbd.payload_bytes;
+    to->memory_bytes += arena_used_bytes(s->reactor->arena);
+}
+
+size_t service_status_head(const struct service *s, const struct service_sums *sums, unsigned threads, const char *missing, char *buf, size_t cap)
+{
+    char members[64 + 8 * REACTORS_MAX] = "";
+    if (threads > 1)
+        snprintf(members, sizeof members, "\"threads\":%u,\"missing_threads\":[%s],", threads, missing);
+    int rc = snprintf(buf, cap,
+                      "{\"name\":\"%s\",\"role\":\"nbdserver\",\"version\":\"%s\",\"pid\":%d,\"state\":\"%s\",\"uptime_ms\":%llu,"
+                      "%s\"clients\":%llu,\"requests\":%llu,\"errors\":%llu,\"payload_bytes\":%llu,\"memory_bytes\":%llu,\"volumes\":[",
+                      s->options.name, QBD_VERSION, s->options.pid, s->stopping ? "stopping" : "up",
+                      (unsigned long long)((io_now(s->reactor) - s->started_ns) / NS_PER_MS), members, (unsigned long long)sums->clients, (unsigned long long)sums->requests,
+                      (unsigned long long)sums->errors, (unsigned long long)sums->payload_bytes, (unsigned long long)sums->memory_bytes);
+    return rc < 0 || (size_t)rc + 2 > cap ? 0 : (size_t)rc;
+}
+
 static size_t render_status(void *user, char *buf, size_t cap)
 {
     struct service *s = user;
-    size_t n = 0;
-    int rc = snprintf(buf, cap,
-                      "{\"name\":\"%s\",\"role\":\"nbdserver\",\"version\":\"%s\",\"pid\":%d,\"state\":\"%s\",\"uptime_ms\":%llu,"
-                      "\"clients\":%u,\"requests\":%llu,\"errors\":%llu,\"payload_bytes\":%llu,\"memory_bytes\":%llu,\"volumes\":[",
-                      s->options.name, QBD_VERSION, s->options.pid, s->stopping ? "stopping" : "up",
-                      (unsigned long long)((io_now(s->reactor) - s->started_ns) / NS_PER_MS), s->nbd.n_connections,
-                      (unsigned long long)s->nbd.requests, (unsigned long long)s->nbd.errors, (unsigned long long)s->nbd.payload_bytes,
-                      (unsigned long long)arena_used_bytes(s->reactor->arena));
-    if (rc < 0 || (size_t)rc + 2 > cap)
+    struct service_sums sums = { 0 };
+    service_add_sums(s, &sums);
+    size_t n = service_status_head(s, &sums, 1, "", buf, cap);
+    if (n == 0)
         return 0;
-    n = (size_t)rc;
     for (uint32_t i = 0; i < s->n_volumes && cap - n > 64; i++) {
         if (i > 0)
             buf[n++] = ',';
@@ -55,6 +73,12 @@ static size_t render_status(void *user, char *buf, size_t cap)
     return n + 2;
 }
 
+static bool on_status(void *user, struct operator_caller who)
+{
+    struct service *s = user;
+    return s->team && team_status(s->team, who);
+}
+
 /* ---- what operators order ---- */
 
 struct members_request {
@@ -62,9 +86,8 @@ struct members_request {
     uint64_t id;
 };
 
-static int on_address(void *user, const struct uuid *identity, const char *name, const char *address)
+int service_learn_address(struct service *s, const struct uuid *identity, const char *name, const char *address)
 {
-    struct service *s = user;
     int err = 0;
     for (uint32_t i = 0; i < s->n_volumes; i++) {
         int rc = volume_learn_address(s->volume[i].volume, identity, name, address);
@@ -74,6 +97,12 @@ static int on_address(void *user, const struct uuid *identity, const char *name,
     return err;
 }
 
+static int on_address(void *user, struct operator_caller who, const struct uuid *identity, const char *name, const char *address)
+{
+    struct service *s = user;
+    return s->team ? team_learn_address(s->team, who, identity, name, address) : service_learn_address(s, identity, name, address);
+}
+
 static void on_members_done(void *user, int err, const char *text)
 {
     struct members_request *q = user;
@@ -81,7 +110,7 @@ static void on_members_done(void *user, int err, const char *text)
     free(q);
 }
 
-static struct volume *volume_of_group(const struct service *s, uint64_t group)
+struct volume *service_find_group(const struct service *s, uint64_t group)
 {
     for (uint32_t i = 0; i < s->n_volumes; i++) {
         const struct volume_config *c = config_find_volume(s->options.config, volume_export(s->volume[i].volume)->name);
@@ -94,7 +123,9 @@ static struct volume *volume_of_group(const struct service *s, uint64_t group)
 static void on_members(void *user, uint64_t request, uint64_t group, enum members_verb verb, const struct membership *m)
 {
     struct service *s = user;
-    struct volume *v = volume_of_group(s, group);
+    struct volume *v = service_find_group(s, group);
+    if (!v && s->team && team_members(s->team, request, group, verb, m))
+        return;
     struct members_request *q = v ? malloc(sizeof *q) : NULL;
     const char *text = "";
     if (!q) {
@@ -115,7 +146,9 @@ static void on_volume_closed(void *user)
     if (++s->n_closed < s->n_volumes)
         return;
     s->stopped = true;
-    if (s->cb.on_stopped)
+    if (s->team)
+        team_service_stopped(s);
+    else if (s->cb.on_stopped)
         s->cb.on_stopped(s->cb.user);
 }
 
@@ -153,10 +186,15 @@ void service_stop(struct service *s)
     nbd_server_shutdown(&s->nbd, on_drained);
 }
 
+bool service_is_idle(const struct service *s)
+{
+    return s->stopped && s->nbd.n_connections == 0 && s->nbd.requests_out == 0 && !(s->has_status && s->operators.n_connections > 0);
+}
+
 bool service_free(struct service *s)
 {
     assert(s->stopped);
-    if (s->nbd.n_connections > 0 || s->nbd.requests_out > 0 || (s->has_status && s->operators.n_connections > 0))
+    if (!service_is_idle(s))
         return false;
     for (uint32_t i = 0; i < s->n_volumes; i++)
         volume_free(s->volume[i].volume);
@@ -223,6 +261,7 @@ int service_listen_status(struct service *s, const char *address)
     s->operators.cluster = s->options.config->id;
     snprintf(s->operators.name, sizeof s->operators.name, "%s", s->options.name);
     s->operators.render = render_status;
+    s->operators.status = on_status;
     s->operators.address = on_address;
     s->operators.members = on_members;
     s->operators.user = s;

@@ -3,7 +3,9 @@
  * main.c runs it over io_uring, the simulator over its own reactor: what is between a client's socket and a volume is the same object code.
  *
  * Life: the listeners stand from the beginning (a client that comes before the volume is attached waits in its handshake), volumes attach, service_stop() ends: no new requests, those under way
- * complete, leases are released. A majority that does not come back within a few seconds cuts that short. */
+ * complete, leases are released. A majority that does not come back within a few seconds cuts that short.
+ *
+ * A front end of several threads is as many services, each on a reactor of its own (team.h). */
 #ifndef QBD_NBDSERVER_SERVICE_H
 #define QBD_NBDSERVER_SERVICE_H
 
@@ -30,6 +32,8 @@ struct service_callbacks { /* each may be NULL */
 };
 
 struct service;
+struct team;
+struct team_call;
 
 struct served_volume {
     struct service *service;
@@ -38,6 +42,8 @@ struct served_volume {
 
 struct service {
     struct reactor *reactor;
+    struct team *team;           /* NULL: it is the whole front end */
+    struct team_call *stop_call; /* another member's, answered when it has stopped */
     struct service_options options;
     struct service_callbacks cb;
     struct nbd_server nbd; /* its limits may be changed between service_init() and the first service_listen() */
@@ -65,5 +71,18 @@ MUST_USE int service_listen_status(struct service *s, const char *address);
 void service_stop(struct service *s);
 /* After on_stopped and the reactor's last turn. False, and nothing is freed, when clients' connections are left (those under way when the drain was cut short). */
 bool service_free(struct service *s);
+bool service_is_idle(const struct service *s); /* service_free() would say true */
+
+/* ---- for team.c ---- */
+
+struct service_sums {
+    uint64_t clients, requests, errors, payload_bytes, memory_bytes;
+};
+void service_add_sums(const struct service *s, struct service_sums *to);
+/* The status up to its list of volumes. missing: of the threads' numbers, as text; returns 0 when it does not fit. */
+size_t service_status_head(const struct service *s, const struct service_sums *sums, unsigned threads, const char *missing, char *buf, size_t cap);
+struct volume *service_find_group(const struct service *s, uint64_t group); /* NULL: not here */
+/* All of its volumes hear where a replica lives. 0 or an errno. */
+int service_learn_address(struct service *s, const struct uuid *identity, const char *name, const char *address);
 
 #endif

@@ -197,6 +197,14 @@ void sim_resume(struct sim_reactor *r)
     }
 }
 
+void sim_stall(struct sim_reactor *r, uint64_t ns)
+{
+    assert(!r->in_turn);
+    r->busy_until_ns = r->world->now_ns + ns;
+    sim_event_cancel(r->world, &r->turn);
+    sim_reactor_arm(r);
+}
+
 int32_t sim_drift(const struct sim_reactor *r)
 {
     return r->host->drift_ppm;

@@ -118,6 +118,8 @@ void sim_wake(struct sim_reactor *r);
 /* SIGSTOP until sim_resume(). Clock, devices and network go on. */
 void sim_pause(struct sim_reactor *r);
 void sim_resume(struct sim_reactor *r);
+/* This reactor alone is busy for ns from now on, as in a system call that takes long. */
+void sim_stall(struct sim_reactor *r, uint64_t ns);
 /* From now on its clock (io_now) runs at 1 + ppm/10^6 of the world's. */
 void sim_set_drift(struct sim_reactor *r, int32_t ppm);
 int32_t sim_drift(const struct sim_reactor *r);

@@ -367,8 +367,8 @@ static void on_msg(struct wire_peer *p, const struct msg *m, struct buf *payload
         wire_peer_send(p, &hello);
         return;
     }
-    assert(uuid_equal(&m->target, &f->identity) && m->group == f->acceptor->group);
-    if (f->absent) {
+    assert(uuid_equal(&m->target, &f->identity));
+    if (m->group != f->acceptor->group || f->absent) {
         struct msg nack = {.type = MSG_NACK, .cookie = m->cookie, .group = m->group, .ballot = m->ballot, .u.holder.unknown = 1};
         wire_peer_send(p, &nack);
         return;
