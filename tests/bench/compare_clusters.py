@@ -11,7 +11,7 @@ import subprocess
 import time
 import uuid
 
-from compare_servers import ThroughQemu, call
+from compare_servers import ThroughQemu, call, stop
 
 BLOCK_DRIVERS = "/usr/lib/x86_64-linux-gnu/qemu"
 
@@ -99,9 +99,7 @@ class Gluster(ThroughQemu):
         return {**named, **self.bricks()}
 
     def end(self):
-        for p in self.processes[1:]:
-            p.terminate()
-            p.wait()
+        stop(self.processes[1:])
         if self.processes:
             subprocess.run([*self.cli, "volume", "stop", "v", "force"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         for pid in self.bricks().values():

@@ -26,6 +26,17 @@ def wait_for(path):
     raise SystemExit(f"{path} does not appear")
 
 
+def stop(processes):
+    for p in processes:
+        p.terminate()
+    for p in processes:
+        try:
+            p.wait(10)
+        except subprocess.TimeoutExpired:  # qemu-nbd misses a SIGTERM that comes while it starts
+            p.kill()
+            p.wait()
+
+
 class Server:
     flush = True     # its writes need a flush to be durable
     buffered = False  # its writes and reads go through the page cache
@@ -56,10 +67,7 @@ class Server:
         return {}
 
     def end(self):
-        for p in self.processes:
-            p.terminate()
-        for p in self.processes:
-            p.wait()
+        stop(self.processes)
         shutil.rmtree(self.sockets, ignore_errors=True)
         shutil.rmtree(self.dir, ignore_errors=True)
 
