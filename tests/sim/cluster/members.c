@@ -282,17 +282,44 @@ static void job_done(struct members *m)
         fault_surely(m->run->faults, fault_draw_log(&m->g, 10 * NS_PER_MS, 2 * NS_PER_S), job_step, 0, 0, 0);
 }
 
+/* A voter without which no disk says who votes now, and who voted before as well: those that are left may be no majority of the
+ * old ones. When a change is called done there must be none. */
+static struct node *find_indispensable(struct members *m)
+{
+    struct cluster *c = m->run->cluster;
+    struct node *found = NULL, *knows = NULL;
+    for (unsigned i = 0; i < c->n_nodes; i++) {
+        struct node *n = &c->node[i];
+        if (!votes(m, n) || n->absent)
+            continue;
+        if (checks_durable_commit(m->run->checks, i) >= c->members.slot) {
+            if (knows)
+                return NULL;
+            knows = n;
+        }
+        if (n != m->target)
+            found = n;
+    }
+    return !knows ? found : knows != m->target ? knows : NULL;
+}
+
 /* The command says that it is done: from now on a disk may be lost. All replicas lose power in this very moment, and one of them does not come back. */
 static bool lose_at_once(struct members *m)
 {
     struct cluster *c = m->run->cluster;
-    struct node *n = find_voter(m);
+    struct node *n = find_voter(m), *worst = find_indispensable(m);
+    if (worst)
+        n = worst;
     if (!n || !faults_may_lose(m->run->faults, n))
         return false;
+    MARK_IF(worst, "operator: the disk is lost without which none says who votes");
     MARK("operator: power fails and a disk is lost as soon as voters are changed");
     for (unsigned i = 0; i < c->n_nodes; i++)
         if (&c->node[i] != n)
             faults_crash_node(m->run->faults, &c->node[i], SIM_POWER, fault_draw_log(&m->g, NS_PER_MS, 200 * NS_PER_MS));
+    for (unsigned i = 0; worst && i < SIM_SESSIONS; i++) /* they know it, too */
+        if (c->frontend[i].reactor)
+            faults_crash_frontend(m->run->faults, &c->frontend[i], SIM_POWER, fault_draw_log(&m->g, NS_PER_MS, 200 * NS_PER_MS));
     start_frontends(m);
     name_of(n, m->leaving);
     m->joining[0] = 0;
@@ -326,7 +353,8 @@ static void on_ended(void *user, int err, const char *why)
     }
     MARK("operator: voters changed");
     m->run->cluster->said_done = m->run->cluster->members.slot;
-    if (m->over || !fault_chance(&m->g, 4) || !lose_at_once(m))
+    bool now_of_all_times = !m->over && (fault_chance(&m->g, 4) || find_indispensable(m));
+    if (!now_of_all_times || !lose_at_once(m))
         job_done(m);
 }
 

@@ -291,7 +291,8 @@ mutation("donates-while-incomplete", "ST4, docs/rebuild.md invariant V", "replic
     ("    if (g->acceptor.needs_copy) {\n        MARK(\"donate: asked", "    if (false) {\n        MARK(\"donate: asked"), options=theme("copy"))
 mutation("checkpoint-forgets-who-votes", "ST1", "replica/checkpoint.c", ("    p->committed = g->committed;\n", "    if (g->committed.slot == 0)\n        p->committed = g->committed;\n"), options=theme("members"))
 mutation("jump-keeps-the-old-voters", "docs/rebuild.md section 3", "consensus/acceptor_log.c", ("    if (m->slot > a->committed.slot)\n        acceptor_set_committed(a, m);\n    if (a->has_unc", "    if (a->has_unc"), seeds=(1, 900), options=theme("members"))
-mutation("done-when-one-voter-knows", "docs/rebuild.md section 6", "tools/rebuild_plan.c", ("    return n >= b->members.n_voters / 2u + 1;", "    return n > 0;"), options=theme("members"))
+mutation("done-when-one-voter-knows", "docs/rebuild.md section 6", "tools/rebuild_plan.c", ("    return n >= b->members.n_voters / 2u + 1;", "    return n > 0;"),
+    ("nbdserver/volume_members.c", "    return n >= membership_majority(&p->committed);", "    return n > 0;"), options=theme("members"))
 
 # ---- the front end ----
 
