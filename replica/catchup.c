@@ -372,6 +372,7 @@ struct donation {
     uint32_t n;
     bool in_fetch, fetched; /* store_value may answer before it returns: loop instead of recursing */
     bool failed;
+    bool gone; /* the value was overwritten: nobody gets it here any more */
 };
 
 static void donation_end(struct donation *d, struct replica_group *g, struct session *s, enum catchup_status status)
@@ -393,6 +394,11 @@ static void donation_run(struct donation *d)
     for (;;) {
         struct session *s = replica_find_session(d->replica, d->session);
         struct replica_group *g = replica_find_group(d->replica, d->group);
+        if (s && g && d->gone && d->n == 0) {
+            MARK("catchup: donor's next value is overwritten");
+            donation_end(d, g, s, CATCHUP_TOO_OLD);
+            return;
+        }
         bool done = d->failed || d->sent.slot >= d->through || d->bytes >= d->max_bytes || d->n >= CATCHUP_PIECE_ENTRIES;
         if (!s || !g || done || d->replica->closing) {
             donation_end(d, g, s, CATCHUP_OK);
@@ -411,6 +417,8 @@ static void on_value(void *user, struct entry *e, int err)
 {
     struct donation *d = user;
     struct session *s = replica_find_session(d->replica, d->session);
+    struct replica_group *g = replica_find_group(d->replica, d->group);
+    struct log_pos above;
     if (e && s) {
         struct msg m = {.type = MSG_CATCHUP_ENTRY, .cookie = d->cookie, .group = d->group, .u.catchup_entry.entry = e};
         wire_peer_send(&s->peer, &m);
@@ -420,9 +428,11 @@ static void on_value(void *user, struct entry *e, int err)
         d->replica->n_donated_entries++;
     } else {
         MARK("catchup: donor can't give a value");
+        d->gone = err == -ESTALE && g && paxos_log_at(&g->acceptor.log, d->sent.slot + 1, &above.e);
+        if (d->gone && d->n == 0) /* who holds that entry needs none before it: the logs do meet */
+            d->sent = (struct log_pos){.slot = d->sent.slot + 1, .e = above.e};
         d->failed = true; /* lost here, or overwritten meanwhile: what was sent so far is a piece of its own */
     }
-    (void)err;
     entry_unref(e);
     d->fetched = true;
     if (!d->in_fetch)

@@ -64,6 +64,10 @@ bool cycle_wanted(const struct store *s, bool groups)
         MARK("checkpoint: wanted by the overlay");
         return true;
     }
+    if (large_wants_cycle(s)) {
+        MARK("checkpoint: wanted by large writes");
+        return true;
+    }
     /* Trimmed slabs are free when the root without them is durable. Writes are refused until then (P10), so nothing
      * would make the store busy, nor should anybody wait until it counts as idle. */
     if (s->trimmed && slabs_are_short(s)) {
@@ -89,6 +93,12 @@ bool cycle_wanted(const struct store *s, bool groups)
 
 /* ---- begin ---- */
 
+/* A slab that can't be written after all must not be referred to by two records, of which the refill vouches for one. */
+static bool is_written(const struct slot_info *i)
+{
+    return !i->ref || i->ref->written;
+}
+
 /* Entries that still wait for their commit and stand before `limit` in the WAL. */
 static uint64_t bytes_before(struct store *s, uint64_t limit)
 {
@@ -97,8 +107,8 @@ static uint64_t bytes_before(struct store *s, uint64_t limit)
         struct group *g = s->groups[p];
         for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++) {
             const struct slot_info *i = log_slot(g, slot);
-            if (i->entry && i->place.desc_lsn < limit)
-                bytes += entry_payload_bytes(i->entry) + WAL_ENTRY_OVERHEAD;
+            if (i->entry && i->place.desc_lsn < limit && is_written(i))
+                bytes += entry_payload_bytes(i->entry) + WAL_ENTRY_OVERHEAD - (i->ref ? i->ref->n * SLAB_BYTES : 0);
         }
     }
     return bytes;
@@ -108,9 +118,13 @@ static void copy_group_forward(struct store *s, struct group *g, uint64_t limit)
 {
     for (uint64_t slot = g->applied + 1; slot <= g->last; slot++) {
         struct slot_info *i = log_slot(g, slot);
-        if (!i->entry || i->place.desc_lsn >= limit)
+        if (!i->entry || i->place.desc_lsn >= limit || !is_written(i))
             continue;
-        wal_append_entry(s->wal, store_next_token(s), i->entry, true);
+        if (i->ref)
+            wal_append_ref(s->wal, store_next_token(s), i->entry, i->ref->slab, true);
+        else
+            wal_append_entry(s->wal, store_next_token(s), i->entry, true);
+        MARK_IF(i->ref, "checkpoint: reference copied forward");
         MARK("checkpoint: entry copied forward");
         i->pinned = true; /* its new place can't be read before it is durable */
         if (!g->copied_first)
@@ -227,6 +241,7 @@ void cycle_start(struct store *s)
     c->again = false;
     c->state = CYCLE_COMMIT;
     c->mutations = s->mutations;
+    c->refs_applied = s->refs_applied;
     for (unsigned p = 0; p < GROUPS_MAX; p++)
         if (s->groups[p] && s->groups[p]->applied > 0 && s->groups[p]->jumping == JUMP_NONE)
             wal_append_commit(s->wal, store_next_token(s), s->groups[p]->id, s->groups[p]->applied);
@@ -247,6 +262,7 @@ void cycle_start(struct store *s)
     c->read_epoch = s->read_epoch++;
     s->gen ^= 1;
     s->trimmed = false;
+    large_release_dropped(s, s->gen ^ 1u);
     write_back_begin(s);
     write_pace_begin(s, live_max(s) / 2);
     cycle_advance(s);
@@ -313,8 +329,18 @@ static uint64_t floor_after(struct store *s, struct group *g)
     uint64_t applied = g->image->applied.slot, floor = g->log.base.slot;
     for (uint64_t slot = floor + 1; slot <= applied; slot++) {
         const struct slot_info *i = log_slot(g, slot);
-        if (i->state != SLOT_VALUE || i->place.desc_lsn < s->cycle.tail.lsn)
+        if (i->state != SLOT_VALUE || i->place.desc_lsn < s->cycle.tail.lsn || (i->ref && i->ref->gone))
             floor = slot;
+    }
+    /* Values in slabs are kept as long as values in the WAL are: so many bytes of them. */
+    uint64_t bytes = 0;
+    for (uint64_t slot = applied; slot > floor; slot--) {
+        const struct slot_info *i = log_slot(g, slot);
+        bytes += i->ref ? i->ref->n * SLAB_BYTES : 0;
+        if (bytes > s->wal_dev->size_bytes / 2) {
+            MARK("checkpoint: values in slabs give way");
+            floor = slot;
+        }
     }
     if (g->last - floor > STORE_SLOTS_MAX / 4)
         floor = applied < g->last - STORE_SLOTS_MAX / 4 ? applied : g->last - STORE_SLOTS_MAX / 4;
@@ -349,6 +375,9 @@ static void fix_positions(struct store *s)
     r->tail_prev_crc = c->tail.prev_crc;
     r->redo_lsn = c->redo.lsn;
     r->redo_seq = c->redo.seq;
+    struct wal_stats wal;
+    wal_get_stats(s->wal, &wal);
+    r->durable_seq = wal.durable_seq; /* slabs that this root frees may be written over: nobody looks at them for the sake of these */
     r->n_groups = 0;
     for (unsigned p = 0; p < GROUPS_MAX; p++) {
         struct group *g = s->groups[p];
@@ -454,6 +483,7 @@ static void finish(struct store *s)
     c->state = CYCLE_IDLE;
     write_pace_end(s);
     s->checkpoints_done++;
+    c->loose_left = s->n_loose;
     slabs_reserve_again(s);
     for (unsigned p = 0; p < GROUPS_MAX; p++) {
         struct group *g = s->groups[p];

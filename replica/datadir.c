@@ -47,7 +47,7 @@ static bool is_foreign(const void *image)
     struct superblock s;
     for (uint32_t i = 0; i < SUPERBLOCK_COPIES; i++) {
         memcpy(&s, (const uint8_t *)image + (size_t)i * SUPERBLOCK_STRIDE, sizeof s);
-        if (s.magic == SUPERBLOCK_MAGIC && (s.version != DISK_VERSION || s.features_incompat || s.features_ro_compat))
+        if (s.magic == SUPERBLOCK_MAGIC && (s.version != DISK_VERSION || (s.features_incompat & ~FEATURES_INCOMPAT) || s.features_ro_compat))
             return true;
     }
     return false;

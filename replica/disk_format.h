@@ -29,12 +29,26 @@
 #define SLAB_NONE 0xffffffffu
 #define GROUPS_MAX 64u
 
+/* The whole slabs of a WRITE of nblocks blocks from block on: how many, and how many blocks come before them. */
+#define REF_SLABS_MAX (ENTRY_MAX_BLOCKS / SLAB_BLOCKS)
+static inline uint32_t ref_head(uint64_t block)
+{
+    return (uint32_t)((SLAB_BLOCKS - block % SLAB_BLOCKS) % SLAB_BLOCKS);
+}
+
+static inline uint32_t ref_slabs(uint64_t block, uint32_t nblocks)
+{
+    return nblocks > ref_head(block) ? (nblocks - ref_head(block)) / SLAB_BLOCKS : 0;
+}
+
 #define SUPERBLOCK_MAGIC UINT64_C(0x5245505553444251) /* "QBDSUPER" */
 #define SUPERBLOCK_BYTES (64u << 10)
 #define SUPERBLOCK_COPIES 4u
 #define SUPERBLOCK_STRIDE (16u << 10)
 
 /* Feature masks: an unknown bit in incompat: refuse; in ro_compat: refuse to write (refuse, here); in compat: ignore. */
+#define FEATURE_INCOMPAT_WRITE_REF UINT64_C(1) /* the WAL may hold WRITE_REF records; without it none is written */
+#define FEATURES_INCOMPAT FEATURE_INCOMPAT_WRITE_REF /* that this version knows */
 struct superblock {
     uint64_t magic;
     uint32_t version;
@@ -77,7 +91,8 @@ struct root {
     uint32_t regions_page0, n_region_pages;
     uint32_t meta_crc; /* of the CRCs of all logical pages in force, in their order: a write of one that never came to its place is seen */
     uint32_t reserved32;
-    uint64_t reserved[3];
+    uint64_t durable_seq; /* all batches of the WAL <= it were durable when this was written: what they refer to need not be looked at (docs/large-writes.md) */
+    uint64_t reserved[2];
     uint8_t place[META_PAGES_MAX / 8];
     uint8_t pad[1928];
 };
@@ -223,18 +238,18 @@ static_assert(sizeof(struct wal_summary) == 104, "wal_summary has no padding");
 
 enum wal_record_type {
     WAL_ENTRY = 1,   /* entry_format, then its CRCs or membership; its payload in the payload pages. All entry kinds: WRITE, TRIM, ZERO, SESSION, MEMBER */
-    WAL_WRITE_REF = 2, /* reserved: a WRITE whose payload is in slabs */
+    WAL_WRITE_REF = 2, /* a WRITE whose whole slabs were written to the extents: as ENTRY, then the number of each (u32); its payload pages are the blocks outside of them */
     WAL_PROMISE = 3, /* wal_promise */
     WAL_CUT = 4,     /* wal_slot: slots >= slot are gone */
     WAL_COMMIT = 5,  /* wal_slot: slots <= slot are committed */
     WAL_FUZZY = 6,   /* wal_slot: fuzzy_end */
-    WAL_SLABFREE = 7, /* reserved */
+    WAL_SLABFREE = 7, /* reserved: what a batch's references free is found from the records themselves */
     WAL_GROUP = 8,   /* wal_group: the group was created here */
     WAL_NEEDS_COPY = 9, /* wal_needs_copy */
 };
 
 enum wal_record_flags {
-    WAL_REFILL = 1, /* ENTRY: refilled or copied forward: the slot was named before */
+    WAL_REFILL = 1, /* ENTRY, WRITE_REF: refilled or copied forward: the slot was named before */
     WAL_ECHO = 2,   /* a record of the previous batch, repeated: counts only when that one is rotten */
 };
 

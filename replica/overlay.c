@@ -4,7 +4,9 @@
  * drops the frozen one leaf by leaf as it is written back.
  *
  * What always holds:
- *  - a block stands in a generation as a page, as zero or as lost, never as two of them.
+ *  - a block stands in a generation as a page, as zero, as lost or in a reference, never as two of them.
+ *  - a slab that a reference names, and that is replaced by another reference in the same generation, is mapped by no leaf and will be by none:
+ *    it is dropped.
  *  - the active generation is newer than the frozen one, which is newer than the disk: readers look in that order.
  *  - pages refer to the entries' own payload; nothing is copied.
  *  - ranges that read as zero cost bits, and nothing at all where nothing was ever written. */
@@ -12,6 +14,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
+
+#include "base/mark.h"
 
 void *pool_get(struct pool *p)
 {
@@ -72,6 +76,8 @@ static bool has_page(const struct oleaf *o, unsigned i)
     return o->slab && o->slab[i / SLAB_BLOCKS] && o->slab[i / SLAB_BLOCKS]->mask >> (i % SLAB_BLOCKS) & 1;
 }
 
+static void clear_ref(struct oleaf *o, unsigned i);
+
 static void set_page(struct store *s, struct oleaf *o, unsigned i, struct buf *buf, uint32_t off, uint32_t crc)
 {
     if (!o->slab) {
@@ -97,6 +103,7 @@ static void set_page(struct store *s, struct oleaf *o, unsigned i, struct buf *b
         o->trim[i / 64] &= ~(UINT64_C(1) << (i % 64));
         o->lost[i / 64] &= ~(UINT64_C(1) << (i % 64));
     }
+    clear_ref(o, i);
     *p = (struct opage){.buf = buf_ref(buf), .off = off, .crc = crc};
 }
 
@@ -105,12 +112,47 @@ static void set_zero(struct store *s, struct oleaf *o, unsigned i, bool trim)
     if (has_page(o, i))
         drop_page(s, s->gen, o, i);
     uint64_t bit = UINT64_C(1) << (i % 64);
+    clear_ref(o, i);
     o->zero[i / 64] |= bit;
     o->lost[i / 64] &= ~bit;
     if (trim)
         o->trim[i / 64] |= bit;
     else
         o->trim[i / 64] &= ~bit;
+}
+
+static void clear_ref(struct oleaf *o, unsigned i)
+{
+    if (o->ref && o->ref[i / SLAB_BLOCKS])
+        o->ref[i / SLAB_BLOCKS]->mask &= (uint16_t) ~(1u << (i % SLAB_BLOCKS));
+}
+
+/* All of a slab of the leaf, which stands in `slab`. */
+static void set_ref(struct store *s, struct oleaf *o, unsigned index, uint32_t slab, const uint32_t *crc)
+{
+    if (!o->ref) {
+        o->ref = pool_get(&s->slab_array_pool);
+        memset(o->ref, 0, LEAF_SLABS * sizeof *o->ref);
+        s->overlay_bytes[s->gen] += LEAF_SLABS * sizeof *o->ref;
+    }
+    for (unsigned b = 0; b < SLAB_BLOCKS; b++)
+        if (has_page(o, index * SLAB_BLOCKS + b))
+            drop_page(s, s->gen, o, index * SLAB_BLOCKS + b);
+    slab_bits_set((uint8_t *)o->zero, index, 0);
+    slab_bits_set((uint8_t *)o->trim, index, 0);
+    slab_bits_set((uint8_t *)o->lost, index, 0);
+    struct oref **ref = &o->ref[index];
+    if (*ref) {
+        MARK("overlay: a reference is replaced by another");
+        large_drop_slab(s, (*ref)->slab);
+    } else {
+        *ref = pool_get(&s->oref_pool);
+        o->n_refs++;
+        s->overlay_bytes[s->gen] += sizeof **ref;
+    }
+    (*ref)->slab = slab;
+    (*ref)->mask = 0xffff;
+    memcpy((*ref)->crc, crc, sizeof (*ref)->crc);
 }
 
 static void touch_chunks(struct oleaf *o, unsigned first, unsigned n, uint64_t slot)
@@ -167,7 +209,7 @@ static void apply_pages(struct store *s, struct oleaf *o, unsigned first, unsign
 
 static void apply_zero(struct store *s, struct oleaf *o, unsigned first, unsigned n, bool trim)
 {
-    if (n < LEAF_BLOCKS || o->n_pages > 0) {
+    if (n < LEAF_BLOCKS || o->n_pages > 0 || o->n_refs > 0) {
         for (unsigned k = 0; k < n; k++)
             set_zero(s, o, first + k, trim);
         return;
@@ -177,6 +219,24 @@ static void apply_zero(struct store *s, struct oleaf *o, unsigned first, unsigne
     memset(o->lost, 0, sizeof o->lost);
 }
 
+/* As apply_pages, of an entry that went to disk once: its whole slabs are references. */
+static void apply_ref(struct store *s, struct oleaf *o, unsigned first, unsigned n, const struct entry *e, uint32_t from, const struct slot_ref *ref)
+{
+    const uint32_t *crc = e->u[0].crc;
+    uint32_t head = ref_head(e->block), end = head + ref->n * SLAB_BLOCKS;
+    for (unsigned k = 0; k < n;) {
+        uint32_t i = from + k;
+        if (i >= head && i < end) {
+            set_ref(s, o, (first + k) / SLAB_BLOCKS, ref->slab[(i - head) / SLAB_BLOCKS], crc + i);
+            k += SLAB_BLOCKS; /* a leaf begins and ends between slabs */
+            continue;
+        }
+        uint32_t page = ref->compact && i >= end ? i - ref->n * SLAB_BLOCKS : i;
+        set_page(s, o, first + k, e->payload, e->payload_off + page * BLOCK_SIZE, crc[i]);
+        k++;
+    }
+}
+
 /* A leaf that is nowhere reads as zero already: there is nothing to write down, and no replica at or below this slot
  * has anything else there. One that is unknown is another matter: after this entry its blocks are known to be zero. */
 static bool leaf_is_nowhere(const struct region *r, unsigned l)
@@ -184,7 +244,7 @@ static bool leaf_is_nowhere(const struct region *r, unsigned l)
     return !leaf_present(r, l) && !overlay_leaf(r, 0, l) && !overlay_leaf(r, 1, l) && !r->cached[l] && !leaf_unknown(r, l);
 }
 
-void overlay_apply(struct store *s, struct group *g, const struct entry *e)
+void overlay_apply(struct store *s, struct group *g, const struct entry *e, const struct slot_ref *ref)
 {
     uint64_t block = e->block, end = e->block + e->nblocks;
     while (block < end) {
@@ -202,7 +262,9 @@ void overlay_apply(struct store *s, struct group *g, const struct entry *e)
         if (r && (e->kind == ENTRY_WRITE || !leaf_is_nowhere(r, l))) {
             struct oleaf *o = leaf_for_change(s, r, l);
             unsigned n = (unsigned)(stop - block);
-            if (e->kind == ENTRY_WRITE)
+            if (e->kind == ENTRY_WRITE && ref)
+                apply_ref(s, o, first, n, e, (uint32_t)(block - e->block), ref);
+            else if (e->kind == ENTRY_WRITE)
                 apply_pages(s, o, first, n, e, (uint32_t)(block - e->block));
             else
                 apply_zero(s, o, first, n, e->kind == ENTRY_TRIM);
@@ -216,6 +278,12 @@ void overlay_apply(struct store *s, struct group *g, const struct entry *e)
         }
         block = stop;
     }
+}
+
+static const struct oref *ref_at(const struct oleaf *o, unsigned i)
+{
+    const struct oref *ref = o->ref ? o->ref[i / SLAB_BLOCKS] : NULL;
+    return ref && ref->mask >> (i % SLAB_BLOCKS) & 1 ? ref : NULL;
 }
 
 enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block, const struct opage **ret)
@@ -233,8 +301,18 @@ enum overlay_state overlay_find(const struct store *s, const struct region *r, u
             return OVERLAY_ZERO;
         if (o->lost[i / 64] >> (i % 64) & 1)
             return OVERLAY_LOST;
+        if (ref_at(o, i))
+            return OVERLAY_REF;
     }
     return OVERLAY_NONE;
+}
+
+const struct oref *overlay_find_ref(const struct store *s, const struct region *r, uint64_t block)
+{
+    unsigned i = block % LEAF_BLOCKS, l = block % REGION_BLOCKS / LEAF_BLOCKS;
+    const struct oleaf *newer = overlay_leaf(r, s->gen, l), *older = overlay_leaf(r, s->gen ^ 1u, l);
+    const struct oref *ref = newer ? ref_at(newer, i) : NULL;
+    return ref || !older ? ref : ref_at(older, i);
 }
 
 void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l)
@@ -249,6 +327,15 @@ void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned
     if (o->slab) {
         pool_put(&s->slab_array_pool, o->slab);
         s->overlay_bytes[gen] -= LEAF_SLABS * sizeof *o->slab;
+    }
+    for (unsigned i = 0; o->ref && i < LEAF_SLABS; i++)
+        if (o->ref[i]) { /* the leaf maps its slab by now */
+            pool_put(&s->oref_pool, o->ref[i]);
+            s->overlay_bytes[gen] -= sizeof **o->ref;
+        }
+    if (o->ref) {
+        pool_put(&s->slab_array_pool, o->ref);
+        s->overlay_bytes[gen] -= LEAF_SLABS * sizeof *o->ref;
     }
     assert(o->n_pages == 0);
     pool_put(&s->oleaf_pool, o);

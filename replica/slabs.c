@@ -3,7 +3,8 @@
  * What always holds:
  *  - slabs_free counts the clear bits of `used` below slabs_total. A slab that was given up stays in `used` (and in
  * `pending`) until the root that no longer refers to it is durable.
- *  - the bitmap on disk is `used` without `pending`: right for the root that it belongs to.
+ *  - the bitmap on disk is `used` without `pending` and `loose`: right for the root that it belongs to. A loose slab is one that a large write took and no leaf
+ *    maps yet (large.c): the WAL alone knows whose it is.
  *  - each slab that an entry in the log or the overlay will need, and that no leaf maps, is reserved once (in its
  * region). Reservations may be too many until the cycle's end counts them anew, never too few. A slab that was already
  * assigned is never refused: what credits did not foresee comes out of the reserve. */
@@ -39,6 +40,9 @@ void slabs_init(struct store *s)
     s->slabs_per_extent = s->sb.extent_bytes / SLAB_BYTES;
     s->used = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
     s->pending = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
+    s->loose = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
+    s->more = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
+    s->kept = store_calloc(s->root->n_bitmap_pages, BITMAP_BITS / 8);
     s->grow_timer.fn = grow_again;
     list_init(&s->reserved_regions);
     set_total(s);
@@ -55,6 +59,9 @@ void slabs_free_memory(struct store *s)
 {
     free(s->used);
     free(s->pending);
+    free(s->loose);
+    free(s->more);
+    free(s->kept);
     free(s->pending_list);
 }
 
@@ -63,27 +70,148 @@ static void mark_bitmap_dirty(struct store *s, uint64_t slab)
     bit_set(s->meta_dirty, s->root->bitmap_page0 + slab / BITMAP_BITS);
 }
 
-uint32_t slab_alloc(struct store *s)
+static uint32_t take(struct store *s, uint64_t slab)
 {
-    if (s->slabs_free == 0)
-        return SLAB_NONE;
-    uint64_t i = s->slab_cursor < s->slabs_total ? s->slab_cursor : 0;
-    for (;;) { /* ends: there is a clear bit */
-        if (i >= s->slabs_total)
+    kept_forget(s, (uint32_t)slab);
+    bit_set(s->used, slab);
+    mark_bitmap_dirty(s, slab);
+    s->slabs_free--;
+    s->slab_cursor = slab + 1;
+    return (uint32_t)slab;
+}
+
+/* May it be taken? Those that the log refers to only when there are no others. */
+static bool is_free(const struct store *s, uint64_t slab, bool kept_too)
+{
+    if (bit_get(s->used, slab) || (!kept_too && bit_get(s->kept, slab)))
+        return false;
+    return list_empty(&s->value_reads) || !large_is_read(s, slab);
+}
+
+static uint32_t find_free(struct store *s, bool kept_too)
+{
+    uint64_t i = s->slab_cursor, total = s->slabs_total;
+    for (uint64_t looked = 0; looked < total + 8; looked++, i++) {
+        if (i >= total)
             i = 0;
         if (i % 8 == 0 && s->used[i / 8] == 0xff) {
-            i += 8;
+            i += 7;
+            looked += 7;
             continue;
         }
-        if (!bit_get(s->used, i))
-            break;
-        i++;
+        if (is_free(s, i, kept_too))
+            return take(s, i);
     }
-    bit_set(s->used, i);
-    mark_bitmap_dirty(s, i);
+    return SLAB_NONE;
+}
+
+uint32_t slab_alloc(struct store *s)
+{
+    uint32_t slab = SLAB_NONE;
+    if (s->slabs_free > s->n_kept_free)
+        slab = find_free(s, false);
+    if (slab == SLAB_NONE && s->slabs_free > 0) {
+        MARK("slabs: one is taken that the log refers to");
+        slab = find_free(s, true);
+    }
+    return slab;
+}
+
+static bool is_filled(const struct store *s, uint64_t slab)
+{
+    return !s->extents[slab / s->slabs_per_extent].unfilled;
+}
+
+#define RUN_SEARCH_SLABS 16384u /* 1 GiB */
+
+/* n neighbours in one extent, not far from the cursor; UINT64_MAX: none. */
+static uint64_t find_run(const struct store *s, uint32_t n)
+{
+    uint64_t total = s->slabs_total, most = total < RUN_SEARCH_SLABS ? total : RUN_SEARCH_SLABS, i = s->slab_cursor;
+    uint32_t have = 0;
+    for (uint64_t looked = 0; looked < most + n; looked++, i++) {
+        if (i >= total)
+            i = 0;
+        if (i % s->slabs_per_extent == 0)
+            have = 0;
+        have = is_free(s, i, false) && is_filled(s, i) ? have + 1 : 0;
+        if (have == n)
+            return i + 1 - n;
+    }
+    return UINT64_MAX;
+}
+
+static void make_loose(struct store *s, uint32_t slab)
+{
+    bit_set(s->loose, slab);
+    s->n_loose++;
+}
+
+static void make_firm(struct store *s, uint32_t slab)
+{
+    s->n_loose -= bit_get(s->loose, slab);
+    s->n_more -= bit_get(s->more, slab);
+    bit_clear(s->loose, slab);
+    bit_clear(s->more, slab);
+}
+
+void slab_is_more(struct store *s, uint32_t slab)
+{
+    assert(bit_get(s->loose, slab) && !bit_get(s->more, slab));
+    bit_set(s->more, slab);
+    s->n_more++;
+}
+
+bool slabs_take_fresh(struct store *s, uint32_t n, uint32_t *ret)
+{
+    if (s->slabs_free < n + s->n_kept_free)
+        return false;
+    uint64_t run = find_run(s, n);
+    MARK_IF(run == UINT64_MAX && n > 1, "slabs: no neighbours for a large write");
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t slab = run == UINT64_MAX ? find_free(s, false) : take(s, run + i);
+        if (slab != SLAB_NONE && is_filled(s, slab)) {
+            make_loose(s, slab);
+            ret[i] = slab;
+            continue;
+        }
+        for (uint32_t k = 0; k < i + (slab != SLAB_NONE); k++) { /* as if nothing had been: nobody wrote to them */
+            uint32_t back = k < i ? ret[k] : slab;
+            make_firm(s, back);
+            bit_clear(s->used, back);
+            s->slabs_free++;
+        }
+        return false;
+    }
+    s->fresh_taken += n;
+    return true;
+}
+
+bool slab_claim(struct store *s, uint32_t slab)
+{
+    if (slab >= s->slabs_total || bit_get(s->used, slab))
+        return false;
+    s->n_kept_free -= bit_get(s->kept, slab);
+    bit_set(s->used, slab);
+    make_loose(s, slab);
+    slab_is_more(s, slab); /* or not: until the next checkpoint nobody looks */
     s->slabs_free--;
-    s->slab_cursor = i + 1;
-    return (uint32_t)i;
+    return true;
+}
+
+void slab_settle(struct store *s, uint32_t slab)
+{
+    assert(bit_get(s->used, slab) && bit_get(s->loose, slab));
+    make_firm(s, slab);
+    mark_bitmap_dirty(s, slab);
+}
+
+uint32_t slabs_neighbours(const struct store *s, const uint32_t *slab, uint32_t n)
+{
+    uint32_t k = 1;
+    while (k < n && slab[k] == slab[0] + k && slab[k] % s->slabs_per_extent != 0)
+        k++;
+    return k;
 }
 
 void slab_release(struct store *s, uint32_t slab)
@@ -101,8 +229,11 @@ void slab_release(struct store *s, uint32_t slab)
 void slabs_promote(struct store *s)
 {
     for (uint64_t i = 0; i < s->n_pending; i++) {
-        bit_clear(s->used, s->pending_list[i]);
-        bit_clear(s->pending, s->pending_list[i]);
+        uint32_t slab = s->pending_list[i];
+        make_firm(s, slab);
+        s->n_kept_free += bit_get(s->kept, slab);
+        bit_clear(s->used, slab);
+        bit_clear(s->pending, slab);
     }
     s->slabs_free += s->n_pending;
     s->n_pending = 0;
@@ -112,7 +243,7 @@ void slabs_fill_page(const struct store *s, uint32_t index, struct bitmap_page *
 {
     size_t off = (size_t)index * sizeof ret->used;
     for (size_t i = 0; i < sizeof ret->used; i++)
-        ret->used[i] = s->used[off + i] & (uint8_t)~s->pending[off + i];
+        ret->used[i] = s->used[off + i] & (uint8_t)~(s->pending[off + i] | s->loose[off + i]);
 }
 
 /* ---- reservations ---- */
@@ -160,16 +291,19 @@ void slabs_reserve_block(struct store *s, struct region *r, uint64_t block)
     reserve_slab(s, r, block % REGION_BLOCKS / LEAF_BLOCKS, block % LEAF_BLOCKS / SLAB_BLOCKS);
 }
 
-void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e)
+void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e, const struct slot_ref *ref)
 {
     if (e->kind != ENTRY_WRITE)
         return;
-    uint64_t before = s->slabs_reserved;
+    uint64_t before = s->slabs_reserved, first = (e->block + SLAB_BLOCKS - 1) / SLAB_BLOCKS;
     for (uint64_t slab = e->block / SLAB_BLOCKS; slab <= (e->block + e->nblocks - 1) / SLAB_BLOCKS; slab++) {
         struct region *r = region_make(s, g, slab / REGION_SLABS);
         if (!r)
             return; /* applying it will be fatal: credits gave out regions that are not there */
-        reserve_slab(s, r, slab % REGION_SLABS / LEAF_SLABS, slab % LEAF_SLABS);
+        if (ref && slab >= first && slab < first + ref->n) /* it has one already */
+            slabs_reserve_leaf(s, r, slab % REGION_SLABS / LEAF_SLABS);
+        else
+            reserve_slab(s, r, slab % REGION_SLABS / LEAF_SLABS, slab % LEAF_SLABS);
     }
     if (s->slabs_reserved != before)
         store_schedule_kick(s);
@@ -199,9 +333,9 @@ static void reserve_overlay(struct store *s)
         for (unsigned l = 0; l < REGION_LEAVES; l++) {
             const struct oleaf *o = overlay_leaf(r, s->gen, l);
             for (unsigned i = 0; o && o->slab && i < LEAF_SLABS; i++)
-                if (o->slab[i])
+                if (o->slab[i] && !(o->ref && o->ref[i]))
                     reserve_slab(s, r, l, i);
-            if (o && leaf_unknown(r, l))
+            if (o && (leaf_unknown(r, l) || o->n_refs > 0))
                 slabs_reserve_leaf(s, r, l);
         }
     }
@@ -224,7 +358,7 @@ void slabs_reserve_again(struct store *s)
         struct group *g = s->groups[p];
         for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++)
             if (log_slot(g, slot)->entry)
-                slabs_reserve_entry(s, g, log_slot(g, slot)->entry);
+                slabs_reserve_entry(s, g, log_slot(g, slot)->entry, log_slot(g, slot)->ref);
     }
 }
 
@@ -273,7 +407,7 @@ static uint64_t reserve(const struct store *s)
 
 uint64_t slabs_to_spare(const struct store *s)
 {
-    uint64_t taken = s->slabs_reserved + reserve(s);
+    uint64_t taken = s->slabs_reserved + s->n_value_slabs + reserve(s);
     return s->slabs_free > taken ? s->slabs_free - taken : 0;
 }
 
@@ -290,12 +424,26 @@ bool slabs_are_out(const struct store *s)
     return s->slabs_free <= s->slabs_reserved + reserve(s) / 2;
 }
 
+/* What a front end may have in flight. */
+static uint64_t in_flight_most(const struct store *s)
+{
+    uint64_t most = (UINT64_C(16) << 20) / SLAB_BYTES;
+    return most > s->slabs_total / 16 ? s->slabs_total / 16 : most;
+}
+
+bool slabs_are_low(const struct store *s)
+{
+    return slabs_to_spare(s) < in_flight_most(s);
+}
+
 bool slabs_are_short(const struct store *s)
 {
-    uint64_t enough = (UINT64_C(16) << 20) / SLAB_BYTES; /* what a front end may have in flight */
-    if (enough > s->slabs_total / 16)
-        enough = s->slabs_total / 16;
-    return slabs_credit(s) < enough && !s->growing && !slabs_can_grow(s);
+    return slabs_credit(s) < in_flight_most(s) && !s->growing && !slabs_can_grow(s);
+}
+
+uint64_t slabs_returning(const struct store *s)
+{
+    return s->n_pending + (s->n_loose - s->n_more);
 }
 
 /* Write-back needs what is reserved. A piece of catch-up may ask for more than there is: then the next extent is awaited. */
@@ -307,6 +455,8 @@ bool slabs_must_grow(const struct store *s)
 }
 
 /* ---- growth ---- */
+
+#define FRESH_BYTES (UINT64_C(512) << 20)
 
 bool slabs_can_grow(const struct store *s)
 {
@@ -328,7 +478,7 @@ static void on_superblock(void *user, int err)
     s->sb = s->grown;
     uint32_t n = s->sb.n_extents;
     s->extents = store_realloc(s->extents, n * sizeof *s->extents);
-    s->extents[n - 1] = (struct extent){.dev = s->create_op.dev};
+    s->extents[n - 1] = (struct extent){.dev = s->create_op.dev, .unfilled = s->create_op.allocate_only};
     uint64_t before = s->slabs_total;
     set_total(s);
     s->slabs_free += s->slabs_total - before; /* their bits are clear */
@@ -364,17 +514,27 @@ static bool is_copied_to(const struct store *s)
     return false;
 }
 
-/* How far ahead of need: half an extent's credit. A copy takes it faster than another one is filled: a whole one. */
+/* How far ahead of need: half an extent's credit. A copy takes it faster than another one is filled: a whole one. Large
+ * writes want what they take until a checkpoint gives back what they replace, but not more than a quarter of all. */
 static uint64_t lead(const struct store *s)
 {
-    return is_copied_to(s) ? s->slabs_per_extent : (s->slabs_per_extent + 1) / 2;
+    uint64_t least = is_copied_to(s) ? s->slabs_per_extent : (s->slabs_per_extent + 1) / 2, fresh = FRESH_BYTES / SLAB_BYTES;
+    if (fresh > s->slabs_total / 4)
+        fresh = s->slabs_total / 4;
+    return s->fresh_wanted && fresh > least ? fresh : least;
+}
+
+/* Those that are free, or will be without another extent. */
+static uint64_t free_soon(const struct store *s)
+{
+    return s->slabs_free + slabs_returning(s);
 }
 
 /* An extent is filled with zeroes before it counts. Clients notice that, on the same disk, unless it is done patiently; but writes wait when it comes too late. So as with write-back: as large a
  * part of it is to be filled as of what is left for writes has been taken, and a fifth of that to spare. */
 void slabs_pace_growth(struct store *s)
 {
-    uint64_t kept = s->slabs_reserved + reserve(s), left = s->slabs_free > kept ? s->slabs_free - kept : 0, ahead = lead(s);
+    uint64_t kept = s->slabs_reserved + reserve(s), left = free_soon(s) > kept ? free_soon(s) - kept : 0, ahead = lead(s);
     uint64_t taken = left < ahead ? ahead - left : 0;
     uint64_t due = s->sb.extent_bytes / ahead * taken / 5 * 6;
     uint64_t done = atomic_load_explicit(&s->create_op.done_bytes, memory_order_relaxed);
@@ -386,7 +546,7 @@ void slabs_maybe_grow(struct store *s)
 {
     if (s->growing || s->superblock_read || s->closing || s->dead || !s->ready || !slabs_can_grow(s))
         return;
-    if (s->slabs_free >= s->slabs_reserved + reserve(s) + lead(s))
+    if (free_soon(s) >= s->slabs_reserved + reserve(s) + lead(s))
         return;
     char name[32];
     snprintf(name, sizeof name, "extents/%05u", s->sb.n_extents);

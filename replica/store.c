@@ -43,6 +43,7 @@ struct group *store_group(const struct store *s, uint64_t id)
 struct group *store_group_new(struct store *s, const struct wal_group *wg, unsigned page)
 {
     struct group *g = store_calloc(1, sizeof *g);
+    g->store = s;
     g->id = wg->group;
     g->page = page;
     g->size_blocks = wg->size_blocks;
@@ -109,6 +110,10 @@ void store_wal_durable(void *user, uint64_t token)
     struct store *s = user;
     struct group *changed[GROUPS_MAX];
     unsigned n = 0;
+    /* What a slab could not take is durable only when its record in the WAL is (large.c). */
+    token = large_on_durable(s, token);
+    if (token <= s->durable_token)
+        return;
     s->durable_token = token;
     while (s->fifo_head < s->fifo_tail && s->fifo[s->fifo_head & (s->fifo_cap - 1)].token <= token) {
         const struct token_record *t = &s->fifo[s->fifo_head++ & (s->fifo_cap - 1)];
@@ -227,8 +232,10 @@ void store_append(struct store *s, struct entry *e, uint64_t seq)
     *log_slot(g, e->slot) = (struct slot_info){.state = SLOT_VALUE, .entry = entry_ref(e)};
     runs_append(&g->log, e->slot, &e->e);
     note_membership(g, e);
-    wal_append_entry(s->wal, token_for(s, g, seq), e, false);
-    slabs_reserve_entry(s, g, e);
+    uint64_t token = token_for(s, g, seq);
+    if (!large_append(s, g, e, token))
+        wal_append_entry(s->wal, token, e, false);
+    slabs_reserve_entry(s, g, e, log_slot(g, e->slot)->ref);
     touch_group(s, g);
 }
 
@@ -245,7 +252,7 @@ void store_refill(struct store *s, struct entry *e, uint64_t seq)
     *i = (struct slot_info){.state = SLOT_VALUE, .entry = entry_ref(e)};
     note_membership(g, e);
     wal_append_entry(s->wal, token_for(s, g, seq), e, true);
-    slabs_reserve_entry(s, g, e);
+    slabs_reserve_entry(s, g, e, NULL);
     touch_group(s, g);
 }
 
@@ -297,10 +304,14 @@ void store_apply(struct store *s, struct group *g, uint64_t through)
         struct entry *e = i->entry;
         assert(i->state == SLOT_VALUE && e);
         if (e->kind == ENTRY_WRITE || e->kind == ENTRY_TRIM || e->kind == ENTRY_ZERO)
-            overlay_apply(s, g, e);
+            overlay_apply(s, g, e, i->ref);
         else if (e->kind == ENTRY_MEMBER)
             apply_membership(s, g, e);
         g->applied++;
+        if (i->ref) {
+            i->ref->owned = false; /* the map's, from now on */
+            s->refs_applied++;
+        }
         if (!i->pinned) {
             i->entry = NULL;
             entry_unref(e);
@@ -372,6 +383,10 @@ void store_value(struct store *s, uint64_t group, uint64_t slot, void (*fn)(void
         fn(user, entry_ref(i->entry), 0);
         return;
     }
+    if (i->ref) {
+        large_value(s, g, slot, &e, fn, user);
+        return;
+    }
     struct value_read *v = store_calloc(1, sizeof *v);
     *v = (struct value_read){.group = group, .slot = slot, .e = e, .fn = fn, .user = user};
     wal_read_entry(s->wal, i->place, on_value, v);
@@ -431,7 +446,8 @@ void store_publish(struct store *s)
         return;
     uint64_t slabs = slabs_credit(s), old = s->credits.slabs;
     uint64_t step = old / 64; /* what is plentiful needn't be exact */
-    uint8_t growing = s->growing || slabs_can_grow(s); /* while more can be made nobody is told that it is full */
+    /* While more can be made, or are given back with the next root, nobody is told that it is full. */
+    uint8_t growing = s->growing || slabs_can_grow(s) || (slabs_are_low(s) && slabs_returning(s) > 0);
     bool all = !s->credits_published || growing != s->credits.growing || (slabs == 0) != (old == 0) ||
                slabs > old + step || slabs + step < old;
     if (s->told_full && has_room(s)) {
@@ -491,7 +507,7 @@ void store_schedule_kick(struct store *s)
 
 static void try_close(struct store *s)
 {
-    if (!s->closing || s->cycle.state != CYCLE_IDLE || s->growing)
+    if (!s->closing || s->cycle.state != CYCLE_IDLE || s->growing || !list_empty(&s->large_writes) || !list_empty(&s->value_reads))
         return;
     if (s->ready && !s->dead && store_dirty(s)) {
         cycle_start(s);
@@ -579,9 +595,12 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
         s->extents[i].dev = d->extents[i];
     s->oleaf_pool.size = sizeof(struct oleaf);
     s->oslab_pool.size = sizeof(struct oslab);
-    s->slab_array_pool.size = LEAF_SLABS * sizeof(struct oslab *);
     s->reading_pool.size = reading_bytes();
     s->oleaf_array_pool.size = REGION_LEAVES * sizeof(struct oleaf *);
+    s->slab_array_pool.size = LEAF_SLABS * sizeof(void *); /* of struct oslab * or struct oref * */
+    s->oref_pool.size = sizeof(struct oref);
+    list_init(&s->large_writes);
+    list_init(&s->value_reads);
     list_init(&s->leaf_lru);
     list_init(&s->repairs);
     list_init(&s->copies);
@@ -642,6 +661,8 @@ void store_free(struct store *s)
     pool_drain(&s->slab_array_pool);
     pool_drain(&s->reading_pool);
     pool_drain(&s->oleaf_array_pool);
+    pool_drain(&s->oref_pool);
+    large_free(s);
     slabs_free_memory(s);
     free(s->fifo);
     free(s->root);
@@ -663,6 +684,7 @@ void store_get_stats(const struct store *s, struct store_stats *ret)
         .checkpoint = s->root ? s->root->checkpoint : 0,
         .checkpoints_done = s->checkpoints_done,
         .write_back_bytes = s->write_back_bytes,
+        .large_bytes = s->large_bytes,
         .bad_blocks = s->bad_blocks,
         .repaired_blocks = s->repaired_blocks,
         .checkpointing = s->cycle.state != CYCLE_IDLE,

@@ -111,8 +111,8 @@ bool store_is_full(const struct store *s);
 uint32_t store_can_take(const struct store *s, struct entry *const *e, uint32_t n);
 
 /* ---- values ---- */
-/* The value at (slot, e): fn with a reference, or NULL and -ENOENT (not here, or another e), -ENODATA (LOST), -EIO. May
- * call fn before it returns. */
+/* The value at (slot, e): fn with a reference, or NULL and -ENOENT (not here, or another e), -ENODATA (LOST), -ESTALE (an applied one that
+ * went to disk once, and was overwritten since: the log reaches back no further than this slot), -EIO. May call fn before it returns. */
 void store_value(struct store *s, uint64_t group, uint64_t slot, void (*fn)(void *user, struct entry *e, int err),
                  void *user);
 
@@ -349,7 +349,7 @@ struct store_stats {
     struct wal_stats wal;
     uint64_t slabs_total, slabs_free, slabs_reserved, slabs_pending_free;
     uint64_t overlay_bytes, leaf_cache_bytes, dirty_leaves;
-    uint64_t checkpoint, checkpoints_done, write_back_bytes;
+    uint64_t checkpoint, checkpoints_done, write_back_bytes, large_bytes; /* large: written beside the WAL, once */
     uint64_t bad_blocks, repaired_blocks;
     bool checkpointing, growing;
 };

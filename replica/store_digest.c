@@ -36,6 +36,9 @@ static bool block_crc(const struct store *s, const struct region *r, unsigned l,
         return true;
     case OVERLAY_LOST:
         return false;
+    case OVERLAY_REF:
+        *ret = overlay_find_ref(s, r, leaf_number(r, l) * LEAF_BLOCKS + i)->crc[i % SLAB_BLOCKS];
+        return !(bad_leaf(r, l) && bit_get(bad_leaf(r, l)->bits, i));
     case OVERLAY_NONE:
         break;
     }

@@ -42,6 +42,7 @@ static void on_root(struct io_op *op)
         return;
     }
     f->sb.complete = 1;
+    f->sb.features_incompat |= FEATURE_INCOMPAT_WRITE_REF;
     f->sb.generation++;
     superblock_seal(&f->sb);
     superblock_write(f->devices.superblock, &f->sb, on_superblock, f);

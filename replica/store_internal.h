@@ -7,6 +7,7 @@
  * - overlay.c: what was applied and not yet written back, in memory
  * - map.c: regions, leaves and their cache
  * - slabs.c: bitmap, reservations, growth
+ * - large.c, large_value.c, kept_slabs.c: writes that go to disk once (docs/large-writes.md)
  * - write_back.c, write_pace.c: the frozen overlay to the extents, leaves to their other places; how fast
  * - checkpoint.c: the cycle: commit records, freeze, write-back, meta, root
  * - store_read.c, store_repair.c: reads; damaged blocks and their repair
@@ -92,8 +93,26 @@ void pool_drain(struct pool *p);
 
 enum slot_state { SLOT_NONE = 0, SLOT_LOST = 1, SLOT_VALUE = 2 };
 
+/* The whole slabs of a WRITE that went to disk once (docs/large-writes.md). */
+struct slot_ref {
+    uint32_t n;
+    uint32_t slab[REF_SLABS_MAX];
+    bool owned;   /* not applied: nobody else knows its slabs */
+    bool written; /* they have the value */
+    bool compact; /* while recovering: the entry's payload is only the blocks outside of them */
+    bool gone;    /* one of them holds something else by now: peers can't get the value here */
+};
+
+/* kept_slabs.c: whose value a slab holds. */
+struct kept_slab {
+    uint32_t slab; /* SLAB_NONE: none */
+    uint32_t page; /* the group's */
+    uint64_t slot;
+};
+
 struct slot_info {
     struct entry *entry; /* a reference until it is applied; after that the value is read back from its place */
+    struct slot_ref *ref; /* NULL: its value is in the WAL */
     struct wal_place place;
     uint32_t ballot; /* while recovering: index into group.ballots */
     uint8_t state;
@@ -105,6 +124,7 @@ enum jump_state { JUMP_NONE, JUMP_FIRST_ROOT, JUMP_SECOND_ROOT };
 enum complete_state { COMPLETE_NONE, COMPLETE_WANTED, COMPLETE_IN_IMAGE };
 
 struct group {
+    struct store *store;
     uint64_t id;
     unsigned page; /* its logical meta page */
     uint64_t size_blocks;
@@ -169,8 +189,15 @@ struct oslab {
     uint16_t mask; /* which of them are there */
 };
 
+/* A slab that was written whole when its entry came: its blocks stand there already, but for those that were overwritten since. */
+struct oref {
+    uint32_t slab;
+    uint16_t mask; /* which blocks it is still the newest of */
+    uint32_t crc[SLAB_BLOCKS];
+};
+
 /* What was applied to one leaf's blocks since the generation began. A block has a page, or its zero bit, or its lost
- * bit, or none (then an older generation or the disk has it). */
+ * bit, or its bit in a reference, or none (then an older generation or the disk has it). */
 struct oleaf {
     uint64_t changed_at[LEAF_CHUNKS];
     uint64_t zero[LEAF_BLOCKS / 64];
@@ -179,9 +206,11 @@ struct oleaf {
     uint8_t touch; /* bit per chunk: its bad bits are to become explicit, though nothing of it may be here */
     struct oslab **slab;             /* LEAF_SLABS of them, or NULL: no pages */
     uint32_t n_pages;
+    struct oref **ref;               /* likewise, or NULL: no references */
+    uint32_t n_refs;
 };
 
-enum overlay_state { OVERLAY_NONE, OVERLAY_PAGE, OVERLAY_ZERO, OVERLAY_LOST };
+enum overlay_state { OVERLAY_NONE, OVERLAY_PAGE, OVERLAY_ZERO, OVERLAY_LOST, OVERLAY_REF };
 
 /* ---- map ---- */
 
@@ -248,6 +277,7 @@ static inline struct bad_leaf *bad_leaf(const struct region *r, unsigned l)
 struct extent {
     struct dev *dev;
     bool dirty; /* written since the last flush */
+    bool unfilled; /* allocated alone: a durable write to it takes long */
 };
 
 /* ---- the cycle: write-back, then checkpoint ---- */
@@ -306,6 +336,7 @@ struct write_pace {
     uint64_t total, done; /* bytes: blocks and leaves */
     uint64_t began_ns;
     uint64_t wal_lsn, wal_budget; /* appends from there on; when they have taken so many bytes the cycle is to be over */
+    uint64_t fresh_taken, fresh_budget; /* likewise, slabs for large writes */
     struct timer timer;
 };
 
@@ -316,6 +347,8 @@ struct cycle {
     uint64_t token;      /* the records that must be durable first */
     uint64_t read_epoch; /* reads of this and earlier epochs must be over */
     uint64_t mutations;
+    uint64_t loose_left; /* slabs that the last one could not map */
+    uint64_t refs_applied; /* before it */
     struct wal_position cut, redo, tail;
     uint64_t hold_lsn; /* the tail stays at or before it; UINT64_MAX: anywhere */
     struct region **regions; /* with frozen leaves, in order */
@@ -386,6 +419,12 @@ struct store {
     struct dev_create_op create_op;
     struct superblock grown;
     bool growing, grow_blocked;
+    uint8_t *loose, *more, *kept; /* bitmaps: taken by a large write and mapped by no leaf yet; of these, that its address had none; in kept_table */
+    uint64_t n_loose, n_more, n_kept_free;
+    uint64_t fresh_taken, refs_applied; /* so many since the start */
+    bool fresh_wanted;    /* a large write found none: some are to be ahead of need from now on */
+    struct kept_slab *kept_table; /* kept_slabs.c: a hash table; cap is a power of two */
+    uint32_t kept_cap, n_kept;
     bool superblock_read; /* by the scrub: no growth meanwhile */
     struct meta_check *meta_check; /* the scrub's read of meta under way: one at a time */
     struct timer grow_timer;
@@ -406,7 +445,16 @@ struct store {
     struct list overlay_regions[2];
     uint64_t overlay_bytes[2];
     bool trimmed; /* the active generation has a TRIM: its checkpoint may free slabs */
-    struct pool oleaf_pool, oslab_pool, slab_array_pool, oleaf_array_pool, reading_pool;
+    struct pool oleaf_pool, oslab_pool, slab_array_pool, oleaf_array_pool, reading_pool, oref_pool;
+
+    /* large writes */
+    struct list large_writes, value_reads;
+    uint64_t n_value_slabs; /* that are being read */
+    uint32_t *dropped[2]; /* slabs that no leaf will map, by the overlay's generation: free with the root that has it */
+    uint32_t n_dropped[2], cap_dropped[2];
+    unsigned n_failed; /* large writes that came to nothing, and whose values are not in the WAL yet */
+    uint64_t hold_from, hold_until; /* tokens: records from `from` on (0: none) count as durable only when `until` is, and nothing has failed */
+    uint64_t hold_bytes;
 
     /* reads */
     uint64_t read_epoch;
@@ -431,8 +479,11 @@ struct store {
     bool closing;
     struct opening *opening;
     uint64_t replay_unknown; /* a group that the WAL has entries of and nobody knows */
+    bool replay_misrefers;   /* a record refers to a slab that can't be its */
+    unsigned fill_page;      /* where the end of recovery is: group and slot */
+    uint64_t fill_slot;
 
-    uint64_t checkpoints_done, write_back_bytes, bad_blocks, repaired_blocks, dirty_leaves;
+    uint64_t checkpoints_done, large_bytes, write_back_bytes, bad_blocks, repaired_blocks, dirty_leaves;
 };
 
 /* store.c */
@@ -461,7 +512,7 @@ void log_raise_floor(struct group *g, uint64_t floor);
 void log_free(struct group *g);
 
 /* overlay.c */
-void overlay_apply(struct store *s, struct group *g, const struct entry *e);
+void overlay_apply(struct store *s, struct group *g, const struct entry *e, const struct slot_ref *ref);
 /* Images: content of the applied slot that no entry brings. changed_at: the donor's; 0: the own one stands. */
 void overlay_put(struct store *s, struct region *r, uint64_t block, struct buf *buf, uint32_t off, uint32_t crc,
                  uint64_t changed_at);
@@ -472,6 +523,8 @@ void overlay_touch(struct store *s, struct region *r, unsigned l, unsigned chunk
 bool overlay_has_group(const struct store *s, const struct group *g);
 enum overlay_state overlay_find(const struct store *s, const struct region *r, uint64_t block,
                                 const struct opage **ret);
+/* Of a block that is OVERLAY_REF: where it stands. */
+const struct oref *overlay_find_ref(const struct store *s, const struct region *r, uint64_t block);
 void overlay_drop_leaf(struct store *s, struct region *r, unsigned gen, unsigned l);
 bool overlay_is_empty(const struct store *s, unsigned gen);
 
@@ -480,9 +533,17 @@ void slabs_init(struct store *s);
 void slabs_count(struct store *s); /* after the bitmap was loaded */
 void slabs_free_memory(struct store *s);
 uint32_t slab_alloc(struct store *s);              /* SLAB_NONE: there is none */
+/* n of them for a large write, neighbours if there are some: loose. False, and none: not now. */
+MUST_USE bool slabs_take_fresh(struct store *s, uint32_t n, uint32_t *ret);
+void slab_is_more(struct store *s, uint32_t slab); /* that was taken so, for an address that has none */
+/* Recovery: it was taken for a large write that counts. False: it is somebody else's. */
+MUST_USE bool slab_claim(struct store *s, uint32_t slab);
+void slab_settle(struct store *s, uint32_t slab); /* from loose to in use for good */
+/* How many, from the first on, follow each other on one device. */
+uint32_t slabs_neighbours(const struct store *s, const uint32_t *slab, uint32_t n);
 void slab_release(struct store *s, uint32_t slab); /* free when the next root is durable */
 void slabs_promote(struct store *s);               /* it is */
-void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e);
+void slabs_reserve_entry(struct store *s, struct group *g, const struct entry *e, const struct slot_ref *ref);
 void slabs_reserve_block(struct store *s, struct region *r, uint64_t block);
 /* How many slabs the blocks of one leaf would take that are neither mapped nor reserved. */
 uint64_t slabs_needed(const struct region *r, uint64_t block, uint32_t nblocks);
@@ -492,6 +553,10 @@ void slabs_take_reservation(struct store *s, struct region *r, unsigned l, unsig
 void slabs_take_leaf_reservation(struct store *s, struct region *r, unsigned l);
 uint64_t slabs_to_spare(const struct store *s); /* neither promised nor kept back */
 uint64_t slabs_credit(const struct store *s);
+/* So few to give that a front end may hold writes back. */
+bool slabs_are_low(const struct store *s);
+/* That are free with a root, without anybody's doing: given up, or replaced by what a large write took. */
+uint64_t slabs_returning(const struct store *s);
 /* So few to give that a front end may be refusing writes, and growth is no help. */
 bool slabs_are_short(const struct store *s);
 bool slabs_must_grow(const struct store *s);
@@ -514,6 +579,32 @@ static inline void slab_mark_dirty(struct store *s, uint64_t slab)
 {
     s->extents[slab / s->slabs_per_extent].dirty = true;
 }
+
+/* large.c */
+/* Writes the entry's whole slabs to fresh ones and appends its record, when that can be done. False: nothing was done. */
+MUST_USE bool large_append(struct store *s, struct group *g, struct entry *e, uint64_t token);
+void large_forget(struct group *g, uint64_t slot, struct slot_info *i);
+void large_drop_slab(struct store *s, uint32_t slab);               /* no leaf maps it, and none will */
+/* The WAL says that records through `token` are durable: through which they are with their slabs. */
+uint64_t large_on_durable(struct store *s, uint64_t token);
+void large_release_dropped(struct store *s, unsigned gen);          /* the generation is frozen */
+bool large_wants_cycle(const struct store *s);
+void large_free(struct store *s);
+
+/* large_value.c */
+/* The value of an applied slot with a reference: as store_value. -ESTALE: it was overwritten since. */
+void large_value(struct store *s, struct group *g, uint64_t slot, const struct ballot *e, void (*fn)(void *user, struct entry *e, int err), void *user);
+/* Recovery: reads the slabs of an entry that is not applied. An error: its value is lost. */
+void large_fill(struct store *s, struct group *g, uint64_t slot, void (*fn)(void *user, struct entry *e, int err), void *user);
+bool large_is_read(const struct store *s, uint64_t slab);
+void large_values_free(struct store *s);
+
+/* kept_slabs.c */
+void kept_add(struct store *s, const struct group *g, uint64_t slot, const struct slot_ref *ref);
+void kept_remove(struct store *s, const struct group *g, uint64_t slot, const struct slot_ref *ref);
+/* It is about to hold something else. */
+void kept_forget(struct store *s, uint32_t slab);
+bool kept_holds(const struct store *s, const struct group *g, uint64_t slot, const struct slot_ref *ref);
 
 /* map.c */
 struct region *region_find(struct store *s, const struct group *g, uint64_t number);

@@ -73,6 +73,7 @@ void log_extend(struct group *g, uint64_t last)
 static void clear_slot(struct group *g, uint64_t slot)
 {
     struct slot_info *i = log_slot(g, slot);
+    large_forget(g, slot, i);
     if (i->state == SLOT_LOST)
         g->n_lost--;
     entry_unref(i->entry);
@@ -100,8 +101,10 @@ void log_raise_floor(struct group *g, uint64_t floor)
 
 void log_free(struct group *g)
 {
-    for (uint64_t s = g->log.base.slot + 1; s <= g->last; s++)
+    for (uint64_t s = g->log.base.slot + 1; s <= g->last; s++) {
         entry_unref(log_slot(g, s)->entry);
+        free(log_slot(g, s)->ref);
+    }
     free(g->slots);
     free(g->ballots);
 }

@@ -77,6 +77,15 @@ void reads_over(struct store *s, uint64_t epoch)
         cycle_advance(s);
 }
 
+/* A large write has replaced the slab that the block was read from. */
+static bool is_superseded(const struct reading *rd, const struct part *pt, uint32_t i)
+{
+    const struct opage *page;
+    uint64_t block = rd->r->block + i;
+    return rd->place[i] != UINT64_MAX && overlay_find(rd->store, pt->region, block, &page) == OVERLAY_REF &&
+           overlay_find_ref(rd->store, pt->region, block)->slab != rd->place[i] / SLAB_BLOCKS;
+}
+
 static void finish(struct reading *rd)
 {
     struct store_read *r = rd->r;
@@ -91,6 +100,10 @@ static void finish(struct reading *rd)
                 continue;
             bit_set(bits, (r->block + i) % LEAF_BLOCKS);
             bad = true;
+            if (is_superseded(rd, &rd->part[p], i)) {
+                bit_clear(bits, (r->block + i) % LEAF_BLOCKS);
+                continue;
+            }
             any |= !bit_get(rd->unknown, i);
             if (bit_get(rd->unknown, i))
                 bit_clear(bits, (r->block + i) % LEAF_BLOCKS);
@@ -289,6 +302,10 @@ static void take(struct reading *rd)
             if (st == OVERLAY_PAGE) {
                 memcpy(r->buf->data + (size_t)i * BLOCK_SIZE, page->buf->data + page->off, BLOCK_SIZE);
                 r->crc[i] = page->crc;
+            } else if (st == OVERLAY_REF) {
+                const struct oref *ref = overlay_find_ref(rd->store, pt->region, r->block + i);
+                rd->place[i] = (uint64_t)ref->slab * SLAB_BLOCKS + (r->block + i) % SLAB_BLOCKS;
+                r->crc[i] = ref->crc[(r->block + i) % SLAB_BLOCKS];
             } else if (st == OVERLAY_LOST) {
                 bit_set(r->lost, i);
             } else if (st == OVERLAY_ZERO) {

@@ -42,9 +42,11 @@ void bad_found(struct store *s, struct region *r, unsigned l, const uint64_t bit
     const struct opage *page;
     bool any = false;
     for (unsigned i = 0; i < LEAF_BLOCKS; i++) {
-        /* What the overlay holds was overwritten meanwhile, which healed it. */
-        if (!bit_get(bits, i) || block + i >= r->group->size_blocks ||
-            overlay_find(s, r, block + i, &page) != OVERLAY_NONE)
+        /* What the overlay holds was overwritten meanwhile, which healed it; but what it refers to is on disk. */
+        if (!bit_get(bits, i) || block + i >= r->group->size_blocks)
+            continue;
+        enum overlay_state st = overlay_find(s, r, block + i, &page);
+        if (st != OVERLAY_NONE && st != OVERLAY_REF)
             continue;
         bit_set(told, i);
         any = true;

@@ -46,6 +46,7 @@ static void set_lost(struct group *g, uint64_t slot, const struct ballot *e)
     if (!i || (i->state == SLOT_VALUE && i->ballot == b))
         return; /* (slot, e) names one value, and it was seen elsewhere */
     MARK_IF(i->state == SLOT_VALUE, "replay: LOST replaces another ballot's value");
+    large_forget(g, slot, i);
     if (i->state == SLOT_VALUE)
         entry_unref(i->entry);
     if (i->state != SLOT_LOST)
@@ -150,7 +151,26 @@ static bool is_dead(const struct store *s, const struct group *g, const struct e
     return true;
 }
 
-static void on_entry(void *user, struct entry *e, struct wal_place place, bool refill)
+/* The slabs of a WRITE_REF. What is not applied brings its ends alone. */
+static void note_ref(struct store *s, struct group *g, const struct entry *e, const uint32_t *slab)
+{
+    struct slot_info *i = log_slot(g, e->slot);
+    struct slot_ref *ref = store_calloc(1, sizeof *ref);
+    ref->n = ref_slabs(e->block, e->nblocks);
+    ref->owned = ref->compact = e->slot > g->applied;
+    ref->written = true;
+    memcpy(ref->slab, slab, ref->n * sizeof *slab);
+    for (uint32_t k = 0; k < ref->n; k++)
+        if (slab[k] >= s->slabs_total) {
+            s->replay_misrefers = true;
+            free(ref);
+            return;
+        }
+    i->ref = ref;
+    kept_add(s, g, e->slot, ref);
+}
+
+static void on_entry(void *user, struct entry *e, struct wal_place place, const uint32_t *slab, bool refill)
 {
     struct store *s = user;
     struct group *g = store_group(s, e->group);
@@ -164,10 +184,13 @@ static void on_entry(void *user, struct entry *e, struct wal_place place, bool r
     MARK_IF(i->state == SLOT_LOST, "replay: the WAL has what the checkpoint named");
     if (i->state == SLOT_LOST)
         g->n_lost--;
+    large_forget(g, e->slot, i);
     entry_unref(i->entry);
     *i = (struct slot_info){.state = SLOT_VALUE, .place = place, .ballot = ballot_index(g, &e->e)};
     if (e->slot > g->applied)
         i->entry = entry_ref(e);
+    if (slab)
+        note_ref(s, g, e, slab);
     if (refill)
         apply_what_can_be(s, g);
 }
@@ -238,6 +261,7 @@ static void settle_floor(struct group *g)
         struct slot_info *i = log_slot(g, slot);
         if (i->state == SLOT_LOST)
             g->n_lost--;
+        large_forget(g, slot, i);
         entry_unref(i->entry);
         *i = (struct slot_info){.state = SLOT_NONE};
     }
@@ -300,6 +324,107 @@ static void tell_group(struct store *s, struct group *g)
     free(lost);
 }
 
+/* Slabs that large writes took, and that the map in force knows nothing of: from here on they are in use, unless nobody names them any more. */
+static bool claim_refs(struct store *s)
+{
+    list_for_each(n, &s->overlay_regions[s->gen])
+    {
+        const struct region *r = container_of(n, struct region, overlay_link[s->gen]);
+        for (unsigned l = 0; l < REGION_LEAVES; l++) {
+            const struct oleaf *o = overlay_leaf(r, s->gen, l);
+            for (unsigned i = 0; o && o->ref && i < LEAF_SLABS; i++) {
+                const struct oref *ref = o->ref[i];
+                if (ref && !slab_claim(s, ref->slab))
+                    return false;
+            }
+        }
+    }
+    for (unsigned p = 0; p < GROUPS_MAX; p++) {
+        struct group *g = s->groups[p];
+        for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++) {
+            const struct slot_ref *ref = log_slot(g, slot)->ref;
+            for (uint32_t k = 0; ref && k < ref->n; k++)
+                if (!slab_claim(s, ref->slab[k]))
+                    return false;
+        }
+    }
+    return true;
+}
+
+static void settle(struct store *s)
+{
+    for (unsigned p = 0; p < GROUPS_MAX; p++) {
+        struct group *g = s->groups[p];
+        if (!g)
+            continue;
+        settle_floor(g);
+        const char *problem = settle_log(g);
+        if (problem) {
+            MARK("replay: refused, the log makes no sense");
+            opening_done(s, -EBADMSG, "wal: the log of group %llu %s: make the replica anew from its peers",
+                         (unsigned long long)g->id, problem);
+            return;
+        }
+    }
+    if (s->replay_misrefers || !claim_refs(s)) {
+        MARK("replay: refused, a slab has two owners");
+        opening_done(s, -EBADMSG, "wal: it refers to a slab that is another's: make the replica anew from its peers");
+        return;
+    }
+    s->ready = true;
+    slabs_reserve_again(s);
+    for (unsigned p = 0; p < GROUPS_MAX; p++)
+        if (s->groups[p])
+            tell_group(s, s->groups[p]);
+    store_publish(s);
+    if (store_dirty(s))
+        store_touch(s);
+    store_schedule_kick(s);
+    opening_done(s, 0, NULL);
+}
+
+/* ---- what waits for its commit and went to disk once: its value comes into memory, or it is lost ---- */
+
+static void fill_refs(struct store *s);
+
+static void on_filled(void *user, struct entry *e, int err)
+{
+    struct store *s = user;
+    struct group *g = s->groups[s->fill_page];
+    if (err) {
+        MARK("replay: the slabs of an entry are rotten");
+        struct slot_info *i = log_slot(g, s->fill_slot);
+        uint32_t ballot = i->ballot;
+        large_forget(g, s->fill_slot, i);
+        entry_unref(i->entry);
+        *i = (struct slot_info){.state = SLOT_LOST, .ballot = ballot};
+        g->n_lost++;
+    }
+    entry_unref(e);
+    s->fill_slot++;
+    fill_refs(s);
+}
+
+static void fill_refs(struct store *s)
+{
+    for (; s->fill_page < GROUPS_MAX; s->fill_page++, s->fill_slot = 0) {
+        struct group *g = s->groups[s->fill_page];
+        if (!g)
+            continue;
+        if (s->fill_slot <= g->applied)
+            s->fill_slot = g->applied + 1;
+        for (; s->fill_slot <= g->last; s->fill_slot++) {
+            const struct slot_ref *ref = log_slot(g, s->fill_slot)->ref;
+            if (!ref || !ref->compact)
+                continue;
+            MARK("replay: an entry's value is read from its slabs");
+            large_fill(s, g, s->fill_slot, on_filled, s);
+            return;
+        }
+    }
+    settle(s);
+}
+
 static void on_done(void *user, int err, const char *why)
 {
     struct store *s = user;
@@ -325,25 +450,24 @@ static void on_done(void *user, int err, const char *why)
         if (!g)
             continue;
         apply_what_can_be(s, g);
-        settle_floor(g);
-        const char *problem = settle_log(g);
-        if (problem) {
-            MARK("replay: refused, the log makes no sense");
-            opening_done(s, -EBADMSG, "wal: the log of group %llu %s: make the replica anew from its peers",
-                         (unsigned long long)g->id, problem);
-            return;
-        }
     }
-    s->ready = true;
-    slabs_reserve_again(s);
-    for (unsigned p = 0; p < GROUPS_MAX; p++)
-        if (s->groups[p])
-            tell_group(s, s->groups[p]);
-    store_publish(s);
-    if (store_dirty(s))
-        store_touch(s);
-    store_schedule_kick(s);
-    opening_done(s, 0, NULL);
+    fill_refs(s);
+}
+
+static bool slab_place(void *user, uint32_t slab, struct dev **ret_dev, uint64_t *ret_off)
+{
+    struct store *s = user;
+    if (slab >= s->slabs_total)
+        return false;
+    *ret_dev = slab_dev(s, slab);
+    *ret_off = slab_offset(s, slab);
+    return true;
+}
+
+static struct dev *slab_dev_at(void *user, uint32_t i)
+{
+    struct store *s = user;
+    return i < s->sb.n_extents ? s->extents[i].dev : NULL;
 }
 
 void replay_begin(struct store *s)
@@ -357,6 +481,8 @@ void replay_begin(struct store *s)
         .on_commit = on_commit,
         .on_fuzzy = on_fuzzy,
         .on_needs_copy = on_needs_copy,
+        .slab_place = slab_place,
+        .slab_dev = slab_dev_at,
         .on_done = on_done,
         .user = s,
     };

@@ -44,8 +44,9 @@ static const char *refusal(const struct superblock *s)
     static _Thread_local char why[128];
     if (s->version != DISK_VERSION)
         snprintf(why, sizeof why, "format version %" PRIu32 " is not known to this version of qbd (it knows %u)", s->version, DISK_VERSION);
-    else if (s->features_incompat)
-        snprintf(why, sizeof why, "unknown incompatible features 0x%" PRIx64 ": use the version of qbd that made them", s->features_incompat);
+    else if (s->features_incompat & ~FEATURES_INCOMPAT)
+        snprintf(why, sizeof why, "unknown incompatible features 0x%" PRIx64 ": use the version of qbd that made them",
+                 s->features_incompat & ~FEATURES_INCOMPAT);
     else if (s->features_ro_compat)
         snprintf(why, sizeof why, "unknown features 0x%" PRIx64 " forbid writing: use the version of qbd that made them", s->features_ro_compat);
     else if (s->complete != 1)

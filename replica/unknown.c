@@ -50,6 +50,9 @@ static bool touches(const struct oleaf *o, unsigned c)
     for (unsigned i = c * CHUNK_BLOCKS / SLAB_BLOCKS; o->slab && i < (c + 1) * CHUNK_BLOCKS / SLAB_BLOCKS; i++)
         if (o->slab[i])
             return true;
+    for (unsigned i = c * CHUNK_BLOCKS / SLAB_BLOCKS; o->ref && i < (c + 1) * CHUNK_BLOCKS / SLAB_BLOCKS; i++)
+        if (o->ref[i])
+            return true;
     return false;
 }
 

@@ -6,7 +6,7 @@
  *
  * What always holds:
  *  - places are given in sequence order: [tail, head) is one chain of batches, head.prev_* describe the last of them.
- *  - durable_seq counts batches durable without a gap, and callers hear of them in that order.
+ *  - durable_seq counts batches durable without a gap, and callers hear of them in that order; a batch that is held is not durable.
  *  - no write overlaps a batch at or above the tail, a write in flight, or a read in flight. */
 #include "replica/wal.h"
 
@@ -63,6 +63,7 @@ static struct wal_write *write_get(struct wal *w)
     b->desc_bytes = b->n_records = b->payload_pages = b->flags = 0;
     b->lsn = b->bytes = b->seq = b->token = 0;
     b->has_token = b->done = false;
+    b->holds = 0;
     b->n_entries = 0;
     b->n_iov = 1; /* [0] is the descriptors' */
     return b;
@@ -244,7 +245,7 @@ static void close_open(struct wal *w)
     for (uint32_t i = 0; i < b->n_entries; i++) {
         const struct wal_placed *p = &b->placed[i];
         struct wal_place place = { .desc_lsn = b->lsn + p->body_at };
-        if (p->e->kind == ENTRY_WRITE)
+        if (p->pages)
             place.payload_lsn = payload_lsn + (uint64_t)p->payload_page * BLOCK_SIZE;
         w->cb.on_placed(w->cb.user, p->e, place);
     }
@@ -253,6 +254,7 @@ static void close_open(struct wal *w)
 /* ---- writing ---- */
 
 static void write_done(struct io_op *op);
+static void count_durable(struct wal *w);
 
 static void submit(struct wal *w)
 {
@@ -329,12 +331,39 @@ static void write_done(struct io_op *op)
         return;
     }
     note_latency(w, b);
+    count_durable(w);
+}
+
+struct wal_write *wal_hold(struct wal *w)
+{
+    assert(w->open || w->state == WAL_DEAD);
+    if (w->open)
+        w->open->holds++;
+    return w->open;
+}
+
+void wal_release(struct wal *w, struct wal_write *b)
+{
+    if (w->state == WAL_DEAD)
+        return;
+    assert(b && b->holds > 0);
+    if (--b->holds == 0 && b->done)
+        count_durable(w);
+}
+
+/* What is durable from the beginning on, and tells of it. */
+static void count_durable(struct wal *w)
+{
     uint64_t token = 0;
     bool has_token = false, started = false;
     while (!list_empty(&w->writing)) {
-        b = container_of(w->writing.next, struct wal_write, link);
+        struct wal_write *b = container_of(w->writing.next, struct wal_write, link);
         if (!b->done) {
             MARK("wal: batch done before an earlier one");
+            break;
+        }
+        if (b->holds > 0) {
+            MARK("wal: batch done before the slabs that it refers to");
             break;
         }
         list_remove(&b->link);
@@ -376,22 +405,32 @@ static bool open_has_room(const struct wal *w, uint32_t record_bytes, uint32_t p
     const struct wal_write *b = w->open;
     uint32_t desc = b->desc_bytes + record_bytes;
     uint32_t pages = pages_of(desc) + 1 + b->payload_pages + payload_pages;
-    return desc <= WAL_DESC_MAX_BYTES && pages * BLOCK_SIZE <= w->batch_max_bytes && b->n_entries < WAL_BATCH_ENTRIES_MAX;
+    return desc <= WAL_DESC_MAX_BYTES && pages * BLOCK_SIZE <= w->batch_max_bytes && b->n_entries < WAL_BATCH_ENTRIES_MAX && b->n_iov + 2 <= WAL_BATCH_IOV_MAX;
 }
 
-static void open_add_entry(struct wal_write *b, struct entry *e, uint32_t body_at, uint32_t pages)
+static void open_add_pages(struct wal_write *b, const struct entry *e, uint32_t first, uint32_t pages)
 {
-    b->placed[b->n_entries++] = (struct wal_placed){ entry_ref(e), body_at, b->payload_pages };
-    b->payload_pages += pages;
     if (pages == 0)
         return;
+    b->payload_pages += pages;
     /* Neighbours in one buffer (a large request cut into entries) are one piece. */
     struct iovec *last = &b->iov[b->n_iov - 1];
-    uint8_t *from = e->payload->data + e->payload_off;
+    uint8_t *from = e->payload->data + e->payload_off + (size_t)first * BLOCK_SIZE;
     if (b->n_iov > 1 && (uint8_t *)last->iov_base + last->iov_len == from)
         last->iov_len += (size_t)pages * BLOCK_SIZE;
     else
         b->iov[b->n_iov++] = (struct iovec){ from, (size_t)pages * BLOCK_SIZE };
+}
+
+static void open_add_entry(struct wal_write *b, struct entry *e, const struct wal_record *r, uint32_t body_at)
+{
+    uint32_t pages = wal_record_pages(r), head = 0;
+    b->placed[b->n_entries++] = (struct wal_placed){ entry_ref(e), body_at, b->payload_pages, pages };
+    if (r->type == WAL_WRITE_REF) {
+        head = ref_head(e->block);
+        open_add_pages(b, e, 0, head);
+    }
+    open_add_pages(b, e, head < pages ? wal_page_block(r, head) : 0, pages - head);
 }
 
 /* r: the record with its body, zeroed to a multiple of 8. e: the entry of an ENTRY record, else NULL. */
@@ -424,22 +463,37 @@ static void append(struct wal *w, uint64_t token, const struct wal_record *r, st
     b->token = token;
     b->has_token = true;
     if (e)
-        open_add_entry(b, e, at + (uint32_t)sizeof *r, pages);
+        open_add_entry(b, e, r, at + (uint32_t)sizeof *r);
     wal_states_note(&w->states, r);
     w->stats.records++;
 }
 
-void wal_append_entry(struct wal *w, uint64_t token, struct entry *e, bool refill)
+/* n_slabs 0: an ENTRY. */
+static void append_entry(struct wal *w, uint64_t token, struct entry *e, const uint32_t *slab, uint32_t n_slabs, bool refill)
 {
     uint64_t space[(WAL_RECORD_MAX_BYTES + 7) / 8];
-    uint32_t n = (uint32_t)entry_encoded_bytes(e);
+    uint32_t encoded = (uint32_t)entry_encoded_bytes(e), n = encoded + 4 * n_slabs;
     struct wal_record *r = (struct wal_record *)space;
     assert(sizeof *r + n <= sizeof space);
     assert(e->slot > 0 && (e->kind == ENTRY_WRITE) == (e->payload != NULL));
     space[(sizeof *r + n - 1) / 8] = 0;
-    *r = (struct wal_record){ .type = WAL_ENTRY, .flags = refill ? WAL_REFILL : 0, .body_bytes = n };
+    *r = (struct wal_record){ .type = n_slabs ? WAL_WRITE_REF : WAL_ENTRY, .flags = refill ? WAL_REFILL : 0, .body_bytes = n };
     entry_encode(e, (uint8_t *)(r + 1));
+    if (n_slabs)
+        memcpy((uint8_t *)(r + 1) + encoded, slab, 4 * n_slabs);
     append(w, token, r, e);
+}
+
+void wal_append_entry(struct wal *w, uint64_t token, struct entry *e, bool refill)
+{
+    append_entry(w, token, e, NULL, 0, refill);
+}
+
+void wal_append_ref(struct wal *w, uint64_t token, struct entry *e, const uint32_t *slab, bool refill)
+{
+    uint32_t n = ref_slabs(e->block, e->nblocks);
+    assert(e->kind == ENTRY_WRITE && n > 0);
+    append_entry(w, token, e, slab, n, refill);
 }
 
 static void append_small(struct wal *w, uint64_t token, uint16_t type, const void *body, uint32_t n)
@@ -549,6 +603,7 @@ void wal_get_stats(const struct wal *w, struct wal_stats *ret)
     *ret = w->stats;
     ret->head_lsn = w->head.lsn;
     ret->durable_lsn = w->durable_lsn;
+    ret->durable_seq = w->durable_seq;
     ret->redo_lsn = w->redo_lsn;
     ret->tail_lsn = w->tail.lsn;
     ret->in_flight = w->in_flight;

@@ -7,6 +7,7 @@
  *  - bytes [tail_lsn, head_lsn) of the ring are never overwritten; [redo_lsn, head_lsn) is what recovery needs.
  *  - a batch never wraps; per group it holds one contiguous append range of one ballot, and a CUT only before it.
  *  - payload is written from the entries' own buffers: no copy.
+ *  - a batch that is held (wal_hold) counts as durable only when it was released as well.
  */
 #ifndef QBD_REPLICA_WAL_H
 #define QBD_REPLICA_WAL_H
@@ -37,14 +38,19 @@ struct wal_replay {
     void (*on_group)(void *user, const struct wal_group *g);
     void (*on_promise)(void *user, const struct wal_promise *p);
     void (*on_cut)(void *user, uint64_t group, uint64_t slot);
-    /* ref it to keep it. A refill may fill a lost slot, repeat one that is held, or (copied forward, its first record trimmed) extend the log. */
-    void (*on_entry)(void *user, struct entry *e, struct wal_place place, bool refill);
+    /* slab: NULL, or of a WRITE_REF the numbers of its whole slabs; e->payload is then only the blocks outside of them, NULL when there are none.
+     * ref it to keep it. A refill may fill a lost slot, repeat one that is held, or (copied forward, its first record trimmed) extend the log. */
+    void (*on_entry)(void *user, struct entry *e, struct wal_place place, const uint32_t *slab, bool refill);
     /* Slots first..last were appended under e and their values are lost (rot). cut as in wal_summary (0: none), to be done first.
      * A slot that is held already under the same e (after that cut) keeps what it holds: the rotten record was a refill or a copy. */
     void (*on_lost)(void *user, uint64_t group, uint64_t cut, uint64_t first, uint64_t last, const struct ballot *e);
     void (*on_commit)(void *user, uint64_t group, uint64_t slot);
     void (*on_fuzzy)(void *user, uint64_t group, uint64_t slot);
     void (*on_needs_copy)(void *user, const struct wal_needs_copy *n);
+    /* Where a slab stands. False: there is none of that number. */
+    bool (*slab_place)(void *user, uint32_t slab, struct dev **ret_dev, uint64_t *ret_off);
+    /* The i-th of the devices that slabs are on; NULL: no more. */
+    struct dev *(*slab_dev)(void *user, uint32_t i);
     /* err 0: the START batch is durable and the WAL accepts appends. Else -errno and why. */
     void (*on_done)(void *user, int err, const char *why);
     void *user;
@@ -52,6 +58,7 @@ struct wal_replay {
 
 struct wal_stats {
     uint64_t head_lsn, durable_lsn, redo_lsn, tail_lsn;
+    uint64_t durable_seq;
     uint64_t batches, bytes, records;
     uint64_t torn_batches, rotten_batches, lost_slots; /* by the last recovery */
     uint64_t write_ns_ewma; /* latency of a batch */
@@ -75,6 +82,12 @@ void wal_recover(struct wal *w, const struct root *root, const struct wal_replay
 /* Appends. `token` numbers the caller's records: it never decreases. The WAL takes its own references on entries. Never fails: room was checked before (wal_room).
  * `refill`: the entry's slot was named before (A4 refill, A7 fill, or copied forward): not part of a batch's contiguous range. */
 void wal_append_entry(struct wal *w, uint64_t token, struct entry *e, bool refill);
+/* A WRITE whose whole slabs the caller writes to the slabs of these numbers: the batch must be held until they are durable. */
+void wal_append_ref(struct wal *w, uint64_t token, struct entry *e, const uint32_t *slab, bool refill);
+/* The batch of the record that was appended last counts as durable only after wal_release(), once for each hold. */
+struct wal_write;
+MUST_USE struct wal_write *wal_hold(struct wal *w);
+void wal_release(struct wal *w, struct wal_write *b);
 void wal_append_promise(struct wal *w, uint64_t token, uint64_t group, const struct ballot *b, uint64_t max_lease_ns);
 void wal_append_cut(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
 void wal_append_commit(struct wal *w, uint64_t token, uint64_t group, uint64_t slot);
@@ -99,7 +112,7 @@ struct wal_position wal_position_at(const struct wal *w, uint64_t lsn);
 /* A root with these positions is durable: space before tail may be reused. */
 void wal_trim(struct wal *w, const struct wal_position *tail, uint64_t redo_lsn);
 
-/* Reads a durable entry again: calls fn with a new entry (one reference, the receiver's), or NULL and -errno (-EBADMSG: rotten, -ESTALE: below the tail meanwhile, -ENOMEM: arena at its limit).
+/* Reads a durable entry again (of a WRITE_REF only the blocks outside of its slabs: the rest of its payload is undefined, and nothing of it is verified): calls fn with a new entry (one reference, the receiver's), or NULL and -errno (-EBADMSG: rotten, -ESTALE: below the tail meanwhile, -ENOMEM: arena at its limit).
  * May call fn before it returns. */
 void wal_read_entry(struct wal *w, struct wal_place place, void (*fn)(void *user, struct entry *e, int err), void *user);
 

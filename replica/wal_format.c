@@ -16,10 +16,28 @@ static const struct entry_format *record_entry(const struct wal_record *r)
 
 uint32_t wal_record_pages(const struct wal_record *r)
 {
-    if (r->type != WAL_ENTRY)
+    if (!wal_record_is_entry(r))
         return 0;
     const struct entry_format *e = record_entry(r);
+    if (r->type == WAL_WRITE_REF)
+        return e->nblocks - ref_slabs(e->block, e->nblocks) * SLAB_BLOCKS;
     return e->kind == ENTRY_WRITE ? e->nblocks : 0;
+}
+
+const uint32_t *wal_record_slabs(const struct wal_record *r, uint32_t *ret_n)
+{
+    const struct entry_format *e = record_entry(r);
+    *ret_n = 0;
+    if (r->type != WAL_WRITE_REF)
+        return NULL;
+    *ret_n = ref_slabs(e->block, e->nblocks);
+    return (const uint32_t *)(const void *)(wal_record_body(r) + sizeof *e) + e->nblocks;
+}
+
+uint32_t wal_page_block(const struct wal_record *r, uint32_t i)
+{
+    const struct entry_format *e = record_entry(r);
+    return r->type == WAL_WRITE_REF && i >= ref_head(e->block) ? i + ref_slabs(e->block, e->nblocks) * SLAB_BLOCKS : i;
 }
 
 /* The form of a record whose header and body lie within the descriptors. */
@@ -28,7 +46,7 @@ static bool record_is_sane(const struct wal_record *r)
     uint32_t n = r->body_bytes;
     if (r->flags & ~(uint32_t)(WAL_REFILL | WAL_ECHO))
         return false;
-    if ((r->flags & WAL_REFILL) && r->type != WAL_ENTRY)
+    if ((r->flags & WAL_REFILL) && !wal_record_is_entry(r))
         return false;
     switch (r->type) {
     case WAL_ENTRY: {
@@ -41,6 +59,15 @@ static bool record_is_sane(const struct wal_record *r)
         if (e->kind == ENTRY_WRITE)
             return e->nblocks >= 1 && e->nblocks <= ENTRY_MAX_BLOCKS && more == e->nblocks * 4 && !(r->flags & WAL_ECHO);
         return more == (e->kind == ENTRY_MEMBER ? sizeof(struct membership) : 0);
+    }
+    case WAL_WRITE_REF: {
+        if (n < sizeof(struct entry_format) || (r->flags & WAL_ECHO))
+            return false;
+        const struct entry_format *e = record_entry(r);
+        if (e->slot == 0 || e->kind != ENTRY_WRITE || e->nblocks < 1 || e->nblocks > ENTRY_MAX_BLOCKS)
+            return false;
+        uint32_t slabs = ref_slabs(e->block, e->nblocks);
+        return slabs > 0 && n - (uint32_t)sizeof *e == (e->nblocks + slabs) * 4;
     }
     case WAL_PROMISE:
         return n == sizeof(struct wal_promise);
@@ -143,7 +170,7 @@ bool wal_front_note(struct wal_front *f, const struct wal_record *r)
     if (r->flags & WAL_ECHO)
         return true;
     uint32_t space = WAL_FRONT_MAX_BYTES - wal_front_bytes(f);
-    if (r->type == WAL_ENTRY)
+    if (wal_record_is_entry(r))
         return front_note_entry(f, r, space);
     if (r->type == WAL_GROUP || r->type == WAL_FUZZY || r->type == WAL_NEEDS_COPY) {
         if (wal_record_bytes(r) > space)

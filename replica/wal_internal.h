@@ -9,11 +9,12 @@
 #define WAL_DESC_MAX_BYTES (124u << 10) /* with the page that closing may add it stays in a buffer of 128 KiB */
 #define WAL_DESC_PAGES_MAX 32u
 #define WAL_BULK_BYTES (256u << 10) /* of payload: a batch from here on is no small one */
-#define WAL_BATCH_ENTRIES_MAX 1000u /* each takes at most one iovec; the descriptors take one */
+#define WAL_BATCH_ENTRIES_MAX 1000u
+#define WAL_BATCH_IOV_MAX (1u + WAL_BATCH_ENTRIES_MAX) /* the descriptors, and a piece for each entry; a WRITE_REF may have two */
 #define WAL_FRONT_SUMMARIES_MAX (WAL_FRONT_MAX_BYTES / (uint32_t)sizeof(struct wal_summary))
-#define WAL_RECORD_MAX_BYTES ((uint32_t)(sizeof(struct wal_record) + sizeof(struct entry_format) + ENTRY_MAX_BLOCKS * 4))
+#define WAL_RECORD_MAX_BYTES ((uint32_t)(sizeof(struct wal_record) + sizeof(struct entry_format) + ENTRY_MAX_BLOCKS * 4 + REF_SLABS_MAX * 4))
 
-static_assert(WAL_BATCH_ENTRIES_MAX < IO_IOV_MAX, "a batch is one write");
+static_assert(WAL_BATCH_IOV_MAX <= IO_IOV_MAX, "a batch is one write");
 static_assert(WAL_FRONT_SUMMARIES_MAX >= GROUPS_MAX, "every group may be named by one batch");
 static_assert(WAL_DESC_MAX_BYTES / BLOCK_SIZE + 1 <= WAL_DESC_PAGES_MAX, "descriptors fit with the page that closing may add");
 static_assert(WAL_BATCH_MAX_BYTES <= BUF_MAX_BYTES, "recovery reads a batch into one buffer");
@@ -57,8 +58,17 @@ static inline const uint8_t *wal_record_body(const struct wal_record *r)
     return (const uint8_t *)(r + 1);
 }
 
-/* Payload pages of a record: 0 for all but WRITE entries. */
+/* Payload pages of a record: 0 for all but WRITE entries; those of a WRITE_REF are the blocks outside of its slabs. */
 uint32_t wal_record_pages(const struct wal_record *r);
+/* The slabs of a WRITE_REF and how many; NULL for all others. */
+const uint32_t *wal_record_slabs(const struct wal_record *r, uint32_t *ret_n);
+/* Which of the entry's blocks stands in payload page i. */
+uint32_t wal_page_block(const struct wal_record *r, uint32_t i);
+
+static inline bool wal_record_is_entry(const struct wal_record *r)
+{
+    return r->type == WAL_ENTRY || r->type == WAL_WRITE_REF;
+}
 
 static inline uint32_t wal_front_bytes(const struct wal_front *f)
 {
@@ -138,6 +148,7 @@ struct wal_placed {
     struct entry *e; /* a reference, until the batch is durable */
     uint32_t body_at;      /* from the batch's beginning */
     uint32_t payload_page; /* among the payload pages */
+    uint32_t pages;
 };
 
 /* A batch from its first record until it is durable. */
@@ -151,10 +162,11 @@ struct wal_write {
     uint64_t lsn, bytes, seq;
     uint64_t token;
     bool has_token, done;
+    uint32_t holds;
     uint64_t submitted_ns;
     uint32_t n_entries, n_iov;
     struct wal_placed placed[WAL_BATCH_ENTRIES_MAX];
-    struct iovec iov[1 + WAL_BATCH_ENTRIES_MAX];
+    struct iovec iov[WAL_BATCH_IOV_MAX];
 };
 
 enum wal_state { WAL_NEW, WAL_RECOVERING, WAL_RUNNING, WAL_DEAD };

@@ -12,10 +12,12 @@ struct wal_read {
     struct list link;
     struct wal *w;
     struct io_op op;
-    struct iovec iov;
+    struct iovec iov[2];
+    uint32_t bytes; /* that are being read */
     struct wal_place place;
     uint64_t batch_lsn;
     uint64_t lsn; /* of what is being read */
+    bool refers; /* a WRITE_REF */
     struct buf *buf;
     struct entry *e;
     void (*fn)(void *user, struct entry *e, int err);
@@ -29,7 +31,7 @@ bool wal_read_conflicts(const struct wal *w, uint64_t lsn, uint64_t bytes)
     {
         const struct wal_read *rd = container_of(n, struct wal_read, link);
         uint64_t at = rd->lsn % w->wal_bytes;
-        if (at < from + bytes && from < at + rd->iov.iov_len)
+        if (at < from + bytes && from < at + rd->bytes)
             return true;
     }
     return false;
@@ -62,17 +64,24 @@ static void read_end(struct wal_read *rd, int err)
     fn(user, e, err);
 }
 
-static void read_begin(struct wal_read *rd, uint64_t lsn, uint32_t bytes, void (*fn)(struct io_op *op))
+/* `skip` bytes of the buffer's `bytes` from skip_at on are not read. */
+static void read_begin(struct wal_read *rd, uint64_t lsn, uint32_t bytes, uint32_t skip_at, uint32_t skip, void (*fn)(struct io_op *op))
 {
     rd->buf = buf_alloc(rd->w->reactor->arena, bytes);
     if (!rd->buf) {
         read_end(rd, -ENOMEM);
         return;
     }
+    uint32_t after = bytes - skip_at - skip;
+    unsigned n = 0;
+    if (skip_at > 0)
+        rd->iov[n++] = (struct iovec){ rd->buf->data, skip_at };
+    if (after > 0)
+        rd->iov[n++] = (struct iovec){ rd->buf->data + skip_at + skip, after };
     rd->lsn = lsn;
-    rd->iov = (struct iovec){ rd->buf->data, bytes };
+    rd->bytes = bytes - skip;
     rd->op.fn = fn;
-    dev_read(rd->w->dev, &rd->iov, 1, lsn % rd->w->wal_bytes, &rd->op);
+    dev_read(rd->w->dev, rd->iov, n, lsn % rd->w->wal_bytes, &rd->op);
 }
 
 /* 0, or what is wrong with what was read. */
@@ -82,7 +91,7 @@ static int read_result(const struct wal_read *rd)
         return -ESTALE;
     if (rd->op.result < 0)
         return (int)rd->op.result;
-    return rd->op.result == (int64_t)rd->iov.iov_len ? 0 : -EIO;
+    return rd->op.result == (int64_t)rd->bytes ? 0 : -EIO;
 }
 
 static void payload_read(struct io_op *op)
@@ -92,7 +101,7 @@ static void payload_read(struct io_op *op)
     if (!err) {
         rd->e->payload = rd->buf;
         rd->buf = NULL;
-        if (entry_verify(rd->e) >= 0)
+        if (!rd->refers && entry_verify(rd->e) >= 0)
             err = -EBADMSG;
     }
     read_end(rd, err);
@@ -108,7 +117,7 @@ static const struct wal_record *find_record(const struct wal_read *rd, const str
         if (b->lsn + (uint64_t)(wal_record_body(rec) - (const uint8_t *)b) != rd->place.desc_lsn)
             continue;
         uint64_t payload = wal_record_pages(rec) ? b->lsn + (uint64_t)c.payload_page * BLOCK_SIZE : 0;
-        return rec->type == WAL_ENTRY && payload == rd->place.payload_lsn ? rec : NULL;
+        return wal_record_is_entry(rec) && payload == rd->place.payload_lsn ? rec : NULL;
     }
     return NULL;
 }
@@ -119,12 +128,13 @@ static int take_record(struct wal_read *rd)
     if (err)
         return err;
     const struct wal *w = rd->w;
-    if (wal_check_batch(w->salt, w->wal_bytes, rd->batch_lsn, rd->buf->data, rd->iov.iov_len) != WAL_CHECK_OK)
+    if (wal_check_batch(w->salt, w->wal_bytes, rd->batch_lsn, rd->buf->data, rd->bytes) != WAL_CHECK_OK)
         return -EBADMSG;
     const struct wal_record *rec = find_record(rd, (const void *)rd->buf->data);
     if (!rec)
         return -EBADMSG;
     size_t used;
+    rd->refers = rec->type == WAL_WRITE_REF;
     return entry_decode(w->reactor->arena, wal_record_body(rec), rec->body_bytes, &rd->e, &used);
 }
 
@@ -138,7 +148,15 @@ static void descriptors_read(struct io_op *op)
     }
     buf_unref(rd->buf);
     rd->buf = NULL;
-    read_begin(rd, rd->place.payload_lsn, entry_payload_bytes(rd->e), payload_read);
+    const struct entry *e = rd->e;
+    uint32_t bytes = entry_payload_bytes(e), head = rd->refers ? ref_head(e->block) * BLOCK_SIZE : 0,
+             slabs = rd->refers ? ref_slabs(e->block, e->nblocks) * SLAB_BYTES : 0;
+    if (slabs < bytes) {
+        read_begin(rd, rd->place.payload_lsn, bytes, head, slabs, payload_read);
+        return;
+    }
+    rd->e->payload = buf_alloc(rd->w->reactor->arena, bytes);
+    read_end(rd, rd->e->payload ? 0 : -ENOMEM);
 }
 
 void wal_read_entry(struct wal *w, struct wal_place place, void (*fn)(void *user, struct entry *e, int err), void *user)
@@ -165,5 +183,5 @@ void wal_read_entry(struct wal *w, struct wal_place place, void (*fn)(void *user
     rd->fn = fn;
     rd->user = user;
     list_push_back(&w->reads, &rd->link);
-    read_begin(rd, x->lsn, x->desc_pages * BLOCK_SIZE, descriptors_read);
+    read_begin(rd, x->lsn, x->desc_pages * BLOCK_SIZE, 0, 0, descriptors_read);
 }

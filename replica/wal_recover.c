@@ -6,6 +6,9 @@
  * "Calling a batch rot because a later one is valid while several were in flight" and "calling rot a torn tail" are both wrong
  * (protocol.md).
  *
+ * A batch that refers to slabs (WRITE_REF) is as good as they are, as long as nobody vouches for it: they are read and held against its checksums. What
+ * somebody vouches for is not looked at: later entries may have been written over it in place, and what is rotten in it is found by who reads it.
+ *
  * What always holds:
  *  - nothing is told twice, and nothing of a batch that is cut.
  *  - a rotten batch never shortens the log: its payload's loss is told entry by entry; when its descriptors are gone, its
@@ -45,6 +48,19 @@ struct wal_recovery {
     bool gap; /* the batch before is rotten and unreadable: what `next` says of it counts */
     struct lost_run lost;
 
+    /* the slabs of the batch at `next`, when nobody vouches for it */
+    struct {
+        const struct wal_batch *batch; /* in the window */
+        struct wal_cursor cursor;
+        const struct wal_record *record;
+        uint32_t slab, n; /* of the record: those that are being read */
+        bool done, good, again;
+        struct buf *buf;
+    } refs;
+    uint64_t vouched_seq; /* by the root */
+    uint32_t flush_next;
+    bool refs_read; /* some were: they must be flushed */
+
     /* the survey */
     bool surveyed;
     uint64_t survey_lsn;
@@ -69,6 +85,7 @@ static void survey(struct wal_recovery *r);
 void wal_recovery_free(struct wal_recovery *r)
 {
     buf_unref(r->window);
+    buf_unref(r->refs.buf);
     free(r->sighting);
     free(r);
 }
@@ -189,6 +206,7 @@ static void note_lost(struct wal_recovery *r, const struct entry_format *e)
 /* payload: the entry's pages, or NULL. False: refused. */
 static bool tell_entry(struct wal_recovery *r, const struct wal_record *rec, struct wal_place place, const uint8_t *payload)
 {
+    uint32_t n_slabs, pages = wal_record_pages(rec);
     struct arena *a = r->w->reactor->arena;
     struct entry *e;
     size_t used;
@@ -200,10 +218,10 @@ static bool tell_entry(struct wal_recovery *r, const struct wal_record *rec, str
     }
     if (payload) {
         /* A copy: the window is read over again, and a small entry must not pin a large buffer. */
-        e->payload = buf_alloc_must(a, entry_payload_bytes(e));
-        memcpy(e->payload->data, payload, entry_payload_bytes(e));
+        e->payload = buf_alloc_must(a, (size_t)pages * BLOCK_SIZE);
+        memcpy(e->payload->data, payload, (size_t)pages * BLOCK_SIZE);
     }
-    r->replay.on_entry(r->replay.user, e, place, (rec->flags & (WAL_REFILL | WAL_ECHO)) != 0);
+    r->replay.on_entry(r->replay.user, e, place, wal_record_slabs(rec, &n_slabs), (rec->flags & (WAL_REFILL | WAL_ECHO)) != 0);
     entry_unref(e);
     return true;
 }
@@ -242,7 +260,7 @@ static bool payload_is_good(const struct wal_record *rec, const uint8_t *payload
     const uint32_t *crc = (const void *)(wal_record_body(rec) + sizeof(struct entry_format));
     uint32_t n = wal_record_pages(rec);
     for (uint32_t i = 0; i < n; i++)
-        if (crc32c(payload + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != crc[i])
+        if (crc32c(payload + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != crc[wal_page_block(rec, i)])
             return false;
     return true;
 }
@@ -261,6 +279,98 @@ static bool batch_payload_is_good(const struct wal_batch *b)
         if (!payload_is_good(rec, payload_at(b, &c)))
             return false;
     return true;
+}
+
+/* ---- the slabs that a batch refers to ---- */
+
+static bool batch_refers(const struct wal_batch *b)
+{
+    struct wal_cursor c;
+    const struct wal_record *rec;
+    wal_cursor_init(&c, b);
+    while ((rec = wal_cursor_next(&c)))
+        if (rec->type == WAL_WRITE_REF)
+            return true;
+    return false;
+}
+
+static void refs_next(struct wal_recovery *r);
+
+static void refs_over(struct wal_recovery *r, bool good)
+{
+    MARK_IF(!good, "recovery: torn slab of a whole batch");
+    r->refs.done = true;
+    r->refs.good = good;
+    buf_unref(r->refs.buf);
+    r->refs.buf = NULL;
+    walk(r);
+}
+
+static void refs_read(struct io_op *op)
+{
+    struct wal_recovery *r = container_of(op, struct wal_recovery, op);
+    const struct wal_record *rec = r->refs.record;
+    const struct entry_format *e = (const void *)wal_record_body(rec);
+    const uint32_t *crc = (const void *)(e + 1);
+    if (op->result != (int64_t)r->iov.iov_len && !r->refs.again) {
+        r->refs.again = true; /* a transient error would cost a restart */
+        refs_next(r);
+        return;
+    }
+    if (op->result != (int64_t)r->iov.iov_len) {
+        int err = op->result < 0 ? (int)op->result : -EIO;
+        refuse(r, err, "reading a slab that the WAL batch at LSN %" PRIu64 " refers to failed: %s", r->refs.batch->lsn, strerror(-err));
+        return;
+    }
+    uint32_t first = ref_head(e->block) + r->refs.slab * SLAB_BLOCKS;
+    for (uint32_t i = 0; i < r->refs.n * SLAB_BLOCKS; i++)
+        if (crc32c(r->refs.buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != crc[first + i]) {
+            refs_over(r, false);
+            return;
+        }
+    r->refs.slab += r->refs.n;
+    r->refs.again = false;
+    refs_next(r);
+}
+
+/* The next neighbours. */
+static void refs_next(struct wal_recovery *r)
+{
+    uint32_t n = 0;
+    const uint32_t *slab;
+    while (r->refs.record && (slab = wal_record_slabs(r->refs.record, &n), r->refs.slab >= n)) {
+        r->refs.record = wal_cursor_next(&r->refs.cursor);
+        r->refs.slab = 0;
+    }
+    if (!r->refs.record) {
+        refs_over(r, true);
+        return;
+    }
+    struct dev *dev, *next;
+    uint64_t off, at;
+    uint32_t i = r->refs.slab, k = 1;
+    if (!r->replay.slab_place || !r->replay.slab_place(r->replay.user, slab[i], &dev, &off)) {
+        refuse(r, -EIO, "the WAL batch at LSN %" PRIu64 " refers to slab %" PRIu32 ", which is not there", r->refs.batch->lsn, slab[i]);
+        return;
+    }
+    while (i + k < n && slab[i + k] == slab[i] + k && r->replay.slab_place(r->replay.user, slab[i + k], &next, &at) && next == dev)
+        k++;
+    r->refs.n = k;
+    r->refs_read = true;
+    r->iov = (struct iovec){ r->refs.buf->data, (size_t)k * SLAB_BYTES };
+    r->op.fn = refs_read;
+    dev_read(dev, &r->iov, 1, off, &r->op);
+}
+
+static void refs_begin(struct wal_recovery *r, const struct wal_batch *b)
+{
+    r->refs.batch = b;
+    r->refs.done = r->refs.again = false;
+    r->refs.buf = buf_alloc_must(r->w->reactor->arena, REF_SLABS_MAX * SLAB_BYTES);
+    wal_cursor_init(&r->refs.cursor, b);
+    r->refs.record = wal_cursor_next(&r->refs.cursor);
+    r->refs.slab = 0;
+    refs_next(r);
 }
 
 /* ---- a batch whose descriptors are rotten, told by its successor's front ---- */
@@ -356,7 +466,7 @@ static bool replay_records(struct wal_recovery *r, const struct wal_batch *b, bo
             continue;
         }
         tell_lost(r);
-        if (rec->type != WAL_ENTRY) {
+        if (!wal_record_is_entry(rec)) {
             tell_record(r, rec);
             continue;
         }
@@ -388,6 +498,7 @@ static bool replay_batch(struct wal_recovery *r, const struct wal_batch *b, bool
         return false;
     w->stats.rotten_batches += rotten;
     wal_index_push(&w->index, &r->next, b->desc_pages);
+    r->refs.done = false;
     r->next = (struct wal_position){
         .lsn = b->lsn + wal_batch_bytes(b), .seq = b->seq + 1, .prev_lsn = b->lsn, .prev_crc = b->crc
     };
@@ -440,8 +551,13 @@ static void walk_end(struct wal_recovery *r)
 static void flushed(struct io_op *op)
 {
     struct wal_recovery *r = container_of(op, struct wal_recovery, op);
-    if (op->result < 0)
-        refuse(r, (int)op->result, "flushing the WAL failed: %s", strerror((int)-op->result));
+    if (op->result < 0) {
+        refuse(r, (int)op->result, "flushing the WAL and what it refers to failed: %s", strerror((int)-op->result));
+        return;
+    }
+    struct dev *slabs = r->refs_read ? r->replay.slab_dev(r->replay.user, r->flush_next++) : NULL;
+    if (slabs)
+        dev_flush(slabs, &r->op);
     else
         wal_start(r->w);
 }
@@ -515,10 +631,17 @@ static void walk(struct wal_recovery *r)
             return;
         }
         bool good = ok && (b->flags & WAL_PAD || batch_payload_is_good(b));
-        if (!good && !r->surveyed) {
+        uint64_t vouched = r->proven_seq > r->vouched_seq ? r->proven_seq : r->vouched_seq;
+        bool refers = good && !(b->flags & WAL_PAD) && b->seq > vouched && batch_refers(b);
+        if ((!good || refers) && !r->surveyed) {
             survey_begin(r);
             return;
         }
+        if (refers && !r->refs.done) {
+            refs_begin(r, b);
+            return;
+        }
+        good = good && (!refers || r->refs.good);
         if (!good && r->next.seq > r->proven_seq) { /* a torn tail */
             MARK("recovery: torn tail cut");
             MARK_IF(r->gap, "recovery: torn tail behind an unreadable batch");
@@ -625,6 +748,7 @@ void wal_recover(struct wal *w, const struct root *root, const struct wal_replay
     w->state = WAL_RECOVERING;
     w->recovery = r;
     w->redo_lsn = r->root_redo_lsn = root->redo_lsn;
+    r->vouched_seq = root->durable_seq;
     w->tail = (struct wal_position){
         .lsn = root->tail_lsn, .seq = root->tail_seq, .prev_lsn = root->tail_prev_lsn, .prev_crc = root->tail_prev_crc
     };

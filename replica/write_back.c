@@ -79,7 +79,7 @@ static void collect(struct store *s)
             const struct oleaf *o = overlay_leaf(r, frozen(s), c->leaf);
             if (!o)
                 continue;
-            if (o->n_pages == 0 && !leaf_present(r, c->leaf) && !leaf_unknown(r, c->leaf)) { /* came and went within the overlay */
+            if (o->n_pages == 0 && o->n_refs == 0 && !leaf_present(r, c->leaf) && !leaf_unknown(r, c->leaf)) { /* came and went within the overlay */
                 MARK("write-back: leaf came and went in the overlay");
                 overlay_drop_leaf(s, r, frozen(s), c->leaf);
                 continue;
@@ -141,6 +141,23 @@ static void unmap_slab(struct store *s, struct region *r, unsigned l, struct lea
     bit_clear(r->entry->mapped, l * LEAF_SLABS + i);
 }
 
+/* What was there before is nobody's with the next root. */
+static void map_ref(struct store *s, struct region *r, unsigned l, struct leaf *p, unsigned i, const struct oref *ref)
+{
+    uint32_t old = p->slab[i];
+    if (old != SLAB_NONE) {
+        MARK("write-back: slab replaced by a large write's");
+        slab_release(s, old);
+    }
+    p->slab[i] = ref->slab;
+    bit_set(r->entry->mapped, l * LEAF_SLABS + i);
+    slabs_take_reservation(s, r, l, i);
+    slab_settle(s, ref->slab);
+    for (unsigned k = 0; k < SLAB_BLOCKS; k++)
+        if (ref->mask >> k & 1)
+            p->crc[i * SLAB_BLOCKS + k] = ref->crc[k];
+}
+
 /* One slab's 16 blocks: the leaf as it will be, and what must be written for that. */
 static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const struct oleaf *o, unsigned i)
 {
@@ -148,13 +165,17 @@ static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const 
     const struct oslab *os = o->slab ? o->slab[i] : NULL;
     uint16_t pages = os ? os->mask : 0, zeros = slab_bits((const uint8_t *)o->zero, i),
              trims = slab_bits((const uint8_t *)o->trim, i), losts = slab_bits((const uint8_t *)o->lost, i);
-    if (!pages && !zeros && !losts)
+    const struct oref *ref = o->ref ? o->ref[i] : NULL;
+    uint16_t refs = ref ? ref->mask : 0;
+    if (!pages && !zeros && !losts && !ref)
         return true;
-    bool fresh = p->slab[i] == SLAB_NONE;
+    if (ref)
+        map_ref(s, b->region, b->number, p, i, ref);
+    bool fresh = p->slab[i] == SLAB_NONE; /* not one that a large write filled */
     if (pages && fresh && !map_slab(s, b->region, b->number, p, i))
         return false;
-    uint16_t set = pages | zeros | losts;
-    uint16_t zero = (uint16_t)((slab_bits(p->zero, i) & ~pages) | zeros);
+    uint16_t set = pages | zeros | losts | refs;
+    uint16_t zero = (uint16_t)((slab_bits(p->zero, i) & ~(pages | refs)) | zeros);
     uint16_t bad = (uint16_t)(slab_bits(p->bad, i) & ~set), lost = (uint16_t)((slab_bits(p->lost, i) & ~set) | losts);
     slab_bits_set(p->zero, i, zero);
     slab_bits_set(p->bad, i, bad);
@@ -162,6 +183,7 @@ static bool prepare_slab(struct store *s, uint32_t index, struct leaf *p, const 
     for (unsigned k = 0; k < SLAB_BLOCKS; k++) {
         if (!(pages >> k & 1))
             continue;
+        kept_forget(s, p->slab[i]); /* written over in place */
         p->crc[i * SLAB_BLOCKS + k] = os->page[k].crc;
         add_block(s, index, i, fresh, (uint64_t)p->slab[i] * SLAB_BLOCKS + k, &os->page[k]);
     }
@@ -286,6 +308,14 @@ static bool follows(const struct store *s, const struct batch_block *before, con
     return b->place == end || (b->fresh && before->fresh && b->place - end <= WRITE_BACK_GAP_BLOCKS);
 }
 
+/* A peer is being given what a block of the batch is about to overwrite. */
+static bool is_read(const struct store *s, const struct batch_block *b)
+{
+    bool is = !list_empty(&s->value_reads) && large_is_read(s, b->place / SLAB_BLOCKS);
+    MARK_IF(is, "write-back: waits for a value that is read");
+    return is;
+}
+
 static void write_run(struct store *s, struct write_op *w)
 {
     static const uint8_t zeroes[BLOCK_SIZE] __attribute__((aligned(BLOCK_SIZE)));
@@ -296,7 +326,7 @@ static void write_run(struct store *s, struct write_op *w)
     w->first = c->next_block;
     for (w->n = 0; c->next_block < c->n_blocks; w->n++) {
         const struct batch_block *b = &c->blocks[c->next_block];
-        if (w->n > 0 && (b->place - first->place >= most || !follows(s, b - 1, b, end)))
+        if (w->n > 0 && (b->place - first->place >= most || !follows(s, b - 1, b, end) || is_read(s, b)))
             break;
         MARK_IF(end < b->place, "write-back: a gap is written over");
         for (; end < b->place; end++)
@@ -313,6 +343,8 @@ static bool write_blocks(struct store *s)
 {
     struct cycle *c = &s->cycle;
     while (c->next_block < c->n_blocks && c->in_flight < write_pace_depth(s) && write_pace_allows(s)) {
+        if (is_read(s, &c->blocks[c->next_block]))
+            return false; /* its end goes on here */
         struct write_op *w = idle_op(s, on_written);
         if (!w)
             return false;
@@ -342,6 +374,7 @@ static void on_relocated(struct io_op *op)
         return;
     }
     struct batch_leaf *b = &c->leaves[m->leaf];
+    kept_forget(s, b->wait.leaf->page->slab[m->slab]);
     b->wait.leaf->page->slab[m->slab] = m->target; /* the old one stays in use, with nobody in it */
     b->failed_slabs &= ~(UINT32_C(1) << m->slab);
     MARK("write-back: slab relocated");
@@ -459,7 +492,10 @@ static bool write_leaves(struct store *s)
 {
     struct cycle *c = &s->cycle;
     while (c->next_leaf < c->n_leaves) {
-        if (c->in_flight >= write_pace_depth(s) || !write_pace_allows(s))
+        const struct region *to = c->leaves[c->next_leaf].region;
+        uint32_t slab = to->entry->leaf_slab[c->leaves[c->next_leaf].number / LEAVES_PER_SLAB];
+        kept_forget(s, slab); /* recovery found an entry that was there once */
+        if (c->in_flight >= write_pace_depth(s) || !write_pace_allows(s) || (!list_empty(&s->value_reads) && large_is_read(s, slab)))
             return false;
         struct write_op *w = idle_op(s, on_leaf_written);
         if (!w)

@@ -38,6 +38,8 @@ void write_pace_begin(struct store *s, uint64_t wal_budget)
     p->began_ns = io_now(s->reactor);
     p->wal_lsn = s->cycle.started_head;
     p->wal_budget = wal_budget < room ? wal_budget : room;
+    p->fresh_taken = s->fresh_taken;
+    p->fresh_budget = slabs_to_spare(s) / 8;
 }
 
 void write_pace_end(struct store *s)
@@ -69,9 +71,17 @@ static bool is_jumping(const struct store *s)
     return false;
 }
 
+/* Large writes come fast, and what they replace is free only when the cycle is over: else they go to the log. It is their
+ * cycle, which has little to write but leaves. */
+static bool is_short_of_fresh(const struct store *s)
+{
+    const struct write_pace *p = &s->cycle.pace;
+    return s->fresh_taken - p->fresh_taken > p->fresh_budget;
+}
+
 bool write_pace_is_gentle(const struct store *s)
 {
-    return store_has_clients(s) && !s->closing && !is_jumping(s) && !is_short_of_room(s);
+    return store_has_clients(s) && !s->closing && !is_jumping(s) && !is_short_of_room(s) && !is_short_of_fresh(s);
 }
 
 /* So much is to have been written by now. */

@@ -117,6 +117,10 @@ static void complete_write(struct sim_op *o)
         d->salt = sim_rand(d->world);
         sim_media_write_torn(d, o->info.nth, o->info.off, o->data, o->info.len);
     } else {
+        /* Not what a large write brings: gone astray, and followed by nothing that vouches for it, it would be taken
+         * for torn, as the newest batch of the WAL would be; that is more than a replica can notice. */
+        if (o->info.nth == d->misdirect_nth && o->info.flags & IO_DURABLE && strncmp(d->name, "extents/", 8) == 0)
+            d->misdirect_nth = d->count[SIM_WRITE] + 1;
         o->info.misdirected = o->info.nth == d->misdirect_nth;
         uint64_t off = o->info.misdirected ? d->misdirect_off : o->info.off;
         assert(o->info.len <= d->size_bytes && off <= d->size_bytes - o->info.len);

@@ -75,6 +75,7 @@ struct store_test {
     char why[256];
     uint64_t bad_reported; /* blocks named by on_bad */
     bool may_lose;         /* LOST slots are no failure */
+    bool write_twice;      /* as a store that was formatted before large writes went to disk once */
     bool may_be_bad;       /* nor are blocks that say they are bad, when the image is checked */
     unsigned reads;        /* in flight */
     /* crash at the nth event of any disk; 0: never */

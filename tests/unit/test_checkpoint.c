@@ -195,6 +195,13 @@ static void test_torn_at_every_sector(void **state)
     }
 }
 
+/* Payloads stand in the WAL: it is what this is about. */
+static void use_the_ring(struct store_test *t)
+{
+    t->write_twice = true;
+    t->store->sb.features_incompat = 0;
+}
+
 /* ---- long tails ---- */
 
 /* Group 0 waits for a commit while group 1 goes round the ring. */
@@ -212,6 +219,7 @@ static void test_uncommitted_tail_over_laps(void **state)
     for (unsigned variant = 0; variant < 4; variant++) {
         struct store_test t;
         begin(&t, 8000 + variant);
+        use_the_ring(&t);
         t_append(&t, 0, ENTRY_WRITE, 0, 8);
         t_commit_all(&t);
         t_append(&t, 0, ENTRY_WRITE, 4, 8); /* waits */
@@ -289,6 +297,7 @@ static void test_lost_committed_slot(void **state)
 {
     struct store_test t;
     begin(&t, 9100);
+    use_the_ring(&t);
     for (unsigned i = 0; i < 3; i++) {
         t_append(&t, 0, ENTRY_WRITE, 16 * i, 16);
         t_settle(&t);
@@ -329,6 +338,7 @@ static void test_lost_copy(void **state)
 {
     struct store_test t;
     begin(&t, 9150);
+    use_the_ring(&t);
     t_append(&t, 0, ENTRY_WRITE, 4, 8); /* waits */
     t_settle(&t);
     struct wal_place original = log_slot(store_group(t.store, 1), 1)->place;
@@ -353,6 +363,7 @@ static void test_lost_copy_behind_a_root(void **state)
 {
     struct store_test t;
     begin_with_wal(&t, 9170, 64u << 20); /* one that keeps a long log for peers */
+    use_the_ring(&t);
     t_append(&t, 0, ENTRY_WRITE, 4, 8); /* waits */
     t_settle(&t);
     struct wal_place original = log_slot(store_group(t.store, 1), 1)->place;
@@ -456,6 +467,7 @@ static void test_rot_of_newest_root(void **state)
     for (uint64_t seed = 9400; seed < 9464; seed++) {
         struct store_test t;
         begin(&t, seed);
+        use_the_ring(&t);
         history(&t);
         laps(&t, (unsigned)(sim_rand(t.world) % 30));
         for (unsigned i = (unsigned)(sim_rand(t.world) % 3); i > 0; i--)

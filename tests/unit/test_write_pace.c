@@ -10,6 +10,7 @@ static void begin(struct store_test *t, uint64_t seed)
     t->extent_bytes = 64u << 20;
     t->capacity_bytes = t->n_extents * t->extent_bytes;
     t->options = (struct store_options){.overlay_bytes = 64u << 20, .leaf_cache_bytes = 1u << 20};
+    t->write_twice = true; /* what is written back is what this is about */
     t_format(t);
     t_start_ok(t);
     t_create(t, SIZE);

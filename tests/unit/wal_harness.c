@@ -259,7 +259,7 @@ static void got_cut(void *user, uint64_t group, uint64_t slot)
     got(user, WAL_CUT, group, slot);
 }
 
-static void got_entry(void *user, struct entry *e, struct wal_place place, bool refill)
+static void got_entry(void *user, struct entry *e, struct wal_place place, const uint32_t *slab, bool refill)
 {
     struct rec *r = got(user, WAL_ENTRY, e->group, e->slot);
     struct ballot b = ballot(e->e.round);

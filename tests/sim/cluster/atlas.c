@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "replica/replica_internal.h"
-#include "replica/superblock.h"
+#include "replica/store_internal.h"
 #include "replica/wal_internal.h"
 
 void atlas_init(struct atlas *a, struct cluster *c, bool beyond, struct fault_rng *g)
@@ -217,6 +217,72 @@ unsigned atlas_wal_newest(struct node *n, unsigned want, struct spot *ret)
 
 /* ---- extents ---- */
 
+/* Slabs that large writes wait for which nobody vouches for yet: rot there can't be told from a torn write, like rot
+ * of the newest batch. */
+struct stakes {
+    uint32_t slab[4096], n;
+};
+
+static bool is_at_stake(const struct stakes *s, uint32_t slab)
+{
+    for (uint32_t i = 0; i < s->n; i++)
+        if (s->slab[i] == slab)
+            return true;
+    return false;
+}
+
+static void add_stake(struct stakes *s, uint32_t slab)
+{
+    if (s->n < ARRAY_LEN(s->slab) && !is_at_stake(s, slab))
+        s->slab[s->n++] = slab;
+}
+
+static void stakes_of_batch(struct sim_disk *wal, uint64_t off, struct stakes *s)
+{
+    static _Alignas(8) uint8_t copy[WAL_DESC_PAGES_MAX * BLOCK_SIZE];
+    const struct wal_batch *b = (const void *)copy;
+    struct wal_cursor c;
+    const struct wal_record *r;
+    sim_disk_peek_durable(wal, off, copy, BLOCK_SIZE);
+    sim_disk_peek_durable(wal, off, copy, b->desc_pages * (uint64_t)BLOCK_SIZE);
+    wal_cursor_init(&c, b);
+    while ((r = wal_cursor_next(&c))) {
+        uint32_t n;
+        const uint32_t *slab = wal_record_slabs(r, &n);
+        for (uint32_t i = 0; i < n; i++)
+            add_stake(s, slab[i]);
+    }
+}
+
+static void find_stakes(struct node *n, struct stakes *s)
+{
+    static uint8_t image[SUPERBLOCK_BYTES];
+    struct superblock sb;
+    struct batches all = {0};
+    struct sim_disk *wal = sim_dir_find(n->dir, "wal");
+    s->n = 0;
+    const struct store *st = n->replica ? n->replica->store : NULL;
+    for (uint32_t i = 0; st && st->loose && i < st->slabs_total; i++)
+        if (bit_get(st->loose, i))
+            add_stake(s, i);
+    sim_disk_peek(sim_dir_find(n->dir, "superblock"), 0, image, sizeof image);
+    if (superblock_pick(image, &sb))
+        return;
+    find_batches(wal, sb.salt, &all);
+    uint64_t proven = 0;
+    for (uint32_t i = 0; i < all.n; i++)
+        proven = proven > all.batch[i].durable_seq ? proven : all.batch[i].durable_seq;
+    for (uint32_t i = 0; i < all.n; i++)
+        if (all.batch[i].seq > proven)
+            stakes_of_batch(wal, all.batch[i].lsn % sim_disk_size(wal), s);
+    free(all.batch);
+}
+
+static uint32_t slab_of(const struct sim_disk *d, uint64_t off)
+{
+    return (uint32_t)(strtoul(sim_disk_name(d) + 8, NULL, 10) * (sim_disk_size(d) / SLAB_BYTES) + off / SLAB_BYTES);
+}
+
 /* The next page, round and round over all extents from a drawn one on, that is a leaf or that is data. */
 static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, struct spot *ret)
 {
@@ -227,6 +293,8 @@ static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, stru
             extent[n_extents++] = d;
     if (n_extents == 0)
         return false;
+    static struct stakes stakes;
+    find_stakes(n, &stakes);
     uint64_t pages = sim_disk_size(extent[0]) / BLOCK_SIZE, all = pages * n_extents, first = fault_draw(g, 0, all - 1);
     for (uint64_t i = 0; i < all; i++) {
         uint64_t p = (first + i) % all;
@@ -234,7 +302,7 @@ static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, stru
         if (sim_disk_is_blank(d, p % pages * BLOCK_SIZE))
             continue;
         const struct meta_header *h = (const void *)sim_disk_page(d, p % pages * BLOCK_SIZE, false);
-        if ((h->magic == META_MAGIC + META_LEAF) != leaf)
+        if ((h->magic == META_MAGIC + META_LEAF) != leaf || is_at_stake(&stakes, slab_of(d, p % pages * BLOCK_SIZE)))
             continue;
         *ret = (struct spot){.disk = d, .off = p % pages * BLOCK_SIZE, .len = BLOCK_SIZE};
         return true;
@@ -245,12 +313,14 @@ static bool find_in_extents(struct node *n, struct fault_rng *g, bool leaf, stru
 unsigned atlas_all_data(struct node *n, struct spot *ret, unsigned cap)
 {
     unsigned count = 0;
+    static struct stakes stakes;
+    find_stakes(n, &stakes);
     for (struct sim_disk *d = NULL; (d = sim_dir_next(n->dir, d));) {
         if (strncmp(sim_disk_name(d), "extents/", 8) != 0)
             continue;
         for (uint64_t off = 0; off < sim_disk_size(d) && count < cap; off += BLOCK_SIZE) {
             const struct meta_header *h = (const void *)sim_disk_page(d, off, false);
-            if (!sim_disk_is_blank(d, off) && h->magic != META_MAGIC + META_LEAF)
+            if (!sim_disk_is_blank(d, off) && h->magic != META_MAGIC + META_LEAF && !is_at_stake(&stakes, slab_of(d, off)))
                 ret[count++] = (struct spot){.disk = d, .off = off, .len = BLOCK_SIZE};
         }
     }

@@ -84,7 +84,7 @@ static uint32_t slabs_per_extent(const struct ck_view *v)
     return first ? (uint32_t)(sim_disk_size(first) / SLAB_BYTES) : 1;
 }
 
-static const uint8_t *extent_page(const struct ck_view *v, uint32_t slab, uint32_t page, bool durable)
+const uint8_t *ck_extent_page(const struct ck_view *v, uint32_t slab, uint32_t page, bool durable)
 {
     char name[32];
     uint32_t per = slabs_per_extent(v);
@@ -117,7 +117,7 @@ static void slab_is_durable(struct ck_view *v, const struct root *r, const struc
     const struct ck_block *b = &v->ck->block[block];
     if (v->ck->blocks_unknown || (b->n > 0 && b->version[b->n - 1].slot > applied))
         return;
-    const uint8_t *data = extent_page(v, l->slab[s], page, true);
+    const uint8_t *data = ck_extent_page(v, l->slab[s], page, true);
     if (!data || crc32c(data, BLOCK_SIZE) != l->crc[i])
         VIEW_FAIL(v, "checkpoint %llu is durable, and block %llu as of slot %llu is not", LLU(r->checkpoint),
                   LLU(block), LLU(applied));
@@ -134,7 +134,7 @@ static void owners_of_region(struct ck_view *v, const struct root *r, const stru
         if (!(e->present >> l & 1))
             continue;
         o->in_force |= 1u << page;
-        const struct leaf *leaf = (const void *)extent_page(v, slab, page, true);
+        const struct leaf *leaf = (const void *)ck_extent_page(v, slab, page, true);
         if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF ||
             leaf->header.number != (uint64_t)e->region * REGION_LEAVES + l || leaf->header.crc != e->leaf_crc[l] ||
             leaf->header.crc != ck_page_crc((const uint8_t *)leaf)) {
@@ -187,13 +187,52 @@ static const char *overwrites(const struct ck_view *v, uint32_t slab, uint32_t p
     return "another block's data";
 }
 
-/* Blocks reach the extents only from entries that are committed, and durably known to be; and no page that the root in
- * force refers to is used for something else. */
+void ck_refer(struct ck_view *v, uint32_t slab, uint64_t slot, uint64_t hash, uint64_t block)
+{
+    if (slab >= v->n_references) {
+        uint32_t n = v->n_references ? v->n_references : 64;
+        while (n <= slab)
+            n *= 2;
+        v->reference = realloc(v->reference, n * sizeof *v->reference);
+        assert(v->reference);
+        memset(v->reference + v->n_references, 0, (n - v->n_references) * sizeof *v->reference);
+        v->n_references = n;
+    }
+    v->reference[slab] = (struct ck_reference){.slot = slot, .hash = hash, .block = block};
+}
+
+/* What a record refers to, and a restart would take for the entry's value, may be written over in place by newer
+ * entries alone. */
+static bool spoils_reference(const struct ck_view *v, uint32_t slab, uint32_t page, uint32_t crc)
+{
+    const struct ck_reference *r = slab < v->n_references ? &v->reference[slab] : NULL;
+    if (!r || r->slot == 0 || r->slot <= v->root_applied || ck_view_hash(v, r->slot) != r->hash)
+        return false;
+    uint64_t block = r->block + page;
+    if (block >= v->ck->n_blocks || v->ck->blocks_unknown || v->ck->block[block].trimmed)
+        return false;
+    const struct ck_block *b = &v->ck->block[block];
+    for (uint32_t i = b->n; i-- > 0;)
+        if (b->version[i].crc == crc)
+            return false;
+    return true;
+}
+
+/* A slab that nobody has: what a large write brings stands there before it is committed. */
+static bool is_fresh(const struct ck_view *v, uint32_t slab)
+{
+    return slab >= v->n_owners || v->owner[slab].use == CK_FREE;
+}
+
+/* Blocks reach the extents only from entries that are committed, and durably known to be, but for those of large writes
+ * in slabs that are nobody's; and no page that the root in force refers to, or the log of what is newer, is used for
+ * something else. */
 void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len)
 {
     struct checks *ck = v->ck;
     bool read = false;
     uint32_t extent = (uint32_t)strtoul(sim_disk_name(d) + 8, NULL, 10), per = slabs_per_extent(v);
+    ck_view_advance(v); /* what it refers to is read before it is written over */
     for (uint64_t i = 0; i < len; i += BLOCK_SIZE) {
         const struct meta_header *h = (const void *)(data + i);
         bool leaf = h->magic == META_MAGIC + META_LEAF;
@@ -207,6 +246,11 @@ void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off
                 VIEW_FAIL(v, "writes to page %u of slab %u over %s of the durable checkpoint %llu", page, slab, what,
                           LLU(v->root_checkpoint));
         }
+        if (!v->damaged && spoils_reference(v, slab, page, crc)) {
+            ck_look_at_root(v);
+            if (spoils_reference(v, slab, page, crc))
+                VIEW_FAIL(v, "writes to page %u of slab %u over what its log refers to for slot %llu", page, slab, LLU(v->reference[slab].slot));
+        }
         ck->stats.extent_blocks++;
         if (leaf || crc == CRC32C_ZERO_BLOCK)
             continue;
@@ -217,7 +261,7 @@ void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off
         }
         if (slot == 0)
             VIEW_FAIL(v, "writes a block to its extents that no front end ever sent (checksum %08x)", crc);
-        else if (slot > v->commit && !v->damaged)
+        else if (slot > v->commit && !v->damaged && !is_fresh(v, slab) && (ck_look_at_root(v), slot > v->commit && !is_fresh(v, slab)))
             VIEW_FAIL(v, "writes a block of slot %u to its extents, and its durable commit is %llu", slot,
                       LLU(v->commit));
         if (ck->cluster->broken)
@@ -298,7 +342,7 @@ static void audit_block(struct audit *a, const struct region_entry *e, const str
     }
     if (zero || a->v->damaged)
         return;
-    const uint8_t *data = extent_page(a->v, slab, i % SLAB_BLOCKS, false);
+    const uint8_t *data = ck_extent_page(a->v, slab, i % SLAB_BLOCKS, false);
     uint32_t data_crc = data ? crc32c(data, BLOCK_SIZE) : 0;
     if (data_crc != crc && !is_newer(a->v, block, a->applied))
         VIEW_FAIL(a->v, "audit: block %llu does not match its checksum of slot %llu", LLU(block), LLU(a->applied));
@@ -308,7 +352,7 @@ static void audit_leaf(struct audit *a, const struct region_entry *e, uint32_t l
 {
     uint32_t bit = e->place >> l & 1, number = e->region * REGION_LEAVES + l;
     const struct leaf *leaf =
-        (const void *)extent_page(a->v, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit, false);
+        (const void *)ck_extent_page(a->v, e->leaf_slab[l / LEAVES_PER_SLAB], (l % LEAVES_PER_SLAB) * 2 + bit, false);
     if (!leaf || leaf->header.magic != META_MAGIC + META_LEAF ||
         leaf->header.crc != ck_page_crc((const uint8_t *)leaf) || leaf->header.group != e->group ||
         leaf->header.number != number || leaf->header.crc != e->leaf_crc[l]) {

@@ -85,6 +85,12 @@ struct ck_owner {
     uint32_t in_force; /* LEAVES: pages that are, as bits */
 };
 
+/* Whose value a slab holds that a record in the WAL refers to (docs/large-writes.md). */
+struct ck_reference {
+    uint64_t slot, hash; /* of the entry; 0: none */
+    uint64_t block;      /* the slab's first */
+};
+
 /* One replica as its disk shows it. */
 struct ck_view {
     struct checks *ck;
@@ -126,6 +132,8 @@ struct ck_view {
     uint64_t root_checkpoint, root_tail_lsn;
     struct ck_owner *owner; /* by slab: what that root uses it for */
     uint32_t n_owners;
+    struct ck_reference *reference; /* by slab: the newest durable record that refers to it */
+    uint32_t n_references;
     unsigned starts;
     bool want_start; /* a process runs whose START batch was not seen yet */
     bool damaged;    /* what was durable may be lost: what is missing proves nothing */
@@ -285,6 +293,10 @@ const struct group_page *ck_group_page(struct sim_disk *meta, const struct root 
 bool ck_is_whole(struct sim_disk *meta, const struct root *r, bool durable);
 /* Notes what the new durable root uses every slab for: leaves, and data (a sample of it), are durable too. */
 void ck_owners_load(struct ck_view *v, const struct root *r, const struct group_page *g); /* g: NULL: none of the group yet */
+/* The page of a slab, or NULL. */
+const uint8_t *ck_extent_page(const struct ck_view *v, uint32_t slab, uint32_t page, bool durable);
+/* A durable record refers to the slab. */
+void ck_refer(struct ck_view *v, uint32_t slab, uint64_t slot, uint64_t hash, uint64_t block);
 void ck_extent_written(struct ck_view *v, const struct sim_disk *d, uint64_t off, const uint8_t *data, uint64_t len);
 void ck_audit_view(struct ck_view *v);
 

@@ -1,5 +1,7 @@
 /* What only the processes' memory shows: bounds that were configured, the modules' own invariants, how far WAL space is
  * free, and what front ends believe of their leases beside what replicas granted. Sampled. */
+#include <stdlib.h>
+
 #include "consensus/proposer.h"
 #include "nbdserver/volume_internal.h"
 #include "replica/replica_internal.h"
@@ -31,6 +33,47 @@ static void sample_scrub(struct checks *ck, const struct node *n)
         CK_FAIL(ck, "scrub: %s finds %llu bad blocks and %llu bad pages on disks that are intact", n->host, LLU(bad), LLU(pages));
 }
 
+/* What large writes took and no leaf maps (docs/large-writes.md): somebody knows of each, or its space would be gone
+ * until the next restart. */
+static void sample_loose(struct checks *ck, const struct node *n)
+{
+    const struct store *s = n->replica->store;
+    uint64_t known = 0;
+    if (s->dead || !s->ready || s->n_loose == 0 || !list_empty(&s->large_writes))
+        return;
+    uint8_t *seen = calloc(s->slabs_total / 8 + 1, 1);
+    assert(seen);
+    for (unsigned gen = 0; gen < 2; gen++) {
+        list_for_each(l, &s->overlay_regions[gen])
+        {
+            const struct region *r = container_of(l, struct region, overlay_link[gen]);
+            for (unsigned k = 0; k < REGION_LEAVES; k++) {
+                const struct oleaf *o = overlay_leaf(r, gen, k);
+                for (unsigned i = 0; o && o->ref && i < LEAF_SLABS; i++)
+                    if (o->ref[i])
+                        bit_set(seen, o->ref[i]->slab);
+            }
+        }
+        for (uint32_t i = 0; i < s->n_dropped[gen]; i++)
+            bit_set(seen, s->dropped[gen][i]);
+    }
+    for (uint64_t i = 0; i < s->n_pending; i++)
+        bit_set(seen, s->pending_list[i]);
+    for (unsigned p = 0; p < GROUPS_MAX; p++) {
+        struct group *g = s->groups[p];
+        for (uint64_t slot = g ? g->applied + 1 : 1; g && slot <= g->last; slot++) {
+            const struct slot_ref *ref = log_slot(g, slot)->ref;
+            for (uint32_t i = 0; ref && i < ref->n; i++)
+                bit_set(seen, ref->slab[i]);
+        }
+    }
+    for (uint64_t i = 0; i < s->slabs_total; i++)
+        known += bit_get(s->loose, i) && bit_get(seen, i);
+    free(seen);
+    if (known != s->n_loose)
+        CK_FAIL(ck, "%s: %llu slabs are kept for large writes, and only %llu of them are known to anybody", n->host, LLU(s->n_loose), LLU(known));
+}
+
 static void sample_node(struct checks *ck, const struct node *n)
 {
     struct store_stats st;
@@ -48,6 +91,7 @@ static void sample_node(struct checks *ck, const struct node *n)
     if (st.leaf_cache_bytes > s->options.leaf_cache_bytes + (st.dirty_leaves + 64) * BLOCK_SIZE)
         CK_FAIL(ck, "%s: the leaf cache holds %llu bytes", n->host, LLU(st.leaf_cache_bytes));
     sample_scrub(ck, n);
+    sample_loose(ck, n);
     const struct replica_group *g = replica_find_group(n->replica, SIM_GROUP);
     if (!g)
         return;

@@ -153,6 +153,31 @@ static void slot_reserve(struct ck_view *v, uint64_t slot)
 
 static void look_at_root(struct ck_view *v);
 
+static uint32_t slabs_of(const struct ck_entry *e)
+{
+    return e->f.kind == ENTRY_WRITE ? ref_slabs(e->f.block, e->f.nblocks) : 0;
+}
+
+static uint32_t number_at(const uint8_t *p, uint32_t i)
+{
+    uint32_t n;
+    memcpy(&n, p + 4 * (size_t)i, 4);
+    return n;
+}
+
+/* The slabs that a WRITE_REF names have their value. */
+static bool slabs_are_durable(const struct ck_view *v, const struct ck_entry *e)
+{
+    const uint8_t *crcs = e->data + sizeof e->f, *slabs = e->data + e->bytes;
+    uint32_t head = ref_head(e->f.block);
+    for (uint32_t i = 0; i < slabs_of(e) * SLAB_BLOCKS; i++) {
+        const uint8_t *page = ck_extent_page(v, number_at(slabs, i / SLAB_BLOCKS), i % SLAB_BLOCKS, true);
+        if (!page || crc32c(page, BLOCK_SIZE) != number_at(crcs, head + i))
+            return false;
+    }
+    return true;
+}
+
 static void take_entry(struct ck_view *v, const struct wal_batch *b, const struct wal_record *r)
 {
     struct checks *ck = v->ck;
@@ -170,12 +195,16 @@ static void take_entry(struct ck_view *v, const struct wal_batch *b, const struc
     bool refill = r->flags & WAL_REFILL;
     if (!refill && slot > v->last + 1)
         look_at_root(v); /* after a jump, which must be durable by now */
-    if (!v->damaged && (refill ? slot > v->last || v->slot[slot].hash != e.hash : slot != v->last + 1)) {
+    if (!v->damaged && (refill ? slot > v->last || (v->slot[slot].hash != e.hash && v->slot[slot].hash) : slot != v->last + 1)) {
         VIEW_FAIL(v, "slot %llu is %s in the WAL where the log's last slot is %llu", LLU(slot),
                   refill ? "refilled" : "appended", LLU(v->last));
         return;
     }
+    if (r->type == WAL_WRITE_REF && v->node->io_failed && !slabs_are_durable(v, &e))
+        e.hash = 0; /* a slab could not be written: its batch counts, and the value is to come again */
     slot_reserve(v, slot);
+    for (uint32_t i = 0; r->type == WAL_WRITE_REF && e.hash && i < slabs_of(&e); i++)
+        ck_refer(v, number_at(e.data + e.bytes, i), slot, e.hash, e.f.block + ref_head(e.f.block) + (uint64_t)i * SLAB_BLOCKS);
     if (v->slot[slot].hash != e.hash && v->agreed >= slot)
         v->agreed = slot - 1;
     for (uint64_t s = v->last + 1; s < slot; s++)
@@ -242,6 +271,7 @@ static void take_record(struct ck_view *v, const struct wal_batch *b, const stru
     const struct wal_slot *s = body;
     switch (r->type) {
     case WAL_ENTRY:
+    case WAL_WRITE_REF:
         take_entry(v, b, r);
         break;
     case WAL_PROMISE:
@@ -314,6 +344,18 @@ static const struct wal_record *after(const struct wal_record *r)
     return (const void *)((const uint8_t *)r + ((sizeof *r + r->body_bytes + 7) & ~(size_t)7));
 }
 
+/* A later batch says that this one was durable. */
+static bool is_vouched_for(const struct ck_view *v, const struct wal_batch *b)
+{
+    uint64_t seq = b->seq, lsn = b->lsn, incarnation = b->incarnation;
+    for (uint64_t off = 0; off < v->wal_bytes; off += BLOCK_SIZE) {
+        const struct wal_batch *later = (const void *)sim_disk_page(v->wal, off, true);
+        if (later->magic == WAL_MAGIC && later->lsn > lsn && later->incarnation == incarnation && later->durable_seq >= seq && later->lsn % v->wal_bytes == off)
+            return true;
+    }
+    return false;
+}
+
 /* Every payload block is on media and is what its record says. */
 static bool payload_is_durable(const struct ck_view *v, const struct wal_batch *b)
 {
@@ -323,14 +365,21 @@ static bool payload_is_durable(const struct ck_view *v, const struct wal_batch *
         return true;
     for (const struct wal_record *r = first_record(b); (r = next_record(b, r)); r = after(r)) {
         struct ck_entry e;
-        if (r->type != WAL_ENTRY || !ck_entry_parse((const uint8_t *)(r + 1), r->body_bytes, &e) ||
+        bool refers = r->type == WAL_WRITE_REF;
+        if ((r->type != WAL_ENTRY && !refers) || !ck_entry_parse((const uint8_t *)(r + 1), r->body_bytes, &e) ||
             e.f.kind != ENTRY_WRITE)
             continue;
-        for (uint32_t i = 0; i < e.f.nblocks; i++, at += BLOCK_SIZE) {
+        if (refers && !slabs_are_durable(v, &e) && !(v->node->io_failed && is_vouched_for(v, b)))
+            return false;
+        uint32_t head = ref_head(e.f.block), slabs = refers ? slabs_of(&e) : 0;
+        for (uint32_t i = 0; i < e.f.nblocks; i++) {
+            if (i >= head && i < head + slabs * SLAB_BLOCKS)
+                continue;
             uint32_t crc;
             memcpy(&crc, e.data + sizeof e.f + 4 * (size_t)i, 4);
             if (at >= end || crc32c(sim_disk_page(v->wal, at, true), BLOCK_SIZE) != crc)
                 return false;
+            at += BLOCK_SIZE;
         }
     }
     return at == end;

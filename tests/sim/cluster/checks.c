@@ -237,6 +237,7 @@ void checks_free(struct checks *ck)
     for (unsigned i = 0; i < ck->n_views; i++) {
         free(ck->view[i]->slot);
         free(ck->view[i]->owner);
+        free(ck->view[i]->reference);
         free(ck->view[i]);
     }
     ck_slots_free(ck);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/mark.h"
+#include "replica/disk_format.h"
 #include "tests/sim/cluster/workload_internal.h"
 
 #define KIB 1024u
@@ -41,6 +42,7 @@ void requests_draw(struct workload *w)
     large->block = (uint32_t)draw(r, 0, 1) ? (uint32_t)draw(r, 0, blocks - large->n_blocks) : 0;
     bytes->block = large->block + large->n_blocks;
     cells_init(&w->cells);
+    w->slabs_one_in = draw(r, 0, 3) ? (uint32_t)draw(r, 2, 20) : 0;
     w->hot = (uint32_t)draw(r, 1, large->n < 4096 ? large->n : 4096);
     if (r->scale.crowded && r->scale.crowded < large->n_blocks)
         w->hot = r->scale.crowded * large->per_block;
@@ -79,6 +81,29 @@ static void choose_range(struct request *q, const struct cell_area *a, uint32_t 
     q->io.length = (uint32_t)(to - from);
 }
 
+/* Whole slabs, and often a few blocks beside them: what replicas write once. */
+static bool choose_slabs(struct request *q, const struct cell_area *a, uint32_t max_bytes)
+{
+    struct trial *r = q->lane->workload->run;
+    uint32_t first = (a->block + SLAB_BLOCKS - 1) / SLAB_BLOCKS, end = (a->block + a->n_blocks) / SLAB_BLOCKS, most = max_bytes / SLAB_BYTES;
+    if (most == 0 || first >= end)
+        return false;
+    uint32_t slab = (uint32_t)draw(r, first, end - 1), n = (uint32_t)draw(r, 1, most < end - slab ? most : end - slab);
+    uint32_t from = slab * SLAB_BLOCKS, to = from + n * SLAB_BLOCKS, area_end = a->block + a->n_blocks, more = (uint32_t)draw(r, 0, 3);
+    if (more & 1 && (to - from) * BLOCK_SIZE < max_bytes)
+        from -= from - a->block < 3 ? from - a->block : (uint32_t)draw(r, 1, 3);
+    if (more & 2 && (to - from) * BLOCK_SIZE < max_bytes)
+        to += area_end - to < 5 ? area_end - to : (uint32_t)draw(r, 1, 5);
+    if ((to - from) * BLOCK_SIZE > max_bytes)
+        return false;
+    MARK("client: writes whole slabs");
+    q->first = a->first + (from - a->block) * a->per_block;
+    q->n = (to - from) * a->per_block;
+    q->io.offset = (uint64_t)from * BLOCK_SIZE;
+    q->io.length = (to - from) * BLOCK_SIZE;
+    return true;
+}
+
 static void choose_place(struct request *q)
 {
     struct workload *w = q->lane->workload;
@@ -89,6 +114,8 @@ static void choose_place(struct request *q)
         return;
     }
     uint32_t max = q->io.type == NBD_CMD_WRITE ? r->scale.request_max_bytes : (uint32_t)SIM_MIB;
+    if (q->io.type == NBD_CMD_WRITE && w->slabs_one_in && draw(r, 1, w->slabs_one_in) == 1 && choose_slabs(q, large, max))
+        return;
     choose_range(q, large, draw(r, 0, 99) < (r->scale.scattered ? 20 : r->scale.crowded ? 97 : 85) ? w->hot : large->n, max, draw(r, 0, 2) == 0);
 }
 

@@ -71,6 +71,7 @@ struct operators {
 struct workload {
     struct trial *run;
     struct cells cells;
+    uint32_t slabs_one_in; /* writes are of whole slabs; 0: none on purpose */
     uint32_t hot; /* of the large cells, those that most requests go to */
     uint32_t n_hosts, n_lanes;
     struct host host[HOSTS_MAX];
