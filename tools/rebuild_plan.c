@@ -123,8 +123,9 @@ int rebuild_find_leaving(struct rebuild *b, const char *name, struct why *why)
         }
     if (unknown == 1)
         return 0;
-    return because(why, unknown ? "%s has a new identity, and %u of %s's voters are unknown: which one was it?" : "%s (of %u unknown) is no voter of %s: there is nothing to rebuild", name,
-                   unknown, b->volume->name);
+    if (unknown)
+        return because(why, "%s has a new identity, and %u of %s's voters are unknown: which one was it?", name, unknown, b->volume->name);
+    return because(why, "%s is no voter of %s: there is nothing to rebuild", name, b->volume->name);
 }
 
 /* The replica that joins: named, or the fresh disk under the lost one's name, or the only one that has nothing of the volume. */
@@ -211,8 +212,10 @@ void rebuild_say_plan(struct rebuild *b)
     unsigned complete = rebuild_complete_voters(b, uuid_is_zero(&b->leaving) ? NULL : &b->leaving), n = b->members.n_voters, majority = n / 2 + 1;
     for (unsigned i = 0; i < b->target.n_voters && len < sizeof line; i++)
         len += (size_t)snprintf(line + len, sizeof line - len, "%s%s", i ? ", " : "", rebuild_name_of(b, &b->target.voter[i], id));
-    if (!uuid_is_zero(&b->leaving))
-        rebuild_note(b, "%s: %s (%s) %s", b->volume->name, rebuild_name_of(b, &b->leaving, id), uuid_format(&b->leaving, id), b->joining ? "is replaced" : "is taken out");
+    if (!uuid_is_zero(&b->leaving)) {
+        const struct replica_view *old = rebuild_view_of(b, &b->leaving);
+        rebuild_note(b, "%s: %s (%s) %s", b->volume->name, old ? old->config->name : "a lost disk", uuid_format(&b->leaving, id), b->joining ? "is replaced" : "is taken out");
+    }
     if (b->joining)
         rebuild_note(b, "%s: %s gets a complete copy, then a vote", b->volume->name, b->joining->name);
     rebuild_note(b, "%s: voters afterwards: %s", b->volume->name, line);

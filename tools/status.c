@@ -111,6 +111,8 @@ static void print_holder(const struct volume_view *v)
     else if (*v->holder)
         printf("held by %s (lease %.1f s)%s%s\n", v->holder, (double)v->lease_ms / 1000, idle ? "; " : "",
                idle ? idle : "");
+    else if (v->unnamed_lease_ms > 0) /* a replica that was away when the lease was promised has not heard the name */
+        printf("held by a front end (lease %.1f s)\n", (double)v->unnamed_lease_ms / 1000);
     else
         printf("%s\n", idle ? idle : "held by nobody");
 }

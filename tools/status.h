@@ -32,6 +32,7 @@ struct volume_view {
     uint64_t commit;     /* the highest that any replica knows */
     const char *holder;  /* "" : nobody */
     int64_t lease_ms;
+    int64_t unnamed_lease_ms; /* of a holder whose name no replica knows: 0: none */
 };
 
 /* d: NULL for a cluster that is not local. Unpaused local processes and all remote ones are asked. */

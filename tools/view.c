@@ -125,6 +125,8 @@ static void see_holder(struct volume_view *v, const struct replica_view *r, uint
     const char *name = json_text_or(holder, "name", "");
     int64_t lease_ms = json_number_or(holder, "remaining_ms", 0);
     uint64_t promised = (uint64_t)json_number_or(r->group, "promised_round", 0);
+    if (!*name && lease_ms > v->unnamed_lease_ms)
+        v->unnamed_lease_ms = lease_ms;
     if (!*name || promised < *round)
         return;
     if (promised > *round || lease_ms > v->lease_ms)

@@ -222,6 +222,11 @@ mutation("repair-too-early", "ST3", "replica/store_repair.c", ("    if (g->appli
 mutation("checksum-made-by-replica", "store.md §2: front end's CRCs", "replica/store_read.c",
     ("        if (!bit_get(r->zero, i) && (failed || crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE) != r->crc[i]))\n            bit_set(r->bad, i);",
      "        if (failed)\n            bit_set(r->bad, i);\n        else\n            r->crc[i] = crc32c(r->buf->data + (size_t)i * BLOCK_SIZE, BLOCK_SIZE);"))
+mutation("cached-page-taken-for-damage", "store.md §3: the disk is asked before it is damage", "replica/store_read.c",
+    ("    if (f->op.result >= 0 && is_intact(f))\n        return true;",
+     "    verify(f->reading->r, f->first, f->n, f->op.result < 0);\n    if (f->first < 256)\n        return true;"))
+mutation("scrub-through-the-cache", "store.md §3: scrubs ask what is on the disk", "replica/store_scrub.c",
+    ("    dev_read(d, &k->iov, 1, off, &k->op);", "    dev_read_cached(d, &k->iov, 1, off, &k->op);"), options=theme("scrub"))
 
 # ---- the scrub ----
 
