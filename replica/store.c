@@ -507,7 +507,8 @@ void store_schedule_kick(struct store *s)
 
 static void try_close(struct store *s)
 {
-    if (!s->closing || s->cycle.state != CYCLE_IDLE || s->growing || !list_empty(&s->large_writes) || !list_empty(&s->value_reads))
+    if (!s->closing || s->cycle.state != CYCLE_IDLE || s->growing || !list_empty(&s->readings) || !list_empty(&s->large_writes) ||
+        !list_empty(&s->value_reads))
         return;
     if (s->ready && !s->dead && store_dirty(s)) {
         cycle_start(s);
@@ -601,6 +602,7 @@ int store_open(struct reactor *r, const struct store_devices *d, const struct su
     s->oref_pool.size = sizeof(struct oref);
     list_init(&s->large_writes);
     list_init(&s->value_reads);
+    list_init(&s->readings);
     list_init(&s->leaf_lru);
     list_init(&s->repairs);
     list_init(&s->copies);

@@ -458,6 +458,7 @@ struct store {
 
     /* reads */
     uint64_t read_epoch;
+    struct list readings;        /* calls of store_read() that have not been answered: the store is not closed before they are */
     uint64_t reads_in_flight[2]; /* by epoch & 1: reads of data blocks, and the scrub's of leaves and meta */
     struct list repairs;
 

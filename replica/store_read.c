@@ -42,6 +42,7 @@ struct part { /* what falls into one leaf */
 };
 
 struct reading {
+    struct list link; /* in store.readings */
     struct store *store;
     struct group *group;
     struct store_read *r;
@@ -114,7 +115,10 @@ static void finish(struct reading *rd)
     r->err = bad ? -EBADMSG : lost ? -EIO : 0;
     if (rd->fragment != &rd->one)
         free(rd->fragment);
+    list_remove(&rd->link);
     pool_put(&s->reading_pool, rd);
+    if (s->closing)
+        store_schedule_kick(s);
     r->fn(r);
 }
 
@@ -389,6 +393,7 @@ void store_read(struct store *s, struct store_read *r)
     }
     struct reading *rd = pool_get(&s->reading_pool);
     memset(rd, 0, offsetof(struct reading, place));
+    list_push_back(&s->readings, &rd->link);
     rd->store = s;
     rd->group = g;
     rd->r = r;
