@@ -41,7 +41,8 @@ def latencies(t, uri, name):
     run(fio(uri, "qd1", "--rw=randwrite", "--bs=4k", "--iodepth=1", "--offset=0", "--size=64M", "--time_based", f"--runtime={LATENCY_S}",
             "--output-format=json", f"--output={out}"), timeout=LATENCY_S + 60, cwd=t.dir)
     with open(out) as f:
-        w = json.load(f)["jobs"][0]["write"]["clat_ns"]["percentile"]
+        text = f.read()
+    w = json.loads(text[text.index("{"):])["jobs"][0]["write"]["clat_ns"]["percentile"]  # with --thread a line of the nbd engine comes first
     return round(w["50.000000"] / 1e6, 3), round(w["99.000000"] / 1e6, 3)
 
 
